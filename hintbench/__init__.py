@@ -1,0 +1,125 @@
+"""hintbench: how should a VM guest tell its host which pages are free?
+
+Strategies answer that question as plugins, workloads drive the modelled guest, and every run is
+exact and repeatable in virtual time. Everything public is a name of this package::
+
+    import hintbench
+    result = hintbench.run(strategy="bitmap-and-spin", workload="memhog", seed=1)
+    print(result.metrics["retained_gib_s"])
+
+Names are imported when they are first used, so that ``import hintbench`` costs next to nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hintbench import operations, tapes
+    from hintbench.config import Costs, Experiment, GuestConfig, HostConfig, ZoneConfig
+    from hintbench.core.flags import UnitFlags
+    from hintbench.core.hooks import Block
+    from hintbench.core.zone import Zone
+    from hintbench.errors import HintbenchError, PluginError
+    from hintbench.guest import Event, Guest, PerCpu
+    from hintbench.hookspecs import Freed, Origin, Reason
+    from hintbench.host import Completion, Host
+    from hintbench.operations import Migratetype, OperationBlock
+    from hintbench.results import Result
+    from hintbench.run import run
+    from hintbench.strategy import Claims, HookFilter, Strategy, hookimpl
+    from hintbench.tasks import Task
+    from hintbench.validation import validate
+    from hintbench.workload import Program, Workload, WorkloadParameters, WorkloadSetting
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Block": "core.hooks",
+    "Claims": "strategy",
+    "Completion": "host",
+    "Costs": "config",
+    "Event": "guest",
+    "Experiment": "config",
+    "Freed": "hookspecs",
+    "Guest": "guest",
+    "GuestConfig": "config",
+    "HintbenchError": "errors",
+    "HookFilter": "strategy",
+    "Host": "host",
+    "HostConfig": "config",
+    "Migratetype": "operations",
+    "OperationBlock": "operations",
+    "Origin": "hookspecs",
+    "PerCpu": "guest",
+    "PluginError": "errors",
+    "Program": "workload",
+    "Reason": "hookspecs",
+    "Result": "results",
+    "Strategy": "strategy",
+    "Task": "tasks",
+    "UnitFlags": "core.flags",
+    "Workload": "workload",
+    "WorkloadParameters": "workload",
+    "WorkloadSetting": "workload",
+    "Zone": "core.zone",
+    "ZoneConfig": "config",
+    "hookimpl": "strategy",
+    "operations": "",
+    "run": "run",
+    "tapes": "",
+    "validate": "validation",
+}
+
+__all__ = [
+    "Block",
+    "Claims",
+    "Completion",
+    "Costs",
+    "Event",
+    "Experiment",
+    "Freed",
+    "Guest",
+    "GuestConfig",
+    "HintbenchError",
+    "HookFilter",
+    "Host",
+    "HostConfig",
+    "Migratetype",
+    "OperationBlock",
+    "Origin",
+    "PerCpu",
+    "PluginError",
+    "Program",
+    "Reason",
+    "Result",
+    "Strategy",
+    "Task",
+    "UnitFlags",
+    "Workload",
+    "WorkloadParameters",
+    "WorkloadSetting",
+    "Zone",
+    "ZoneConfig",
+    "__version__",
+    "hookimpl",
+    "operations",
+    "run",
+    "tapes",
+    "validate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'hintbench' has no attribute {name!r}")
+    if not home:
+        return import_module(f"hintbench.{name}")
+    value = getattr(import_module(f"hintbench.{home}"), name)
+    # Also replaces a submodule of the same name, which `hintbench.run` is.
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,313 @@
+"""The command line.
+
+Commands import what they need when they run: `hintbench --help` must not wait for numpy. Each body
+lives in `hintbench.commands`; here are the options, and what becomes of errors.
+"""
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, cast
+
+import typer
+
+from hintbench.errors import HintbenchError, UsageError, describe
+
+_INTERRUPTED: Final = 130
+_INTERNAL: Final = 1
+_DEBUG: Final = "--debug"
+
+app = typer.Typer(
+    name="hintbench",
+    help="Compare strategies by which a guest tells its host of free memory.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+trace_app = typer.Typer(
+    help="Look at, or convert, a real kernel's trace of its page allocator.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+new_app = typer.Typer(
+    help="Write a plugin to start from.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(trace_app, name="trace")
+app.add_typer(new_app, name="new")
+
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        "-p",
+        metavar="PLUGIN",
+        help="Load a plugin: FILE.py or package.module. Repeatable.",
+    ),
+]
+JsonFile = Annotated[
+    str | None,
+    typer.Option(
+        "--json", metavar="FILE", help="Also write the figures to FILE; - is standard output."
+    ),
+]
+
+Migratetypes = Annotated[
+    str,
+    typer.Option(
+        metavar="modern|old", help="How the kernel numbers migratetypes: old is before 4.4."
+    ),
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from hintbench import __version__
+
+        typer.echo(f"hintbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _hintbench(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option(_DEBUG, help="Show tracebacks; may stand anywhere in the line.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    strategy: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--strategy",
+            "-s",
+            metavar="NAME[,key=value...]",
+            help="A strategy to compare. Repeatable; default: all of hintbench's own.",
+        ),
+    ] = None,
+    workload: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--workload",
+            "-w",
+            metavar="NAME[,key=value...]",
+            help="A workload to run them on, or trace:PATH. Repeatable; default: a selection.",
+        ),
+    ] = None,
+    guest: Annotated[str, typer.Option(metavar="FILE.toml|PRESET", help="The guest.")] = "default",
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Size of the guest, such as 8GiB.")
+    ] = None,
+    vcpus: Annotated[str | None, typer.Option(metavar="N", help="vCPUs of the guest.")] = None,
+    kernel: Annotated[
+        str | None, typer.Option(metavar="5.0|6.12", help="Whose page allocator it has.")
+    ] = None,
+    seed: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="N",
+            help="Seed of all random choices; repeatable, rows are then means. Default: 1.",
+        ),
+    ] = None,
+    json: JsonFile = None,
+    jobs: Annotated[
+        str | None,
+        typer.Option("--jobs", "-j", metavar="N", help="Worker processes. Default: one a CPU."),
+    ] = None,
+    plugin: Plugins = None,
+) -> None:
+    """Run strategies on workloads and print one table.
+
+    With no arguments: every strategy on the default workloads, on the default guest.
+    """
+    from hintbench.commands import RunRequest, run_comparison
+
+    request = RunRequest(
+        strategies=tuple(strategy or ()),
+        workloads=tuple(workload or ()),
+        guest=guest,
+        memory=memory,
+        vcpus=vcpus,
+        kernel=kernel,
+        seeds=tuple(seed or ()),
+        json=json,
+        jobs=jobs,
+        plugins=tuple(plugin or ()),
+    )
+    _end(run_comparison(request, debug=bool(context.find_root().params.get("debug"))))
+
+
+@app.command("list")
+def list_plugins(plugin: Plugins = None) -> None:
+    """List strategies, workloads and guests."""
+    from hintbench.listing import print_list
+
+    _end(print_list(tuple(plugin or ())))
+
+
+@app.command()
+def speed(json: JsonFile = None) -> None:
+    """Measure this build.
+
+    Prints the wall nanoseconds for each operation on the standard tapes: bare replay of the
+    allocator, order-0 churn with 8 vCPUs, order 9 with a hook on every free.
+    """
+    from hintbench.commands import measure_speed
+
+    measure_speed(json)
+
+
+@trace_app.command("info")
+def trace_info(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="Text of a trace, or an imported one; - is stdin.")
+    ],
+    migratetypes: Migratetypes = "modern",
+) -> None:
+    """Say what a trace holds, and what of it cannot be read."""
+    from hintbench.trace_report import print_trace_info
+
+    print_trace_info(file, _numbering(migratetypes))
+
+
+@trace_app.command("import")
+def trace_import(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE...",
+            help="Text of ftrace, perf script or trace-cmd report, plain or gzip; - is stdin."
+            " Several files become one trace.",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT", help="The file to write.")
+    ],
+    migratetypes: Migratetypes = "modern",
+) -> None:
+    """Convert the text of a trace into a file that loads quickly."""
+    from hintbench.trace_report import import_trace
+
+    import_trace(files, output, _numbering(migratetypes))
+
+
+@new_app.command("strategy")
+def new_strategy(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name, such as my-strategy.")],
+) -> None:
+    """Write NAME.py, a small strategy that works, with comments."""
+    from hintbench.commands import write_new_strategy
+
+    write_new_strategy(name)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: The arguments; None for those of this process.
+
+    Returns:
+        The exit status: 0, 1 for a plugin's fault, 2 for wrong input, 130 after Ctrl-C.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = _DEBUG in given
+    if debug:
+        # It belongs to the program, but is asked for when a line has just failed: at its end.
+        given = [_DEBUG, *(argument for argument in given if argument != _DEBUG)]
+    _tolerate_narrow_encodings()
+    _silence_core_warning()
+    try:
+        status = typer.main.get_command(app).main(
+            args=given, prog_name="hintbench", standalone_mode=False
+        )
+    except KeyboardInterrupt:
+        status = _INTERRUPTED
+    except HintbenchError as error:
+        status = _report(str(error), error.exit_status, debug)
+    except BrokenPipeError:
+        status = _leave_quietly()
+    except Exception as error:
+        status = _unforeseen(error, debug)
+    return status if isinstance(status, int) else 0
+
+
+def _numbering(text: str) -> Literal["modern", "old"]:
+    if text not in ("modern", "old"):
+        raise UsageError(f"--migratetypes: {text!r} is not one of modern, old")
+    return cast('Literal["modern", "old"]', text)
+
+
+def _unforeseen(error: Exception, debug: bool) -> int:
+    """Report what is none of our own errors: a wrong command line, or a fault of hintbench."""
+    # typer brings its own copy of click or uses the installed one, depending on its version.
+    families = {base.__name__ for base in type(error).__mro__}
+    if "Abort" in families:
+        return _INTERRUPTED
+    context: Any = getattr(error, "ctx", None)
+    if "NoArgsIsHelpError" in families and context is not None:
+        typer.echo(context.get_help(), err=True)
+        return HintbenchError.exit_status
+    if "ClickException" in families:
+        command = context.command_path if context is not None else "hintbench"
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+        message = " ".join(message.split()).rstrip(".")
+        return _report(f"{message[:1].lower()}{message[1:]} (see {command} --help)", 2, debug)
+    if isinstance(error, MemoryError):
+        return _report(f"not enough memory: {describe(error)}", _INTERNAL, debug)
+    hint = "" if debug else f"; {_DEBUG} shows the traceback"
+    return _report(f"internal error: {describe(error)}{hint}", _INTERNAL, debug)
+
+
+def _report(message: str, status: int, debug: bool) -> int:
+    """Print one line on standard error; with --debug the traceback before it."""
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    typer.echo(f"hintbench: {message}", err=True)
+    return status
+
+
+def _end(status: int) -> None:
+    if status:
+        raise typer.Exit(status)
+
+
+def _leave_quietly() -> int:
+    """The reader of our output has gone, as `head` does; not a fault, and nothing to print."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return _INTERNAL
+
+
+def _silence_core_warning() -> None:
+    """The commands say themselves, in one line, that the core runs interpreted."""
+    rule = "ignore:the compiled core of hintbench:RuntimeWarning"
+    warnings.filterwarnings("ignore", "the compiled core of hintbench", RuntimeWarning)
+    if rule not in sys.warnoptions:
+        # Worker processes are started with these.
+        sys.warnoptions.append(rule)
+
+
+def _tolerate_narrow_encodings() -> None:
+    """Print a question mark where a terminal cannot show a character, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,297 @@
+"""What each command does, once the command line has been read."""
+
+import json
+import keyword
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Final
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from hintbench import defaults
+from hintbench.config import Experiment, PluginSpec, explain, load_guest
+from hintbench.errors import ParameterError, UsageError
+from hintbench.matrix import Failure, Outcome, check, default_jobs, run_experiment
+from hintbench.report import PIPED_WIDTH, Row, print_comparison
+from hintbench.results import STDOUT, Result, ResultWriter, with_ratios
+
+_INTERRUPTED: Final = 130
+_MOST_JOBS: Final = 1024
+_PLUGIN_NAME: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What `hintbench run` was asked for; empty or None is the default.
+
+    Attributes:
+        strategies: Each as ``NAME[,key=value...]``.
+        workloads: Each as ``NAME[,key=value...]`` or ``trace:PATH[,key=value...]``.
+        guest: A preset's name, or the path of a TOML file.
+        memory: Replaces the guest's size.
+        vcpus: Replaces the guest's number of vCPUs.
+        kernel: Replaces the guest's kernel preset.
+        seeds: Seeds of all random choices.
+        json: Path of a result file.
+        jobs: Number of worker processes.
+        plugins: Plugins to load.
+    """
+
+    strategies: tuple[str, ...] = ()
+    workloads: tuple[str, ...] = ()
+    guest: str = defaults.GUEST
+    memory: str | None = None
+    vcpus: int | str | None = None
+    kernel: str | None = None
+    seeds: tuple[int | str, ...] = ()
+    json: str | None = None
+    jobs: int | str | None = None
+    plugins: tuple[str, ...] = ()
+
+    def experiment(self) -> Experiment:
+        """Turn the request into an experiment.
+
+        Raises:
+            HintbenchError: When something in it is wrong.
+        """
+        strategies = self.strategies or defaults.STRATEGIES
+        workloads = self.workloads or defaults.WORKLOADS
+        guest = load_guest(self.guest, memory=self.memory, vcpus=self.vcpus, kernel=self.kernel)
+        try:
+            return Experiment.model_validate(
+                {
+                    "strategies": [PluginSpec.parse(text, "strategy") for text in strategies],
+                    "workloads": [PluginSpec.parse(text, "workload") for text in workloads],
+                    "seeds": self.seeds or (defaults.SEED,),
+                    "guest": guest,
+                    "plugins": self.plugins,
+                }
+            )
+        except ValidationError as error:
+            raise ParameterError(explain(error, "", Experiment)) from None
+
+    def worker_count(self) -> int:
+        """The number of worker processes.
+
+        Raises:
+            UsageError: It is not a number, or not a positive one.
+        """
+        if self.jobs is None:
+            return default_jobs()
+        text = str(self.jobs)
+        if not text.isdecimal() or not 1 <= int(text) <= _MOST_JOBS:
+            raise UsageError(f"--jobs: {text!r} is not a number in 1..{_MOST_JOBS}")
+        return int(text)
+
+
+def run_comparison(request: RunRequest, debug: bool = False) -> int:
+    """Run a comparison with a progress bar, and print its table.
+
+    Args:
+        request: What is compared.
+        debug: Print the tracebacks of failed cells.
+
+    Returns:
+        The exit status: 0, or 130 after Ctrl-C, or what the failed cells ask for.
+
+    Raises:
+        HintbenchError: When the request is wrong; nothing has been run then.
+    """
+    experiment = request.experiment()
+    jobs = request.worker_count()
+    check(experiment)
+    writer = ResultWriter(request.json) if request.json is not None else None
+    outcomes: list[Outcome] = []
+    order = {str(cell): place for place, cell in enumerate(experiment.cells())}
+    status = 0
+    try:
+        with _Bar(len(order)) as bar:
+
+            def keep(outcome: Outcome) -> None:
+                outcomes.append(outcome)
+                # Results stand in the order of the cells, however they came in.
+                outcomes.sort(key=lambda outcome: order[str(outcome.cell)])
+                if writer is not None and outcome.result is not None:
+                    writer.update(_results(outcomes))
+                bar.advance(str(outcome.cell))
+
+            run_experiment(experiment, jobs, keep)
+    except KeyboardInterrupt:
+        status = _INTERRUPTED
+    if writer is not None:
+        writer.update(_results(outcomes))
+        writer.close()
+    _print_outcomes(outcomes, to_stderr=request.json == STDOUT)
+    _warn_interpreted()
+    if status == _INTERRUPTED:
+        finished = len(_results(outcomes))
+        _say(f"interrupted: {finished} of {len(order)} cells are finished")
+    return status or _report_failures(outcomes, debug)
+
+
+def measure_speed(json_file: str | None = None) -> None:
+    """Measure this build on the standard tapes, and print the figures.
+
+    Args:
+        json_file: Also write them to this file.
+    """
+    from rich.table import Table
+
+    from hintbench import __version__
+    from hintbench.core import BUILD
+    from hintbench.results import check_writable, write_text
+    from hintbench.speed import measure
+
+    if json_file is not None:
+        check_writable(json_file)
+    figures = measure()
+    console = Console(stderr=json_file == STDOUT)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("operation")
+    table.add_column("wall ns", justify="right")
+    table.add_column("a second", justify="right")
+    for figure in figures:
+        rate = 1000 / figure.ns_per_operation
+        table.add_row(figure.name, f"{figure.ns_per_operation:.1f}", f"{rate:.2f} M")
+    console.print(f"hintbench {__version__}, {BUILD} core, wall time for one operation")
+    console.print(table)
+    if json_file is not None:
+        content = {
+            "schema": 1,
+            "hintbench": __version__,
+            "build": BUILD,
+            "figures": [
+                {"name": figure.name, "ns_per_operation": figure.ns_per_operation}
+                for figure in figures
+            ],
+        }
+        write_text(json_file, json.dumps(content, indent=1) + "\n")
+
+
+def write_new_strategy(name: str, folder: Path | None = None) -> Path:
+    """Write a strategy plugin to start from.
+
+    Args:
+        name: The strategy's name: lower-case letters, digits and single hyphens.
+        folder: Where to; None for the current one.
+
+    Returns:
+        The file.
+
+    Raises:
+        UsageError: The name cannot be one, or is taken, or the file exists.
+    """
+    from hintbench.plugins import OWN_STRATEGIES
+
+    module = name.replace("-", "_")
+    if not _PLUGIN_NAME.fullmatch(name) or not module.isidentifier() or keyword.iskeyword(module):
+        raise UsageError(
+            f"{name!r} cannot be a strategy's name: lower-case letters, digits and single hyphens,"
+            " starting with a letter, such as 'my-strategy'"
+        )
+    if name in OWN_STRATEGIES:
+        raise UsageError(f"{name!r} is the name of one of hintbench's own strategies")
+    path = (folder or Path()) / f"{module}.py"
+    text = files("hintbench").joinpath("templates/strategy.py.txt").read_text(encoding="utf-8")
+    class_name = "".join(part.capitalize() for part in name.split("-"))
+    plugin = Template(text).substitute(name=name, class_name=class_name, file=path.name)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(plugin)
+    except FileExistsError:
+        raise UsageError(f"{path} exists already and is left as it is") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
+    typer.echo(f"wrote {path}; try it: hintbench run -p {path} -s none -s {name} -w churn")
+    return path
+
+
+class _Bar:
+    """The progress bar on standard error; silent where that is no terminal."""
+
+    def __init__(self, cells: int) -> None:
+        console = Console(stderr=True)
+        self._progress = Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("simulating", total=cells)
+
+    def __enter__(self) -> "_Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def advance(self, finished: str) -> None:
+        """Count one cell, and name it."""
+        self._progress.update(self._task, advance=1, description=f"finished {finished}")
+
+
+def _results(outcomes: Iterable[Outcome]) -> list[Result]:
+    return with_ratios([outcome.result for outcome in outcomes if outcome.result is not None])
+
+
+def _print_outcomes(outcomes: Sequence[Outcome], to_stderr: bool) -> None:
+    """Print the table of what was finished, if anything was."""
+    compared = iter(_results(outcomes))
+    rows = [
+        Row(
+            workload=str(outcome.cell.workload),
+            strategy=str(outcome.cell.strategy),
+            result=next(compared) if outcome.result is not None else None,
+            name=outcome.cell.strategy.name,
+        )
+        for outcome in outcomes
+    ]
+    if any(row.result is not None for row in rows):
+        console = Console(stderr=to_stderr)
+        if not console.is_terminal and "COLUMNS" not in os.environ:
+            console = Console(stderr=to_stderr, width=PIPED_WIDTH)
+        print_comparison(console, rows)
+
+
+def _report_failures(outcomes: Iterable[Outcome], debug: bool) -> int:
+    """Print each failure once, and choose the exit status."""
+    failed: dict[str, tuple[Failure, list[str]]] = {}
+    skipped = 0
+    for outcome in outcomes:
+        if outcome.failure is not None:
+            failure = outcome.failure
+            failed.setdefault(failure.message, (failure, []))[1].append(str(outcome.cell))
+        elif outcome.result is None:
+            skipped += 1
+    for failure, cells in failed.values():
+        if debug:
+            typer.echo(failure.details, err=True)
+        more = f" and {len(cells) - 1} more" if len(cells) > 1 else ""
+        _say(f"{failure.message} (running {cells[0]}{more})")
+    if skipped:
+        _say(f"{skipped} further cells of the failed plugins were left out")
+    # Wrong input goes first: whoever mends it should not look for a fault in a plugin.
+    return max((failure.exit_status for failure, _ in failed.values()), default=0)
+
+
+def _warn_interpreted() -> None:
+    from hintbench.core import BUILD
+
+    if BUILD == "interpreted":
+        _say("note: the core runs interpreted and some 25 times slower; it was not compiled")
+
+
+def _say(message: str) -> None:
+    typer.echo(f"hintbench: {message}", err=True)

@@ -1,0 +1,403 @@
+"""How a vCPU allocates: get_page_from_freelist(), the per-CPU lists, refills, the hand-over."""
+
+import cython
+
+if cython.compiled:
+    from cython.cimports.hintbench.core.constants import (
+        CAUSE_LOCK_WAIT,
+        CAUSE_REFAULT,
+        CAUSE_SLOW_PATH,
+        CAUSE_SPIN,
+        CAUSE_TOTAL,
+        CAUSE_ZEROING,
+        COMPOUND,
+        COMPOUND_MOVABLE,
+        EVENT_ALLOCATED,
+        EVENT_FAILED,
+        EVENT_LOCKED,
+        EVENT_TAKEN,
+        FLAG_ATOMIC,
+        FLAG_COMPOUND,
+        FLAG_DMA,
+        FLAG_DMA32,
+        FLAG_MOVABLE_ZONE,
+        FLAG_NO_KSWAPD,
+        FLAG_NORETRY,
+        FLAG_SLAB,
+        FLAG_TOUCHED,
+        FLAG_ZERO,
+        IN_USE,
+        IN_USE_MOVABLE,
+        KERNEL_6_12,
+        MOVABLE,
+        PCP,
+        SLAB,
+        SLOT_FAILED,
+        SLOT_WAITED,
+        ZONE_DMA,
+        ZONE_DMA32,
+        ZONE_MOVABLE,
+        ZONE_NORMAL,
+    )
+    from cython.cimports.hintbench.core.fallback import rmqueue
+    from cython.cimports.hintbench.core.flags import UnitFlags
+    from cython.cimports.hintbench.core.hooks import HookPoint
+    from cython.cimports.hintbench.core.pcp import PerCpuPages, pcp_allowed
+    from cython.cimports.hintbench.core.simulation import Simulation
+    from cython.cimports.hintbench.core.vcpu import (
+        DIRECT_TAKE,
+        FIND_ZONE,
+        FINISH_ALLOCATION,
+        HAND_OVER,
+        READY,
+        REFILL,
+        SLOW_PATH,
+        Vcpu,
+    )
+    from cython.cimports.hintbench.core.zone import Zone
+else:
+    from hintbench.core.constants import (
+        CAUSE_LOCK_WAIT,
+        CAUSE_REFAULT,
+        CAUSE_SLOW_PATH,
+        CAUSE_SPIN,
+        CAUSE_TOTAL,
+        CAUSE_ZEROING,
+        COMPOUND,
+        COMPOUND_MOVABLE,
+        EVENT_ALLOCATED,
+        EVENT_FAILED,
+        EVENT_LOCKED,
+        EVENT_TAKEN,
+        FLAG_ATOMIC,
+        FLAG_COMPOUND,
+        FLAG_DMA,
+        FLAG_DMA32,
+        FLAG_MOVABLE_ZONE,
+        FLAG_NO_KSWAPD,
+        FLAG_NORETRY,
+        FLAG_SLAB,
+        FLAG_TOUCHED,
+        FLAG_ZERO,
+        IN_USE,
+        IN_USE_MOVABLE,
+        KERNEL_6_12,
+        MOVABLE,
+        PCP,
+        SLAB,
+        SLOT_FAILED,
+        SLOT_WAITED,
+        ZONE_DMA,
+        ZONE_DMA32,
+        ZONE_MOVABLE,
+        ZONE_NORMAL,
+    )
+    from hintbench.core.fallback import rmqueue
+    from hintbench.core.flags import UnitFlags
+    from hintbench.core.hooks import HookPoint
+    from hintbench.core.pcp import PerCpuPages, pcp_allowed
+    from hintbench.core.simulation import Simulation
+    from hintbench.core.vcpu import (
+        DIRECT_TAKE,
+        FIND_ZONE,
+        FINISH_ALLOCATION,
+        HAND_OVER,
+        READY,
+        REFILL,
+        SLOW_PATH,
+        Vcpu,
+    )
+    from hintbench.core.zone import Zone
+
+_LARGEST_BULK = cython.declare(cython.longlong, 32768)
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def _highest_zone(flags: cython.uint) -> cython.int:
+    """gfp_zone()."""
+    if flags & (FLAG_DMA | FLAG_DMA32 | FLAG_MOVABLE_ZONE) == 0:
+        return ZONE_NORMAL
+    if flags & FLAG_DMA:
+        return ZONE_DMA
+    if flags & FLAG_DMA32:
+        return ZONE_DMA32
+    return ZONE_MOVABLE
+
+
+@cython.cfunc
+def begin_allocation(sim: Simulation, vcpu: Vcpu) -> cython.int:
+    """ALLOCATE: the fast path, with the low watermark."""
+    flags: cython.uint = vcpu.flags
+    vcpu.lock_wait = 0
+    vcpu.spin = 0
+    vcpu.slow_path = 0
+    vcpu.slow = False
+    vcpu.zone_at = 0
+    vcpu.highest_zone = _highest_zone(flags)
+    vcpu.no_fragment = False
+    if sim.kernel >= KERNEL_6_12:
+        # alloc_flags_nofragment(): only when the preferred zone is NORMAL.
+        vcpu.no_fragment = _preferred_number(vcpu) == ZONE_NORMAL
+    return find_zone(sim, vcpu)
+
+
+@cython.cfunc
+@cython.exceptval(-2)
+def _preferred_number(vcpu: Vcpu) -> cython.int:
+    """The number of the first zone that the allocation may use; -1 when there is none."""
+    index: cython.int
+    for index in range(len(vcpu.zonelist)):
+        zone: Zone = cython.cast(Zone, vcpu.zonelist[index])
+        if zone.number <= vcpu.highest_zone:
+            return zone.number
+    return -1
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def _may_use(
+    sim: Simulation, zone: Zone, vcpu: Vcpu, order: cython.int
+) -> cython.bint:
+    """The watermark checks of get_page_from_freelist()."""
+    mark: cython.longlong
+    reserve: cython.int = 0
+    if sim.kernel >= KERNEL_6_12 and not zone.below_high:
+        mark = zone.watermark_high + zone.watermark_boost
+        if order == 0:
+            if zone.free_pages > mark + zone.lowmem_reserve[vcpu.highest_zone]:
+                return True
+        elif zone.meets(order, mark, vcpu.highest_zone, 0):
+            return True
+        zone.below_high = True
+    if vcpu.slow:
+        mark = zone.watermark_min + zone.watermark_boost
+        if vcpu.flags & FLAG_ATOMIC:
+            reserve = 2
+    else:
+        mark = zone.watermark_low + zone.watermark_boost
+    return zone.meets(order, mark, vcpu.highest_zone, reserve)
+
+
+@cython.cfunc
+def find_zone(sim: Simulation, vcpu: Vcpu) -> cython.int:
+    """get_page_from_freelist(): the first zone that may give a page, from ``zone_at`` on."""
+    clock = sim.clock
+    order: cython.int = vcpu.order
+    pfn: cython.int
+    count: cython.int = len(vcpu.zonelist)
+    while True:
+        while vcpu.zone_at < count:
+            zone: Zone = cython.cast(Zone, vcpu.zonelist[vcpu.zone_at])
+            if zone.number <= vcpu.highest_zone and _may_use(sim, zone, vcpu, order):
+                if not pcp_allowed(sim.kernel, order):
+                    clock.now += clock.costs.direct_path_ns
+                    vcpu.phase = DIRECT_TAKE
+                    return sim.requeue(vcpu)
+                pcp: PerCpuPages = cython.cast(PerCpuPages, vcpu.pcps[zone.index])
+                # Fewer pages are batch freed after an allocation (rmqueue_pcplist()).
+                pcp.free_count >>= 1
+                clock.now += clock.costs.pcp_hit_ns
+                pfn = pcp.pop(order, vcpu.migratetype)
+                if pfn >= 0:
+                    vcpu.pfn = pfn
+                    return hand_over(sim, vcpu)
+                vcpu.phase = REFILL
+                return sim.requeue(vcpu)
+            clock.now += clock.costs.zone_fallback_ns
+            vcpu.zone_at += 1
+        if vcpu.no_fragment:
+            # Fragmentation is better than going without.
+            vcpu.no_fragment = False
+        elif not vcpu.slow:
+            # __alloc_pages_slowpath(): wake kswapd and go down to the min watermark.
+            vcpu.slow = True
+            sim.slow_paths += 1
+            if vcpu.flags & FLAG_NO_KSWAPD == 0:
+                sim.kswapd_wakes += 1
+                clock.now += clock.costs.kswapd_wake_ns
+                sim.driver.wake_kswapd(vcpu.number)
+        else:
+            break
+        vcpu.zone_at = 0
+    if vcpu.flags & (FLAG_ATOMIC | FLAG_NORETRY):
+        return fail_allocation(sim, vcpu)
+    # Direct reclaim may sleep, so it is a coroutine of the guest's.
+    if sim.call_waiting_hook(vcpu, sim.driver.slow_path(vcpu), "memory_low", SLOW_PATH):
+        return after_slow_path(sim, vcpu)
+    return 0
+
+
+@cython.cfunc
+def after_slow_path(sim: Simulation, vcpu: Vcpu) -> cython.int:
+    """Direct reclaim has ended: another try, or the end of patience."""
+    if vcpu.woken:
+        vcpu.woken = False
+        vcpu.zone_at = 0
+        vcpu.phase = FIND_ZONE
+        return sim.requeue(vcpu)
+    return fail_allocation(sim, vcpu)
+
+
+@cython.cfunc
+def refill_step(sim: Simulation, vcpu: Vcpu) -> cython.int:
+    """rmqueue_bulk(): one lock hold, pages to the tail of the list."""
+    clock = sim.clock
+    zone: Zone = cython.cast(Zone, vcpu.zonelist[vcpu.zone_at])
+    pcp: PerCpuPages = cython.cast(PerCpuPages, vcpu.pcps[zone.index])
+    order: cython.int = vcpu.order
+    head: cython.int = pcp.list_of(order, vcpu.migratetype)
+    wanted: cython.longlong
+    got: cython.longlong = 0
+    pfn: cython.int
+    vcpu.lock_wait += zone.lock.take()
+    clock.digest.add(clock.now, vcpu.number, EVENT_LOCKED, zone.index, order)
+    wanted = pcp.refill_size(order)
+    vcpu.mode.mode = 0
+    while got < wanted:
+        pfn = rmqueue(zone, order, vcpu.migratetype, vcpu.no_fragment, vcpu.mode)
+        if pfn < 0:
+            break
+        sim.pages.add_tail(head, pfn)
+        sim.pages.state[pfn] = PCP | order
+        clock.digest.add(clock.now, vcpu.number, EVENT_TAKEN, pfn, order)
+        got += 1
+    pcp.count += got << order
+    sim.taken_by_order[order] += got
+    if got <= _LARGEST_BULK:
+        sim.refills[got] += 1
+    zone.lock.release()
+    vcpu.pfn = pcp.pop(order, vcpu.migratetype)
+    if vcpu.pfn < 0:
+        vcpu.zone_at += 1
+        vcpu.phase = FIND_ZONE
+    else:
+        vcpu.phase = HAND_OVER
+    return sim.requeue(vcpu)
+
+
+@cython.cfunc
+def direct_take_step(sim: Simulation, vcpu: Vcpu) -> cython.int:
+    """rmqueue_buddy(): orders that the per-CPU lists do not hold."""
+    clock = sim.clock
+    zone: Zone = cython.cast(Zone, vcpu.zonelist[vcpu.zone_at])
+    vcpu.lock_wait += zone.lock.take()
+    clock.digest.add(clock.now, vcpu.number, EVENT_LOCKED, zone.index, vcpu.order)
+    vcpu.mode.mode = 0
+    vcpu.pfn = rmqueue(zone, vcpu.order, vcpu.migratetype, vcpu.no_fragment, vcpu.mode)
+    if vcpu.pfn >= 0:
+        sim.taken_by_order[vcpu.order] += 1
+        clock.digest.add(clock.now, vcpu.number, EVENT_TAKEN, vcpu.pfn, vcpu.order)
+        vcpu.phase = HAND_OVER
+    else:
+        vcpu.zone_at += 1
+        vcpu.phase = FIND_ZONE
+    zone.lock.release()
+    return sim.requeue(vcpu)
+
+
+@cython.cfunc
+def hand_over(sim: Simulation, vcpu: Vcpu) -> cython.int:
+    """post_alloc_hook(): page_allocated fires, and may spin, before the caller has the page."""
+    point: HookPoint = sim.hooks.page_allocated
+    if point is not None and sim.test_hook(point, vcpu.pfn, vcpu.order):
+        coroutine = point.function(sim.hooks.guest, vcpu.number, vcpu.pfn, vcpu.order)
+        if coroutine is not None and not sim.call_waiting_hook(
+            vcpu, coroutine, point.name, FINISH_ALLOCATION
+        ):
+            return 0
+    return finish_allocation(sim, vcpu)
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def state_of(flags: cython.uint, migratetype: cython.int, order: cython.int) -> cython.int:
+    """The state byte of a block that its user has."""
+    if flags & FLAG_SLAB:
+        return SLAB | order
+    if migratetype == MOVABLE:
+        return (COMPOUND_MOVABLE if flags & FLAG_COMPOUND else IN_USE_MOVABLE) | order
+    return (COMPOUND if flags & FLAG_COMPOUND else IN_USE) | order
+
+
+@cython.cfunc
+def touch_pages(
+    sim: Simulation, vcpu: Vcpu, pfn: cython.int, order: cython.int, clear: cython.bint
+) -> cython.int:
+    """The guest writes every page of a block: refaults first, then clearing.
+
+    The page is written after arch_alloc_page, and that write is the EPT violation, so both
+    belong to the allocation's latency. Clearing shares the machine's memory bandwidth with
+    whoever else clears at this time.
+    """
+    clock = sim.clock
+    refault: cython.longlong = sim.backing.fault(pfn, order)
+    share: cython.longlong
+    if refault:
+        clock.now += refault
+        sim.refault_stall_ns += refault
+        sim.latencies.add(order, CAUSE_REFAULT, refault)
+    if not clear:
+        clock.now += clock.costs.touch_page_ns << order
+        return 0
+    share = clock.costs.memory_page_ns * (sim.clearing + 1)
+    if share < clock.costs.clear_page_ns:
+        share = clock.costs.clear_page_ns
+    share <<= order
+    clock.now += share
+    sim.latencies.add(order, CAUSE_ZEROING, share)
+    # Until this vCPU's next step, which nobody else's precedes in time.
+    vcpu.clearing = True
+    sim.clearing += 1
+    return 0
+
+
+@cython.cfunc
+def finish_allocation(sim: Simulation, vcpu: Vcpu) -> cython.int:
+    """The caller gets the page: clearing, the slot, the books."""
+    clock = sim.clock
+    pfn: cython.int = vcpu.pfn
+    order: cython.int = vcpu.order
+    flags: cython.uint = vcpu.flags
+    waiting: cython.int
+    clock.digest.add(clock.now, vcpu.number, EVENT_ALLOCATED, pfn, order)
+    if sim.hooks.forget_when_allocated:
+        for each in sim.hooks.forget_when_allocated:
+            cython.cast(UnitFlags, each).forget(pfn, order)
+    sim.pages.state[pfn] = state_of(flags, vcpu.migratetype, order)
+    if flags & (FLAG_ZERO | FLAG_TOUCHED):
+        touch_pages(sim, vcpu, pfn, order, flags & FLAG_ZERO != 0)
+        sim.backing.used.change(clock.now, 1 << order)
+    else:
+        sim.backing.used.change(clock.now, sim.backing.backed_pages(pfn, order))
+    waiting = sim.slots[vcpu.slot]
+    sim.slots[vcpu.slot] = pfn
+    if waiting <= SLOT_WAITED:
+        sim.driver.wake_vcpu(SLOT_WAITED - waiting)
+    sim.allocations += 1
+    sim.latencies.add(order, CAUSE_TOTAL, clock.now - vcpu.started)
+    if vcpu.lock_wait:
+        sim.latencies.add(order, CAUSE_LOCK_WAIT, vcpu.lock_wait)
+    if vcpu.spin:
+        sim.latencies.add(order, CAUSE_SPIN, vcpu.spin)
+    if vcpu.slow_path:
+        sim.latencies.add(order, CAUSE_SLOW_PATH, vcpu.slow_path)
+    sim.operations += 1
+    vcpu.phase = READY
+    return sim.requeue(vcpu)
+
+
+@cython.cfunc
+def fail_allocation(sim: Simulation, vcpu: Vcpu) -> cython.int:
+    """No page: the slot is marked, so that its free and touches are no-ops."""
+    clock = sim.clock
+    waiting: cython.int = sim.slots[vcpu.slot]
+    clock.digest.add(clock.now, vcpu.number, EVENT_FAILED, vcpu.slot, vcpu.order)
+    sim.failed += 1
+    sim.driver.allocation_failed(vcpu)
+    sim.slots[vcpu.slot] = SLOT_FAILED
+    if waiting <= SLOT_WAITED:
+        sim.driver.wake_vcpu(SLOT_WAITED - waiting)
+    sim.operations += 1
+    vcpu.phase = READY
+    return sim.requeue(vcpu)

@@ -1,0 +1,21 @@
+from hintbench.core.clock cimport VirtualClock
+from hintbench.core.measures cimport Integral
+
+
+cdef class Backing:
+    cdef unsigned long long[::1] words
+    cdef readonly bint huge_granule
+    cdef VirtualClock clock
+    cdef readonly Integral backed
+    cdef readonly Integral reclaimed
+    cdef readonly Integral used
+    cdef readonly long long refaulted_pages
+    cdef readonly long long small_refaults
+    cdef readonly long long huge_refaults
+    cdef readonly long long discarded_pages
+    cdef public bint free_of_charge
+    cdef Py_ssize_t fault(self, int pfn, int order) except -1
+    cdef int backed_pages(self, int pfn, int order) except -1
+    cdef int _back_unit(self, int unit) except -1
+    cpdef int discard(self, int pfn, int order) except -1
+    cpdef bint is_backed(self, int pfn) except -1

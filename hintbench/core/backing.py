@@ -1,0 +1,175 @@
+"""The host's side of every page: one bit says whether the host backs it.
+
+With granules of 2 MiB a unit that is wholly unbacked comes back as one huge page on the first
+touch; once the host has split a unit (it took part of it), its pages come back one by one.
+"""
+
+import cython
+import numpy
+
+if cython.compiled:
+    from cython.cimports.hintbench.core.clock import VirtualClock
+    from cython.cimports.hintbench.core.constants import PAGEBLOCK_ORDER, PAGEBLOCK_PAGES
+    from cython.cimports.hintbench.core.measures import Integral
+else:
+    from hintbench.core.clock import VirtualClock
+    from hintbench.core.constants import PAGEBLOCK_ORDER, PAGEBLOCK_PAGES
+    from hintbench.core.measures import Integral
+
+_ALL = cython.declare(cython.ulonglong, 0xFFFFFFFFFFFFFFFF)
+_ONE = cython.declare(cython.ulonglong, 1)
+_WORDS_PER_UNIT = cython.declare(cython.int, 8)
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+@cython.overflowcheck(False)
+def _population(word: cython.ulonglong) -> cython.int:
+    count: cython.int = 0
+    while word:
+        word &= word - 1
+        count += 1
+    return count
+
+
+@cython.final
+@cython.cclass
+class Backing:
+    """Which pages the host backs; all of them at the start.
+
+    Args:
+        clock: charged for refaults.
+        page_count: one more than the highest pfn, a multiple of 1024.
+        present: (first pfn, pages) of the memory that exists.
+        huge_granule: the host backs 2 MiB at a time (transparent huge pages) instead of 4 KiB.
+        sample_ns: spacing of the footprint series; 0 keeps none.
+
+    Attributes:
+        backed: the footprint, in pages. reclaimed: discarded and not touched since.
+        used: pages backed and in the guest's use; the rest of ``backed`` is *retained*.
+    """
+
+    def __init__(
+        self,
+        clock: VirtualClock,
+        page_count: int,
+        present: list[tuple[int, int]],
+        huge_granule: bool,
+        sample_ns: int = 0,
+    ) -> None:
+        self.words = memoryview(numpy.zeros(page_count >> 6, dtype=numpy.uint64))
+        total = 0
+        for start, pages in present:
+            total += pages
+            self._fill(start, pages)
+        self.clock = clock
+        self.huge_granule = huge_granule
+        self.backed = Integral(total, sample_ns)
+        self.reclaimed = Integral(0)
+        self.used = Integral(0)
+        self.refaulted_pages = 0
+        self.small_refaults = 0
+        self.huge_refaults = 0
+        self.discarded_pages = 0
+        self.free_of_charge = False
+
+    def _fill(self, start: int, pages: int) -> None:
+        words = numpy.asarray(self.words)
+        end = start + pages
+        first = (start + 63) // 64
+        last = end // 64
+        if first <= last:
+            words[first:last] = numpy.uint64(0xFFFFFFFFFFFFFFFF)
+        for pfn in (*range(start, min(first * 64, end)), *range(max(last * 64, start), end)):
+            words[pfn >> 6] |= numpy.uint64(1 << (pfn & 63))
+
+    def is_backed(self, pfn: cython.int) -> cython.bint:
+        """Whether the host backs the page."""
+        return (self.words[pfn >> 6] >> (pfn & 63)) & _ONE != 0
+
+    def backed_pages(self, pfn: cython.int, order: cython.int) -> cython.int:
+        """How many pages of the block the host backs."""
+        count: cython.int = 0
+        index: cython.int
+        end: cython.int
+        word: cython.ulonglong
+        if order < 6:
+            word = self.words[pfn >> 6] >> (pfn & 63)
+            return _population(word & ((_ONE << (1 << order)) - 1))
+        end = (pfn + (1 << order)) >> 6
+        for index in range(pfn >> 6, end):
+            word = self.words[index]
+            if word == _ALL:
+                count += 64
+            elif word:
+                count += _population(word)
+        return count
+
+    def count_backed(self, pfn: int, order: int) -> int:
+        """:meth:`backed_pages`, from Python."""
+        return self.backed_pages(pfn, order)
+
+    def fault(self, pfn: cython.int, order: cython.int) -> cython.Py_ssize_t:
+        """The guest touches every page of a block: the unbacked ones refault.
+
+        Returns:
+            The virtual nanoseconds of the refaults (not charged here).
+        """
+        missing: cython.int
+        unit: cython.int
+        last: cython.int
+        page: cython.int
+        small: cython.int = 0
+        huge: cython.int = 0
+        brought: cython.int = 0
+        cost: cython.longlong
+        missing = (1 << order) - self.backed_pages(pfn, order)
+        if missing == 0:
+            return 0
+        if self.huge_granule:
+            unit = pfn >> PAGEBLOCK_ORDER
+            last = (pfn + (1 << order) - 1) >> PAGEBLOCK_ORDER
+            while unit <= last:
+                if self.backed_pages(unit << PAGEBLOCK_ORDER, PAGEBLOCK_ORDER) == 0:
+                    brought += self._back_unit(unit)
+                    huge += 1
+                unit += 1
+        if huge == 0 or order < PAGEBLOCK_ORDER or self.backed_pages(pfn, order) != (1 << order):
+            for page in range(pfn, pfn + (1 << order)):
+                if not self.is_backed(page):
+                    self.words[page >> 6] |= _ONE << (page & 63)
+                    small += 1
+        brought += small
+        self.small_refaults += small
+        self.huge_refaults += huge
+        self.refaulted_pages += brought
+        self.backed.change(self.clock.now, brought)
+        self.reclaimed.change(self.clock.now, -brought)
+        if self.free_of_charge:
+            return 0
+        cost = small * self.clock.costs.refault_small_ns
+        return cost + huge * self.clock.costs.refault_huge_ns
+
+    def _back_unit(self, unit: cython.int) -> cython.int:
+        """A whole 2 MiB unit comes back as one huge page."""
+        index: cython.int
+        first: cython.int = unit * _WORDS_PER_UNIT
+        for index in range(first, first + _WORDS_PER_UNIT):
+            self.words[index] = _ALL
+        return PAGEBLOCK_PAGES
+
+    def discard(self, pfn: cython.int, order: cython.int) -> cython.int:
+        """The host takes a block's memory back; the number of pages it backed until now."""
+        taken: cython.int = self.backed_pages(pfn, order)
+        index: cython.int
+        if taken == 0:
+            return 0
+        if order < 6:
+            self.words[pfn >> 6] &= ~(((_ONE << (1 << order)) - 1) << (pfn & 63)) & _ALL
+        else:
+            for index in range(pfn >> 6, (pfn + (1 << order)) >> 6):
+                self.words[index] = 0
+        self.discarded_pages += taken
+        self.backed.change(self.clock.now, -taken)
+        self.reclaimed.change(self.clock.now, taken)
+        return taken

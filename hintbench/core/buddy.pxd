@@ -1,0 +1,35 @@
+from hintbench.core.clock cimport VirtualClock
+from hintbench.core.hooks cimport CoreHooks
+from hintbench.core.pages cimport Pages
+
+
+cdef class Buddy:
+    cdef readonly Pages pages
+    cdef readonly VirtualClock clock
+    cdef public CoreHooks hooks
+    cdef readonly int kernel
+    cdef readonly int start_pfn
+    cdef readonly int end_pfn
+    cdef readonly int first_list
+    cdef public long long free_pages
+    cdef readonly int[::1] nr_free
+    cdef public bint allow_boost
+    cdef public long long watermark_boost
+    cdef public bint below_high
+    cdef public bint quiet, editing_refused
+    cdef public object claim
+    cdef public int claim_order
+    cdef public long long high_watermark_pages
+    # where a merge stands whose block_merged hook waits
+    cdef public object waiting
+    cdef public int merge_pfn, merge_order, merge_type
+    cdef int free_one_page(self, int pfn, int order, int migratetype, bint to_tail, int origin) except -1
+    cdef int merge(self, int pfn, int order, int migratetype, bint to_tail, int origin, int freed_pfn, int freed_order) except -1
+    cdef int finish_free(self, int pfn, int order, int migratetype, int to_tail, int origin, int freed_pfn, int freed_order) except -1
+    cdef int rmqueue_smallest(self, int order, int migratetype) except -2
+    cdef int take_block(self, int pfn, int block_order, int order, int migratetype, int reason) except -1
+    cdef int list_of(self, int order, int migratetype) noexcept
+    cdef int charge_block(self, int pfn) except -1
+    cdef int call_block_taken(self, int pfn, int order, int reason) except -1
+    cdef int set_pageblock_types(self, int pfn, int order, int migratetype) except -1
+    cdef bint has_free(self, int order, int migratetype) noexcept

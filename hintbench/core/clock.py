@@ -1,0 +1,160 @@
+"""Virtual time: the running context's clock, the prices it is charged, and who runs next.
+
+A simulation has one :class:`VirtualClock`.  Whoever runs (a vCPU's tape, a hook in it, a task,
+an interrupt, the host) moves ``now`` forward by what it does; the scheduler loads it before a
+step and stores it after.
+"""
+
+import array
+
+import cython
+
+if cython.compiled:
+    from cython.cimports.hintbench.core.constants import NEVER
+else:
+    from hintbench.core.constants import NEVER
+
+_MULTIPLIER_1 = cython.declare(cython.ulonglong, 0x9E3779B97F4A7C15)
+_MULTIPLIER_2 = cython.declare(cython.ulonglong, 0xC2B2AE3D27D4EB4F)
+_MASK_64 = cython.declare(cython.ulonglong, 0xFFFFFFFFFFFFFFFF)
+
+
+@cython.final
+@cython.cclass
+class CostTable:
+    """The charges of one run, in virtual nanoseconds; ``config.Costs`` documents each."""
+
+    def __init__(self, **costs: int) -> None:
+        self.pcp_hit_ns = costs["pcp_hit_ns"]
+        self.pcp_free_ns = costs["pcp_free_ns"]
+        self.direct_path_ns = costs["direct_path_ns"]
+        self.lock_take_ns = costs["lock_take_ns"]
+        self.lock_handoff_ns = costs["lock_handoff_ns"]
+        self.block_hot_ns = costs["block_hot_ns"]
+        self.block_cold_ns = costs["block_cold_ns"]
+        self.list_walk_block_ns = costs["list_walk_block_ns"]
+        self.head_lookup_ns = costs["head_lookup_ns"]
+        self.page_visit_ns = costs["page_visit_ns"]
+        self.clear_page_ns = costs["clear_page_ns"]
+        self.memory_page_ns = costs["memory_page_ns"]
+        self.refault_small_ns = costs["refault_small_ns"]
+        self.refault_huge_ns = costs["refault_huge_ns"]
+        self.touch_page_ns = costs["touch_page_ns"]
+        self.zone_fallback_ns = costs["zone_fallback_ns"]
+        self.direct_reclaim_ns = costs["direct_reclaim_ns"]
+        self.reclaim_retries = costs["reclaim_retries"]
+        self.kswapd_wake_ns = costs["kswapd_wake_ns"]
+        self.flag_ns = costs["flag_ns"]
+
+
+@cython.final
+@cython.cclass
+class Digest:
+    """A rolling 64-bit hash over every event of a run.
+
+    Each event enters with its time, CPU, kind, pfn and order, so a change of any of them changes
+    the digest.  It is integer arithmetic only: equal on every machine and in every build.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.state = (seed * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) & 0xFFFFFFFFFFFFFFFF
+        self.events = 0
+
+    @cython.overflowcheck(False)
+    def add(
+        self,
+        time_ns: cython.longlong,
+        cpu: cython.int,
+        kind: cython.int,
+        pfn: cython.int,
+        order: cython.int,
+    ) -> cython.int:
+        """Mix one event in; ``cpu`` is -1 for the host."""
+        state: cython.ulonglong
+        where: cython.ulonglong
+        when: cython.ulonglong
+        when = time_ns
+        where = ((cpu + 1) << 8) | (kind << 4) | order
+        where = (where << 32) | (pfn & 0x7FFFFFFF)
+        state = ((self.state ^ when) * _MULTIPLIER_1) & _MASK_64
+        state ^= state >> 29
+        state = ((state ^ where) * _MULTIPLIER_2) & _MASK_64
+        state ^= state >> 32
+        self.state = state
+        self.events += 1
+        return 0
+
+    def record(self, time_ns: int, cpu: int, kind: int, pfn: int, order: int) -> None:
+        """Mix in an event from Python (reports, acknowledgements)."""
+        self.add(time_ns, cpu, kind, pfn, order)
+
+    def hexadecimal(self) -> str:
+        """The digest as 16 hexadecimal digits."""
+        return f"{self.state:016x}"
+
+
+@cython.final
+@cython.cclass
+class VirtualClock:
+    """Where the running context is in virtual time, and who it is.
+
+    Attributes:
+        now: virtual nanoseconds of the running context.
+        cpu: the CPU it runs on (-1 on the host's side).
+        payer: who its time is booked to (``PAYER_THREAD``, ``PAYER_TASK``, ``PAYER_INTERRUPT``).
+        context: a number that no other context has; a lock remembers its holder by it.
+        digest: the hash of the run's events.
+        costs: the prices.
+    """
+
+    def __init__(self, costs: CostTable, seed: int = 0) -> None:
+        self.now = 0
+        self.cpu = 0
+        self.payer = 0
+        self.context = 0
+        self.costs = costs
+        self.digest = Digest(seed)
+
+
+@cython.final
+@cython.cclass
+class Winner:
+    """A tournament tree over the vCPUs' clocks: the lowest clock wins, ties the lowest number.
+
+    ``tree[1]`` is the winner.  An update plays the matches from the vCPU's leaf to the root:
+    log2(n) of them (9 ns at 8 vCPUs, against 126 for a scan of 256).
+    """
+
+    def __init__(self, size: int) -> None:
+        leaves: cython.int = 2
+        number: cython.int
+        node: cython.int
+        while leaves < size:
+            leaves *= 2
+        self.size = size
+        self.leaves = leaves
+        self.keys = memoryview(array.array("q", [NEVER] * leaves))
+        self.tree = memoryview(array.array("i", [0] * (2 * leaves)))
+        for number in range(leaves):
+            self.tree[leaves + number] = number
+        for node in range(leaves - 1, 0, -1):
+            self.tree[node] = self.tree[2 * node]
+
+    def set(self, number: cython.int, key: cython.longlong) -> cython.int:
+        """Give vCPU ``number`` the clock ``key`` and play its matches again."""
+        node: cython.int
+        left: cython.int
+        right: cython.int
+        self.keys[number] = key
+        node = (self.leaves + number) >> 1
+        while node:
+            left = self.tree[2 * node]
+            right = self.tree[2 * node + 1]
+            # Ties go to the left, the lower number.
+            self.tree[node] = right if self.keys[right] < self.keys[left] else left
+            node >>= 1
+        return 0
+
+    def first(self) -> int:
+        """The number of the vCPU with the lowest clock."""
+        return self.tree[1]

@@ -1,0 +1,272 @@
+"""Exact replay: the free lists follow a real kernel's recorded choices, block by block.
+
+TAKE cuts the very block that the kernel took out of the enclosing free block; RETURN frees the
+very page that its pcp drain freed; HAND_OUT and GIVE_BACK move a page between a per-CPU list and
+its user.  A page that a strategy has isolated when the kernel took it makes the vCPU wait.
+"""
+
+import cython
+
+if cython.compiled:
+    from cython.cimports.hintbench.core.allocation import state_of, touch_pages
+    from cython.cimports.hintbench.core.constants import (
+        BUDDY,
+        EVENT_ALLOCATED,
+        EVENT_FREED,
+        EVENT_LOCKED,
+        EVENT_RETURNED,
+        EVENT_TAKEN,
+        FLAG_TOUCHED,
+        FLAG_ZERO,
+        GIVE_BACK,
+        HAND_OUT,
+        ISOLATED,
+        KIND_MASK,
+        ORDER_MASK,
+        ORIGIN_DIRECT_FREE,
+        ORIGIN_PCP_DRAIN,
+        PAGEBLOCK_ORDER,
+        PCP,
+        REASON_SPLIT,
+        TAKE,
+        TRANSIT,
+    )
+    from cython.cimports.hintbench.core.flags import UnitFlags
+    from cython.cimports.hintbench.core.freeing import free_completed, leave_user
+    from cython.cimports.hintbench.core.hooks import HookPoint
+    from cython.cimports.hintbench.core.simulation import Simulation
+    from cython.cimports.hintbench.core.vcpu import DONE, EXACT, EXACT_AGAIN, READY, Vcpu
+    from cython.cimports.hintbench.core.zone import Zone
+else:
+    from hintbench.core.allocation import state_of, touch_pages
+    from hintbench.core.constants import (
+        BUDDY,
+        EVENT_ALLOCATED,
+        EVENT_FREED,
+        EVENT_LOCKED,
+        EVENT_RETURNED,
+        EVENT_TAKEN,
+        FLAG_TOUCHED,
+        FLAG_ZERO,
+        GIVE_BACK,
+        HAND_OUT,
+        ISOLATED,
+        KIND_MASK,
+        ORDER_MASK,
+        ORIGIN_DIRECT_FREE,
+        ORIGIN_PCP_DRAIN,
+        PAGEBLOCK_ORDER,
+        PCP,
+        REASON_SPLIT,
+        TAKE,
+        TRANSIT,
+    )
+    from hintbench.core.flags import UnitFlags
+    from hintbench.core.freeing import free_completed, leave_user
+    from hintbench.core.hooks import HookPoint
+    from hintbench.core.simulation import Simulation
+    from hintbench.core.vcpu import DONE, EXACT, EXACT_AGAIN, READY, Vcpu
+    from hintbench.core.zone import Zone
+
+# Recorded takes or returns of one CPU this close together were one lock hold.
+_ONE_HOLD_NS = cython.declare(cython.longlong, 20_000)
+# How long a vCPU waits before it looks again for a page that a strategy holds.
+_LOOK_AGAIN_NS = cython.declare(cython.longlong, 5_000)
+
+
+@cython.cfunc
+def exact_step(sim: Simulation, vcpu: Vcpu) -> cython.int:
+    """One recorded operation; takes and returns of one burst share a lock hold."""
+    operation: cython.int = vcpu.codes[vcpu.position] & 15
+    if operation == HAND_OUT:
+        return _hand_out(sim, vcpu)
+    if operation == GIVE_BACK:
+        return _give_back(sim, vcpu)
+    return _burst(sim, vcpu, operation)
+
+
+@cython.cfunc
+def _burst(sim: Simulation, vcpu: Vcpu, operation: cython.int) -> cython.int:
+    """Everything of one kind that the kernel did under one zone-lock hold."""
+    clock = sim.clock
+    zone: Zone = sim.zone_at(vcpu.values[vcpu.position])
+    last: cython.longlong
+    done: cython.int = 1
+    again: cython.bint = vcpu.phase == EXACT_AGAIN
+    if not again:
+        vcpu.lock_wait += zone.lock.take()
+        clock.digest.add(clock.now, vcpu.number, EVENT_LOCKED, zone.index, operation)
+    while True:
+        last = vcpu.times[vcpu.position]
+        vcpu.order = (vcpu.codes[vcpu.position] >> 4) & 15
+        vcpu.pfn = vcpu.values[vcpu.position]
+        if operation == TAKE:
+            done = _take(sim, vcpu, zone)
+        else:
+            done = _return(sim, vcpu, zone)
+        if done != 1:
+            break
+        vcpu.position += 1
+        sim.operations += 1
+        if vcpu.position >= vcpu.length:
+            break
+        if vcpu.codes[vcpu.position] & 15 != operation or (
+            vcpu.times[vcpu.position] > last + _ONE_HOLD_NS
+            or sim.zone_at(vcpu.values[vcpu.position]) is not zone
+        ):
+            break
+    if done == 2:
+        # A block_merged hook waits, and has dropped the lock itself.
+        if not sim.call_waiting_hook(vcpu, zone.waiting, "block_merged", EXACT_AGAIN):
+            return 0
+        vcpu.phase = EXACT_AGAIN
+        return _burst(sim, vcpu, operation)
+    zone.lock.release()
+    if done == 0:
+        # Isolated by the strategy: look again a little later.
+        sim.exact_waits += 1
+        clock.now += _LOOK_AGAIN_NS
+        vcpu.phase = READY
+        return sim.requeue(vcpu)
+    vcpu.phase = READY
+    if operation != TAKE:
+        sim.operations -= 1
+        return free_completed(sim, vcpu)
+    return sim.requeue(vcpu)
+
+
+@cython.cfunc
+def _take(sim: Simulation, vcpu: Vcpu, zone: Zone) -> cython.int:
+    """The block leaves the free list: 1 done, 0 in a strategy's hands."""
+    pages = sim.pages
+    pfn: cython.int = vcpu.pfn
+    order: cython.int = vcpu.order
+    head: cython.int = pages.head_of(pfn)
+    state: cython.int = pages.state[head] if head >= 0 else 0
+    high: cython.int = state & ORDER_MASK
+    migratetype: cython.int
+    other: cython.int
+    if (state & KIND_MASK) == ISOLATED:
+        return 0
+    if (state & KIND_MASK) != BUDDY or high < order:
+        # The recording and the model disagree: counted, and the kernel is followed.
+        sim.exact_taken_again += 1
+        return 1
+    migratetype = zone.list_type(head, high)
+    zone.charge_block(head)
+    pages.remove(head)
+    zone.nr_free[high] -= 1
+    zone.free_pages -= 1 << order
+    pages.state[head] = TRANSIT | high
+    zone.call_block_taken(head, high, REASON_SPLIT if high > order else 0)
+    pages.state[head] = 0
+    while high > order:
+        # The half without the page goes back to the head of its list, as expand() does.
+        high -= 1
+        if pfn & (1 << high):
+            other = pfn & ~((1 << (high + 1)) - 1)
+        else:
+            other = (pfn & ~((1 << high) - 1)) + (1 << high)
+        pages.state[other] = BUDDY | high
+        pages.add_head(zone.list_of(high, migratetype), other)
+        zone.nr_free[high] += 1
+    pages.state[pfn] = PCP | order
+    sim.taken_by_order[order] += 1
+    sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_TAKEN, pfn, order)
+    return 1
+
+
+@cython.cfunc
+def _return(sim: Simulation, vcpu: Vcpu, zone: Zone) -> cython.int:
+    """The block goes back to the buddy allocator: 1 done, 2 a block_merged hook waits."""
+    pages = sim.pages
+    pfn: cython.int = vcpu.pfn
+    order: cython.int = vcpu.order
+    head: cython.int
+    state: cython.int
+    migratetype: cython.int
+    if zone.waiting is not None:
+        zone.waiting = None
+        zone.merge(
+            zone.merge_pfn,
+            zone.merge_order,
+            zone.merge_type,
+            False,
+            ORIGIN_PCP_DRAIN,
+            pfn,
+            order,
+        )
+        return 1 if zone.waiting is None else 2
+    head = pages.head_of(pfn)
+    state = pages.state[head] if head >= 0 else 0
+    if (state & KIND_MASK) in (BUDDY, ISOLATED):
+        sim.exact_returned_again += 1
+        return 1
+    migratetype = pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
+    sim.drained_by_order[order] += 1
+    sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_RETURNED, pfn, order)
+    zone.free_one_page(
+        pfn,
+        order,
+        migratetype,
+        False,
+        ORIGIN_PCP_DRAIN if order <= 3 or order == PAGEBLOCK_ORDER else ORIGIN_DIRECT_FREE,
+    )
+    return 1 if zone.waiting is None else 2
+
+
+@cython.cfunc
+def _hand_out(sim: Simulation, vcpu: Vcpu) -> cython.int:
+    """A page of a per-CPU list (or just taken) is given to its user."""
+    clock = sim.clock
+    flags: cython.uint
+    point: HookPoint = sim.hooks.page_allocated
+    if vcpu.phase != EXACT:
+        vcpu.flags = vcpu.codes[vcpu.position]
+        vcpu.order = (vcpu.flags >> 4) & 15
+        vcpu.migratetype = (vcpu.flags >> 8) & 7
+        vcpu.pfn = vcpu.values[vcpu.position]
+        clock.now += clock.costs.pcp_hit_ns
+        if point is not None and sim.test_hook(point, vcpu.pfn, vcpu.order):
+            coroutine = point.function(sim.hooks.guest, vcpu.number, vcpu.pfn, vcpu.order)
+            if coroutine is not None and not sim.call_waiting_hook(
+                vcpu, coroutine, point.name, EXACT
+            ):
+                return 0
+    flags = vcpu.flags
+    if sim.hooks.forget_when_allocated:
+        for each in sim.hooks.forget_when_allocated:
+            cython.cast(UnitFlags, each).forget(vcpu.pfn, vcpu.order)
+    clock.digest.add(clock.now, vcpu.number, EVENT_ALLOCATED, vcpu.pfn, vcpu.order)
+    sim.pages.state[vcpu.pfn] = state_of(flags, vcpu.migratetype, vcpu.order)
+    if flags & (FLAG_ZERO | FLAG_TOUCHED):
+        touch_pages(sim, vcpu, vcpu.pfn, vcpu.order, flags & FLAG_ZERO != 0)
+    sim.backing.used.change(clock.now, sim.backing.backed_pages(vcpu.pfn, vcpu.order))
+    sim.allocations += 1
+    sim.latencies.add(vcpu.order, 0, clock.now - vcpu.started)
+    sim.operations += 1
+    vcpu.position += 1
+    vcpu.phase = READY
+    return sim.requeue(vcpu)
+
+
+@cython.cfunc
+def _give_back(sim: Simulation, vcpu: Vcpu) -> cython.int:
+    """A user frees a page; a RETURN follows where it does not stay on a per-CPU list."""
+    clock = sim.clock
+    point: HookPoint = sim.hooks.page_freeing
+    vcpu.order = (vcpu.codes[vcpu.position] >> 4) & 15
+    vcpu.pfn = vcpu.values[vcpu.position]
+    vcpu.position += 1
+    clock.now += clock.costs.pcp_free_ns
+    clock.digest.add(clock.now, vcpu.number, EVENT_FREED, vcpu.pfn, vcpu.order)
+    sim.frees += 1
+    leave_user(sim, vcpu.pfn, vcpu.order)
+    sim.pages.state[vcpu.pfn] = PCP | vcpu.order
+    if point is not None and sim.test_hook(point, vcpu.pfn, vcpu.order):
+        coroutine = point.function(sim.hooks.guest, vcpu.number, vcpu.pfn, vcpu.order)
+        if coroutine is not None and not sim.call_waiting_hook(vcpu, coroutine, point.name, DONE):
+            return 0
+    sim.operations += 1
+    vcpu.phase = READY
+    return sim.requeue(vcpu)

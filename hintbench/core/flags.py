@@ -1,0 +1,137 @@
+"""Flags per unit: a mark on an aligned range of pages that outlives splits and merges.
+
+A free block's head changes with every split and merge, its units do not; so a strategy keeps
+what it knows (mid-hint, told, pending) by ``pfn >> order``.
+"""
+
+from collections.abc import Callable
+
+import cython
+import numpy
+
+
+@cython.final
+@cython.cclass
+class UnitFlags:
+    """One named flag for every unit of ``1 << order`` pages.
+
+    Setting, clearing and testing are single atomic operations, as ``set_bit()`` and friends.
+
+    Args:
+        name: shown in messages.
+        order: the unit's order.
+        page_count: pages covered.
+    """
+
+    def __init__(self, name: str, order: int, page_count: int) -> None:
+        self.name = name
+        self.order = order
+        self.count = 0
+        self.on_clear = None
+        self.guest = None
+        self.units = memoryview(numpy.zeros((page_count >> order) + 1, dtype=numpy.uint8))
+
+    def any_set(self, pfn: cython.int, order: cython.int) -> cython.int:
+        """Whether a unit that overlaps the block of ``1 << order`` pages at ``pfn`` is set."""
+        unit: cython.Py_ssize_t = pfn >> self.order
+        last: cython.Py_ssize_t = (pfn + (1 << order) - 1) >> self.order
+        while unit <= last:
+            if self.units[unit]:
+                return 1
+            unit += 1
+        return 0
+
+    def forget(self, pfn: cython.int, order: cython.int) -> cython.int:
+        """Clear every unit that overlaps the block; the number that were set."""
+        unit: cython.Py_ssize_t = pfn >> self.order
+        last: cython.Py_ssize_t = (pfn + (1 << order) - 1) >> self.order
+        cleared: cython.int = 0
+        while unit <= last:
+            if self.units[unit]:
+                self.units[unit] = 0
+                cleared += 1
+            unit += 1
+        self.count -= cleared
+        return cleared
+
+    def any(self, pfn: int, order: int = 0) -> bool:
+        """Whether any unit that overlaps the block is set."""
+        self._check(pfn, order)
+        return self.any_set(pfn, order) != 0
+
+    def test(self, pfn: int) -> bool:
+        """Whether the unit that ``pfn`` lies in is set."""
+        self._check(pfn, 0)
+        return self.units[pfn >> self.order] != 0
+
+    def all(self, pfn: int, order: int) -> bool:
+        """Whether every unit that overlaps the block is set."""
+        self._check(pfn, order)
+        first = pfn >> self.order
+        last = (pfn + (1 << order) - 1) >> self.order
+        return all(self.units[unit] for unit in range(first, last + 1))
+
+    def set(self, pfn: int, order: int = 0) -> int:
+        """Set every unit that overlaps the block; the number that were clear."""
+        self._check(pfn, order)
+        changed = 0
+        for unit in range(pfn >> self.order, ((pfn + (1 << order) - 1) >> self.order) + 1):
+            if not self.units[unit]:
+                self.units[unit] = 1
+                changed += 1
+        self.count += changed
+        return changed
+
+    def clear(self, pfn: int, order: int = 0) -> int:
+        """Clear every unit that overlaps the block and wake who waits for it.
+
+        Returns:
+            The number of units that were set.
+        """
+        self._check(pfn, order)
+        changed = self.forget(pfn, order)
+        if changed and self.on_clear is not None:
+            self.on_clear(self)
+        return changed
+
+    def test_and_set(self, pfn: int) -> bool:
+        """Set the unit of ``pfn``; True when it was set already."""
+        return self.set(pfn, 0) == 0
+
+    def find(self, start_pfn: int, end_pfn: int, limit: int = 0) -> list[int]:
+        """The first pfns of set units in a range, ascending; charged per word looked at.
+
+        Args:
+            start_pfn, end_pfn: the range; the end is not part of it.
+            limit: stop after so many; 0 for all.
+        """
+        first = start_pfn >> self.order
+        units = numpy.asarray(self.units)[first : (end_pfn - 1 >> self.order) + 1]
+        found = numpy.flatnonzero(units)[: limit or None] + first
+        if self.guest is not None:
+            looked = len(units) if len(found) < limit or not limit else int(found[-1]) - first + 1
+            self.guest.spend(self.guest.costs.flag_ns * (looked // 64 + len(found)))
+        return [int(unit) << self.order for unit in found]
+
+    async def wait_clear(
+        self, pfn: int, order: int = 0, poll: Callable[[], None] | None = None
+    ) -> None:
+        """Spin until no unit that overlaps the block is set; woken by the clear.
+
+        Args:
+            pfn, order: the block.
+            poll: called in the spinner's context whenever the host has a completion that nobody
+                has fetched: what lets an acknowledgement through while every vCPU spins with
+                interrupts off.
+        """
+        await self.guest.spin_while(lambda: self.any(pfn, order), poll)
+
+    def set_units(self) -> list[int]:
+        """The first pfn of every unit that is set, in order."""
+        return [int(unit) << self.order for unit in numpy.flatnonzero(numpy.asarray(self.units))]
+
+    def _check(self, pfn: int, order: int) -> None:
+        if pfn < 0 or order < 0 or (pfn + (1 << order) - 1) >> self.order >= len(self.units):
+            raise ValueError(
+                f"flags {self.name!r}: pfn {pfn:#x} order {order} is outside the guest's memory"
+            )

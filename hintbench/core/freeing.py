@@ -1,0 +1,300 @@
+"""How a vCPU frees: __free_pages_prepare(), the per-CPU lists, drains, and the direct path."""
+
+from typing import Any
+
+import cython
+
+if cython.compiled:
+    from cython.cimports.hintbench.core.constants import (
+        EVENT_FREED,
+        EVENT_LOCKED,
+        EVENT_RETURNED,
+        HIGHATOMIC,
+        KERNEL_6_12,
+        MOVABLE,
+        ORDER_MASK,
+        ORIGIN_DIRECT_FREE,
+        ORIGIN_PCP_DRAIN,
+        ORIGIN_SPLIT,
+        PAGEBLOCK_ORDER,
+        SLOT_EMPTY,
+        SLOT_FAILED,
+        SLOT_WAITED,
+        TRANSIT,
+        ZONE_MOVABLE,
+    )
+    from cython.cimports.hintbench.core.hooks import HookPoint
+    from cython.cimports.hintbench.core.pcp import PerCpuPages, pcp_allowed, pcp_index
+    from cython.cimports.hintbench.core.simulation import Simulation
+    from cython.cimports.hintbench.core.vcpu import (
+        COMMIT_FREE,
+        DIRECT_AGAIN,
+        DIRECT_FREE,
+        DONE,
+        DRAIN,
+        DRAIN_AGAIN,
+        FREE_COMPLETED,
+        READY,
+        Drain,
+        Vcpu,
+    )
+    from cython.cimports.hintbench.core.zone import Zone
+else:
+    from hintbench.core.constants import (
+        EVENT_FREED,
+        EVENT_LOCKED,
+        EVENT_RETURNED,
+        HIGHATOMIC,
+        KERNEL_6_12,
+        MOVABLE,
+        ORDER_MASK,
+        ORIGIN_DIRECT_FREE,
+        ORIGIN_PCP_DRAIN,
+        ORIGIN_SPLIT,
+        PAGEBLOCK_ORDER,
+        SLOT_EMPTY,
+        SLOT_FAILED,
+        SLOT_WAITED,
+        TRANSIT,
+        ZONE_MOVABLE,
+    )
+    from hintbench.core.hooks import HookPoint
+    from hintbench.core.pcp import PerCpuPages, pcp_allowed, pcp_index
+    from hintbench.core.simulation import Simulation
+    from hintbench.core.vcpu import (
+        COMMIT_FREE,
+        DIRECT_AGAIN,
+        DIRECT_FREE,
+        DONE,
+        DRAIN,
+        DRAIN_AGAIN,
+        FREE_COMPLETED,
+        READY,
+        Drain,
+        Vcpu,
+    )
+    from hintbench.core.zone import Zone
+
+_LARGEST_BULK = cython.declare(cython.longlong, 32768)
+
+
+@cython.cfunc
+def begin_free(sim: Simulation, vcpu: Vcpu) -> cython.int:
+    """FREE: empty the slot; page_freeing fires before the page goes anywhere."""
+    clock = sim.clock
+    pfn: cython.int = sim.slots[vcpu.slot]
+    order: cython.int
+    if pfn < 0:
+        if pfn == SLOT_FAILED:
+            sim.slots[vcpu.slot] = SLOT_EMPTY
+            vcpu.position += 1
+            clock.now += clock.costs.pcp_free_ns
+            return end_free(sim, vcpu)
+        if pfn <= SLOT_WAITED:
+            raise RuntimeError(f"slot {vcpu.slot}: two vCPUs wait for its allocation")
+        # Not allocated yet: whoever fills the slot wakes us, and the operation starts again.
+        sim.slots[vcpu.slot] = SLOT_WAITED - vcpu.number
+        return sim.block(vcpu)
+    vcpu.position += 1
+    sim.slots[vcpu.slot] = SLOT_EMPTY
+    order = sim.pages.state[pfn] & ORDER_MASK
+    vcpu.pfn = pfn
+    vcpu.order = order
+    clock.digest.add(clock.now, vcpu.number, EVENT_FREED, pfn, order)
+    sim.frees += 1
+    leave_user(sim, pfn, order)
+    sim.pages.state[pfn] = TRANSIT | order
+    point: HookPoint = sim.hooks.page_freeing
+    if point is not None and sim.test_hook(point, pfn, order):
+        coroutine = point.function(sim.hooks.guest, vcpu.number, pfn, order)
+        if coroutine is not None and not sim.call_waiting_hook(
+            vcpu, coroutine, point.name, COMMIT_FREE
+        ):
+            return 0
+    return commit_free(sim, vcpu)
+
+
+@cython.cfunc
+def leave_user(sim: Simulation, pfn: cython.int, order: cython.int) -> cython.int:
+    """The guest no longer uses the block: what the host backs of it is *retained* from now on."""
+    now: cython.longlong = sim.clock.now
+    if order == 0:
+        if sim.backing.is_backed(pfn):
+            sim.backing.used.change(now, -1)
+    else:
+        sim.backing.used.change(now, -sim.backing.backed_pages(pfn, order))
+    if sim.claim_freed and order >= sim.claim_order:
+        # The oracle's zero-time service.
+        sim.backing.discard(pfn, order)
+    return 0
+
+
+@cython.cfunc
+def commit_free(sim: Simulation, vcpu: Vcpu) -> cython.int:
+    """free_unref_page(): onto this CPU's list, or straight to the buddy allocator."""
+    clock = sim.clock
+    pfn: cython.int = vcpu.pfn
+    order: cython.int = vcpu.order
+    migratetype: cython.int
+    count: cython.longlong
+    if not pcp_allowed(sim.kernel, order):
+        clock.now += clock.costs.direct_path_ns
+        vcpu.phase = DIRECT_FREE
+        return sim.requeue(vcpu)
+    zone: Zone = sim.zone_at(pfn)
+    pcp: PerCpuPages = cython.cast(PerCpuPages, vcpu.pcps[zone.index])
+    clock.now += clock.costs.pcp_free_ns
+    # The pageblock's type, not the allocation's; HIGHATOMIC goes with the movable pages.
+    migratetype = sim.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
+    if migratetype >= HIGHATOMIC:
+        migratetype = MOVABLE
+    pcp.alloc_factor >>= 1
+    pcp.push(pfn, order, migratetype)
+    count = pcp.to_drain(order)
+    if count > 0:
+        vcpu.drain.begin(pcp, count, pcp_index(sim.kernel, order, migratetype))
+        vcpu.phase = DRAIN
+        return sim.requeue(vcpu)
+    return end_free(sim, vcpu)
+
+
+@cython.ccall
+def run_drain(sim: Simulation, drain: Drain) -> cython.bint:
+    """Free the pages of a drain under the zone lock, which the caller holds.
+
+    Returns:
+        False when a ``block_merged`` hook wants to drop the lock: ``zone.waiting`` is its
+        coroutine, and once that has ended and holds the lock again the drain goes on here.
+    """
+    zone: Zone = drain.pcp.zone
+    clock = sim.clock
+    pfn: cython.int
+    migratetype: cython.int
+    size: cython.longlong
+    if zone.waiting is not None:
+        zone.waiting = None
+        zone.merge(
+            zone.merge_pfn,
+            zone.merge_order,
+            zone.merge_type,
+            False,
+            ORIGIN_PCP_DRAIN,
+            drain.pfn,
+            drain.order,
+        )
+        if zone.waiting is not None:
+            return False
+    while True:
+        pfn = drain.next_pfn()
+        if pfn < 0:
+            break
+        sim.drained_by_order[drain.order] += 1
+        clock.digest.add(clock.now, clock.cpu, EVENT_RETURNED, pfn, drain.order)
+        # 5.0 kept the type on the page (get_pcppage_migratetype()): that of the list.
+        migratetype = sim.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
+        if sim.kernel < KERNEL_6_12:
+            migratetype = drain.pindex
+        zone.free_one_page(pfn, drain.order, migratetype, False, ORIGIN_PCP_DRAIN)
+        if zone.waiting is not None:
+            return False
+    size = drain.drained
+    if size > _LARGEST_BULK:
+        size = _LARGEST_BULK
+    sim.drains[size] += 1
+    return True
+
+
+@cython.cfunc
+def check_below_high(sim: Simulation, zone: Zone) -> cython.int:
+    """The end of free_unref_page_commit(): ZONE_BELOW_HIGH goes when the zone has recovered."""
+    if zone.below_high and zone.meets(
+        0, zone.watermark_high + zone.watermark_boost, ZONE_MOVABLE, 0
+    ):
+        zone.below_high = False
+    return 0
+
+
+@cython.cfunc
+def _wait_in_merge(
+    sim: Simulation, vcpu: Vcpu, zone: Zone, after: cython.int
+) -> cython.int:
+    """A block_merged hook drops the lock: its coroutine runs, then the free goes on."""
+    coroutine: Any = zone.waiting
+    return sim.call_waiting_hook(vcpu, coroutine, "block_merged", after)
+
+
+@cython.cfunc
+def drain_step(sim: Simulation, vcpu: Vcpu, again: cython.bint) -> cython.int:
+    """free_pcppages_bulk(): one lock hold for the whole drain."""
+    zone: Zone = vcpu.drain.pcp.zone
+    clock = sim.clock
+    if not again:
+        vcpu.lock_wait += zone.lock.take()
+        clock.digest.add(clock.now, vcpu.number, EVENT_LOCKED, zone.index, 0)
+    while not run_drain(sim, vcpu.drain):
+        if not _wait_in_merge(sim, vcpu, zone, DRAIN_AGAIN):
+            return 0
+    zone.lock.release()
+    check_below_high(sim, zone)
+    return free_completed(sim, vcpu)
+
+
+@cython.cfunc
+def direct_step(sim: Simulation, vcpu: Vcpu, again: cython.bint) -> cython.int:
+    """free_one_page(): under the lock; 6.12 frees order 10 as two pageblocks."""
+    zone: Zone = sim.zone_at(vcpu.pfn)
+    clock = sim.clock
+    order: cython.int = vcpu.order
+    origin: cython.int = ORIGIN_DIRECT_FREE
+    if not again:
+        vcpu.lock_wait += zone.lock.take()
+        clock.digest.add(clock.now, vcpu.number, EVENT_LOCKED, zone.index, 0)
+        vcpu.piece_end = vcpu.pfn + (1 << order)
+    # split_large_buddy()
+    if order > PAGEBLOCK_ORDER and sim.kernel >= KERNEL_6_12:
+        order = PAGEBLOCK_ORDER
+        origin = ORIGIN_SPLIT
+    while vcpu.pfn < vcpu.piece_end:
+        if zone.waiting is not None:
+            zone.waiting = None
+            zone.merge(
+                zone.merge_pfn, zone.merge_order, zone.merge_type, False, origin, vcpu.pfn, order
+            )
+        else:
+            clock.digest.add(clock.now, vcpu.number, EVENT_RETURNED, vcpu.pfn, order)
+            zone.free_one_page(
+                vcpu.pfn,
+                order,
+                sim.pages.pageblock_type[vcpu.pfn >> PAGEBLOCK_ORDER],
+                False,
+                origin,
+            )
+        if zone.waiting is not None:
+            if not _wait_in_merge(sim, vcpu, zone, DIRECT_AGAIN):
+                return 0
+        else:
+            vcpu.pfn += 1 << order
+    zone.lock.release()
+    return free_completed(sim, vcpu)
+
+
+@cython.cfunc
+def free_completed(sim: Simulation, vcpu: Vcpu) -> cython.int:
+    """The lock is dropped: the freeing thread runs free_completed, and pays for it."""
+    point: HookPoint = sim.hooks.free_completed
+    if point is not None:
+        sim.clock.now += point.cost_ns
+        coroutine = point.function(sim.hooks.guest, vcpu.number)
+        if coroutine is not None and not sim.call_waiting_hook(
+            vcpu, coroutine, point.name, DONE
+        ):
+            return 0
+    return end_free(sim, vcpu)
+
+
+@cython.cfunc
+def end_free(sim: Simulation, vcpu: Vcpu) -> cython.int:
+    """The operation is over."""
+    sim.operations += 1
+    vcpu.phase = READY
+    return sim.requeue(vcpu)

@@ -1,0 +1,179 @@
+"""A FIFO lock (queued spinlock) as a timeline.
+
+Requests reach a lock in the order of their virtual times, because each is a step of its own in
+the scheduler.  Then one number, when the last holder lets go, gives every requester exactly the
+wait that a queue of events would: it is granted at ``max(now, available)``.
+"""
+
+import array
+from collections.abc import Iterator
+from typing import Any
+
+import cython
+
+if cython.compiled:
+    from cython.cimports.hintbench.core.clock import VirtualClock
+    from cython.cimports.hintbench.core.constants import PAYERS
+else:
+    from hintbench.core.clock import VirtualClock
+    from hintbench.core.constants import PAYERS
+
+
+class LockRequest:
+    """What ``await`` hands to the scheduler when a coroutine wants a lock."""
+
+    __slots__ = ("lock",)
+
+    def __init__(self, lock: "LockTimeline") -> None:
+        self.lock = lock
+
+    def __await__(self) -> Iterator[Any]:
+        yield self
+
+
+class _Done:
+    """An awaitable with nothing to wait for."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Iterator[Any]:
+        return iter(())
+
+
+_DONE = _Done()
+
+
+@cython.final
+@cython.cclass
+class LockTimeline:
+    """The lock of a zone (or of a strategy), first come first served.
+
+    ``async with lock:`` in a coroutine takes it with interrupts off and lets it go.  Nothing may
+    be awaited in between: that would be sleeping in atomic context.
+
+    Attributes:
+        available_ns: when the last holder releases.
+        holder: the context that holds it, meaningful while ``held``.
+        last_cpu: the CPU that had it last; a take from another pays the hand-off.
+        takes, contended: how often it was taken, and how often somebody had to wait.
+    """
+
+    def __init__(self, clock: Any, name: str, irqs_off_until_ns: Any) -> None:
+        self.clock = clock
+        self.name = name
+        self.available_ns = 0
+        self.granted_ns = 0
+        self.holder = -1
+        self.held = False
+        self.last_cpu = -1
+        self.irqs_off_until_ns = irqs_off_until_ns
+        self.takes = 0
+        self.contended = 0
+        self.longest_wait_ns = 0
+        self.wait_by_payer = memoryview(array.array("q", [0] * PAYERS))
+        self.hold_by_payer = memoryview(array.array("q", [0] * PAYERS))
+        self.takes_by_payer = memoryview(array.array("q", [0] * PAYERS))
+        self.longest_hold_by_payer = memoryview(array.array("q", [0] * PAYERS))
+        self.observer = None
+
+    def take(self) -> cython.Py_ssize_t:
+        """The running context queues for the lock and gets it; its clock moves to the grant.
+
+        Returns:
+            The virtual nanoseconds it waited.
+        """
+        clock: VirtualClock = self.clock
+        now: cython.longlong = clock.now
+        wait: cython.longlong = 0
+        payer: cython.int = clock.payer
+        if self.held:
+            raise RuntimeError(f"{self.name}: taken by {clock.context}, {self.holder} holds it")
+        if self.available_ns > now:
+            wait = self.available_ns - now
+            self.contended += 1
+            if wait > self.longest_wait_ns:
+                self.longest_wait_ns = wait
+            self.wait_by_payer[payer] += wait
+            now = self.available_ns
+        if self.last_cpu != clock.cpu:
+            # The line of the lock word comes from another CPU's cache.
+            now += clock.costs.lock_handoff_ns
+            self.last_cpu = clock.cpu
+        now += clock.costs.lock_take_ns
+        self.takes += 1
+        self.takes_by_payer[payer] += 1
+        self.held = True
+        self.holder = clock.context
+        self.granted_ns = now
+        clock.now = now
+        if self.observer is not None:
+            self.observer("take", self)
+        return wait
+
+    def release(self) -> cython.Py_ssize_t:
+        """Let it go; the charges since the grant were its hold time.
+
+        Returns:
+            The virtual nanoseconds it was held.
+        """
+        clock: VirtualClock = self.clock
+        payer: cython.int = clock.payer
+        hold: cython.longlong = clock.now - self.granted_ns
+        if not self.held:
+            raise RuntimeError(f"{self.name}: released by {clock.context}, nobody holds it")
+        self.held = False
+        self.available_ns = clock.now
+        self.hold_by_payer[payer] += hold
+        if hold > self.longest_hold_by_payer[payer]:
+            self.longest_hold_by_payer[payer] = hold
+        if clock.cpu >= 0 and clock.now > self.irqs_off_until_ns[clock.cpu]:
+            self.irqs_off_until_ns[clock.cpu] = clock.now
+        if self.observer is not None:
+            self.observer("release", self)
+        return hold
+
+    @property
+    def held_here(self) -> bool:
+        """Whether the running context holds it."""
+        return self.held and self.holder == self.clock.context
+
+    @property
+    def wait_ns(self) -> tuple[int, ...]:
+        """Virtual nanoseconds waited for it by payer (thread, task, interrupt)."""
+        return tuple(self.wait_by_payer)
+
+    @property
+    def hold_ns(self) -> tuple[int, ...]:
+        """Virtual nanoseconds held by payer."""
+        return tuple(self.hold_by_payer)
+
+    @property
+    def takes_of(self) -> tuple[int, ...]:
+        """Takes by payer."""
+        return tuple(self.takes_by_payer)
+
+    @property
+    def longest_hold_ns(self) -> tuple[int, ...]:
+        """The longest hold by payer."""
+        return tuple(self.longest_hold_by_payer)
+
+    def acquire(self) -> LockRequest:
+        """``await lock.acquire()``: queue for the lock; interrupts are off until the release."""
+        return LockRequest(self)
+
+    def __enter__(self) -> "LockTimeline":
+        # For interrupt handlers, which cannot await: they spin for it where they are.
+        self.take()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.held_here:
+            self.release()
+
+    def __aenter__(self) -> LockRequest:
+        return LockRequest(self)
+
+    def __aexit__(self, *exception: object) -> _Done:
+        if self.held_here:
+            self.release()
+        return _DONE

@@ -1,0 +1,276 @@
+"""The loop: whoever has the lowest clock takes one step.
+
+Order of steps at one virtual time: host, interrupt, task, then vCPUs by number.  The loop leaves
+to Python only for events and for hooks that somebody implements.
+"""
+
+import cython
+
+if cython.compiled:
+    from cython.cimports.cpython.exc import PyErr_CheckSignals
+    from cython.cimports.hintbench.core.allocation import (
+        after_slow_path,
+        begin_allocation,
+        direct_take_step,
+        find_zone,
+        finish_allocation,
+        hand_over,
+        refill_step,
+        touch_pages,
+    )
+    from cython.cimports.hintbench.core.constants import (
+        ALLOCATE,
+        COMPUTE,
+        FREE,
+        IDLE,
+        NEVER,
+        ORDER_MASK,
+        PAYER_THREAD,
+        SLOT_EMPTY,
+        SLOT_FAILED,
+        SLOT_WAITED,
+        TOUCH,
+    )
+    from cython.cimports.hintbench.core.exact import exact_step
+    from cython.cimports.hintbench.core.freeing import (
+        begin_free,
+        commit_free,
+        direct_step,
+        drain_step,
+        end_free,
+        free_completed,
+    )
+    from cython.cimports.hintbench.core.simulation import Simulation
+    from cython.cimports.hintbench.core.vcpu import (
+        COMMIT_FREE,
+        DIRECT_AGAIN,
+        DIRECT_FREE,
+        DIRECT_TAKE,
+        DONE,
+        DRAIN,
+        DRAIN_AGAIN,
+        EXACT,
+        EXACT_AGAIN,
+        FIND_ZONE,
+        FINISH_ALLOCATION,
+        FINISHED,
+        FREE_COMPLETED,
+        HAND_OVER,
+        IN_HOOK,
+        READY,
+        REFILL,
+        SLOW_PATH,
+        Vcpu,
+    )
+else:
+    from hintbench.core.allocation import (
+        after_slow_path,
+        begin_allocation,
+        direct_take_step,
+        find_zone,
+        finish_allocation,
+        hand_over,
+        refill_step,
+        touch_pages,
+    )
+    from hintbench.core.constants import (
+        ALLOCATE,
+        COMPUTE,
+        FREE,
+        IDLE,
+        NEVER,
+        ORDER_MASK,
+        PAYER_THREAD,
+        SLOT_EMPTY,
+        SLOT_FAILED,
+        SLOT_WAITED,
+        TOUCH,
+    )
+    from hintbench.core.exact import exact_step
+    from hintbench.core.freeing import (
+        begin_free,
+        commit_free,
+        direct_step,
+        drain_step,
+        end_free,
+        free_completed,
+    )
+    from hintbench.core.simulation import Simulation
+    from hintbench.core.vcpu import (
+        COMMIT_FREE,
+        DIRECT_AGAIN,
+        DIRECT_FREE,
+        DIRECT_TAKE,
+        DONE,
+        DRAIN,
+        DRAIN_AGAIN,
+        EXACT,
+        EXACT_AGAIN,
+        FIND_ZONE,
+        FINISH_ALLOCATION,
+        FINISHED,
+        FREE_COMPLETED,
+        HAND_OVER,
+        IN_HOOK,
+        READY,
+        REFILL,
+        SLOW_PATH,
+        Vcpu,
+    )
+
+_SIGNAL_CHECK_MASK = cython.declare(cython.longlong, 0xFFFF)
+
+
+@cython.cfunc
+def _touch(sim: Simulation, vcpu: Vcpu) -> cython.int:
+    """TOUCH: the owner touches all pages of a slot."""
+    pfn: cython.int = sim.slots[vcpu.slot]
+    order: cython.int
+    before: cython.longlong
+    if pfn == SLOT_EMPTY:
+        sim.slots[vcpu.slot] = SLOT_WAITED - vcpu.number
+        return sim.block(vcpu)
+    if pfn <= SLOT_WAITED:
+        raise RuntimeError(f"slot {vcpu.slot}: two vCPUs wait for its allocation")
+    vcpu.position += 1
+    if pfn != SLOT_FAILED:
+        order = sim.pages.state[pfn] & ORDER_MASK
+        before = sim.backing.backed_pages(pfn, order)
+        touch_pages(sim, vcpu, pfn, order, False)
+        sim.backing.used.change(sim.clock.now, (1 << order) - before)
+    sim.touches += 1
+    return end_free(sim, vcpu)
+
+
+@cython.cfunc
+def _next_operation(sim: Simulation, vcpu: Vcpu) -> cython.int:
+    """Start the operation at the tape's head, if its time has come."""
+    clock = sim.clock
+    code: cython.uint
+    operation: cython.int
+    when: cython.longlong
+    if vcpu.position >= vcpu.length and not vcpu.next_block():
+        vcpu.phase = FINISHED
+        vcpu.idle = True
+        sim.running -= 1
+        if clock.now > sim.last_ns:
+            sim.last_ns = clock.now
+        return sim.block(vcpu)
+    vcpu.idle = False
+    code = vcpu.codes[vcpu.position]
+    operation = code & 15
+    when = vcpu.times[vcpu.position]
+    if operation == COMPUTE or operation == IDLE:
+        vcpu.position += 1
+        vcpu.idle = operation == IDLE
+        clock.now += when
+        return sim.requeue(vcpu)
+    if when > clock.now:
+        # Recorded for later: until then the vCPU is idle.
+        vcpu.idle = True
+        clock.now = when
+        return sim.requeue(vcpu)
+    vcpu.started = clock.now
+    if operation == ALLOCATE:
+        vcpu.slot = vcpu.values[vcpu.position]
+        vcpu.order = (code >> 4) & 15
+        vcpu.migratetype = (code >> 8) & 7
+        vcpu.flags = code
+        vcpu.position += 1
+        return begin_allocation(sim, vcpu)
+    if operation == FREE:
+        vcpu.slot = vcpu.values[vcpu.position]
+        return begin_free(sim, vcpu)
+    if operation == TOUCH:
+        vcpu.slot = vcpu.values[vcpu.position]
+        return _touch(sim, vcpu)
+    return exact_step(sim, vcpu)
+
+
+@cython.cfunc
+def _step(sim: Simulation, vcpu: Vcpu) -> cython.int:
+    """Let one vCPU do what is next for it, at its clock."""
+    clock = sim.clock
+    phase: cython.int = vcpu.phase
+    clock.now = sim.winner.keys[vcpu.number]
+    clock.cpu = vcpu.number
+    clock.payer = PAYER_THREAD
+    clock.context = vcpu.number
+    if vcpu.clearing:
+        vcpu.clearing = False
+        sim.clearing -= 1
+    if phase == READY:
+        return _next_operation(sim, vcpu)
+    if phase == REFILL:
+        return refill_step(sim, vcpu)
+    if phase == DRAIN:
+        return drain_step(sim, vcpu, False)
+    if phase == HAND_OVER:
+        return hand_over(sim, vcpu)
+    if phase == DIRECT_TAKE:
+        return direct_take_step(sim, vcpu)
+    if phase == DIRECT_FREE:
+        return direct_step(sim, vcpu, False)
+    return _late_step(sim, vcpu, phase)
+
+
+@cython.cfunc
+def _late_step(sim: Simulation, vcpu: Vcpu, phase: cython.int) -> cython.int:
+    """The phases that follow a hook which waited, and the rarer ones."""
+    if phase == IN_HOOK:
+        if not sim.driver.resume_hook(vcpu):
+            return 0
+        vcpu.phase = vcpu.after
+        return _late_step(sim, vcpu, vcpu.phase)
+    if phase == FIND_ZONE:
+        return find_zone(sim, vcpu)
+    if phase == FINISH_ALLOCATION:
+        return finish_allocation(sim, vcpu)
+    if phase == COMMIT_FREE:
+        return commit_free(sim, vcpu)
+    if phase == DRAIN_AGAIN:
+        return drain_step(sim, vcpu, True)
+    if phase == DIRECT_AGAIN:
+        return direct_step(sim, vcpu, True)
+    if phase == FREE_COMPLETED:
+        return free_completed(sim, vcpu)
+    if phase == SLOW_PATH:
+        return after_slow_path(sim, vcpu)
+    if phase == EXACT or phase == EXACT_AGAIN:
+        return exact_step(sim, vcpu)
+    if phase == DONE:
+        return end_free(sim, vcpu)
+    raise RuntimeError(f"vCPU {vcpu.number} has no step for phase {phase}")
+
+
+@cython.ccall
+def step_vcpu(sim: Simulation, number: cython.int) -> cython.int:
+    """One step of one vCPU, whoever has the lowest clock; re-entrant."""
+    return _step(sim, cython.cast(Vcpu, sim.vcpus[number]))
+
+
+@cython.ccall
+def run_tapes(sim: Simulation) -> cython.bint:
+    """Run until every tape has ended.
+
+    Returns:
+        False when nothing can run any more although tapes have not ended: they wait for each
+        other, or for something that never comes.
+    """
+    first: cython.int
+    key: cython.longlong
+    winner = sim.winner
+    while sim.running > 0:
+        first = winner.tree[1]
+        key = winner.keys[first]
+        if sim.next_event_ns <= key:
+            if sim.next_event_ns == NEVER:
+                return False
+            sim.run_event()
+            continue
+        sim.progress += 1
+        if cython.compiled:
+            if sim.progress & _SIGNAL_CHECK_MASK == 0:
+                PyErr_CheckSignals()
+        _step(sim, cython.cast(Vcpu, sim.vcpus[first]))
+    return True

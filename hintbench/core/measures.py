@@ -1,0 +1,145 @@
+"""What the core counts while it runs: latency histograms and values integrated over time."""
+
+import array
+
+import cython
+
+if cython.compiled:
+    from cython.cimports.hintbench.core.constants import (
+        BUCKETS,
+        CAUSES,
+        ORDER_CLASSES,
+        SUB_BUCKET_BITS,
+    )
+else:
+    from hintbench.core.constants import BUCKETS, CAUSES, ORDER_CLASSES, SUB_BUCKET_BITS
+
+_BILLION = cython.declare(cython.longlong, 1_000_000_000)
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def _order_class(order: cython.int) -> cython.int:
+    """0 | 1..3 (pcp in 6.12) | 4..8 (straight to the buddy) | 9 (huge page) | 10."""
+    if order == 0:
+        return 0
+    if order <= 3:
+        return 1
+    if order <= 8:
+        return 2
+    return 3 if order == 9 else 4
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def _bucket(ns: cython.longlong) -> cython.int:
+    """Log-linear: 16 buckets an octave, so a bucket is at most 1/16 wide."""
+    shift: cython.int = 0
+    limit: cython.longlong = 2 << SUB_BUCKET_BITS
+    while ns >= limit:
+        ns >>= 1
+        shift += 1
+    if shift * (1 << SUB_BUCKET_BITS) + ns >= BUCKETS:
+        return BUCKETS - 1
+    return shift * (1 << SUB_BUCKET_BITS) + cython.cast(cython.int, ns)
+
+
+def bucket_upper_ns(bucket: int) -> int:
+    """The largest value that falls into a bucket."""
+    sub = 1 << SUB_BUCKET_BITS
+    if bucket < 2 * sub:
+        return bucket
+    shift = bucket // sub - 1
+    return ((bucket - shift * sub + 1) << shift) - 1
+
+
+@cython.final
+@cython.cclass
+class Latencies:
+    """Histograms of latency per order class and cause, in virtual nanoseconds."""
+
+    def __init__(self) -> None:
+        self.counts = memoryview(array.array("q", bytes(8 * ORDER_CLASSES * CAUSES * BUCKETS)))
+        self.totals = memoryview(array.array("q", bytes(8 * ORDER_CLASSES * CAUSES)))
+        self.maxima = memoryview(array.array("q", bytes(8 * ORDER_CLASSES * CAUSES)))
+
+    def add(self, order: cython.int, cause: cython.int, ns: cython.longlong) -> cython.int:
+        """Count one latency of an allocation of ``order``."""
+        row: cython.int = _order_class(order) * CAUSES + cause
+        self.counts[row * BUCKETS + _bucket(ns)] += 1
+        self.totals[row] += ns
+        if ns > self.maxima[row]:
+            self.maxima[row] = ns
+        return 0
+
+    def histogram(self, order_class: int | None, cause: int) -> list[int]:
+        """Counts by bucket; ``order_class`` None joins all classes."""
+        if order_class is None:
+            rows = [self.histogram(each, cause) for each in range(ORDER_CLASSES)]
+            return [sum(column) for column in zip(*rows, strict=True)]
+        start = (order_class * CAUSES + cause) * BUCKETS
+        return list(self.counts[start : start + BUCKETS])
+
+    def total_ns(self, order_class: int | None, cause: int) -> int:
+        """The sum of all latencies of a class and cause."""
+        if order_class is None:
+            return sum(self.totals[each * CAUSES + cause] for each in range(ORDER_CLASSES))
+        return self.totals[order_class * CAUSES + cause]
+
+    def max_ns(self, order_class: int | None, cause: int) -> int:
+        """The largest latency of a class and cause."""
+        if order_class is None:
+            return max(self.maxima[each * CAUSES + cause] for each in range(ORDER_CLASSES))
+        return self.maxima[order_class * CAUSES + cause]
+
+
+@cython.final
+@cython.cclass
+class Integral:
+    """A count of pages, and its integral over virtual time.
+
+    The integral over [0, T] of a value that changes by d at t is value0 * T + sum d * (T - t), so
+    only ``sum d * t`` is kept: it does not matter that steps of different vCPUs report their
+    changes slightly out of order.
+
+    Args:
+        value: pages at time 0.
+        sample_ns: keep a series with a sample at most that often; 0 keeps none.
+    """
+
+    def __init__(self, value: int = 0, sample_ns: int = 0) -> None:
+        self.value = value
+        self.peak = value
+        self.weighted = 0
+        self.weighted_low = 0
+        self.samples = [(0, value)]
+        self.sample_ns = sample_ns
+        self.next_sample_ns = sample_ns
+
+    def change(self, now_ns: cython.longlong, delta: cython.longlong) -> cython.int:
+        """The value changes by ``delta`` pages at ``now_ns``."""
+        product: cython.longlong
+        self.value += delta
+        if self.value > self.peak:
+            self.peak = self.value
+        # page * ns in two words: whole seconds apart, so that 2^28 pages over hours fit.
+        product = self.weighted_low + delta * (now_ns % _BILLION)
+        self.weighted += delta * (now_ns // _BILLION)
+        self.weighted_low = product
+        if self.sample_ns and now_ns >= self.next_sample_ns:
+            self.samples.append((now_ns, self.value))
+            self.next_sample_ns = now_ns - now_ns % self.sample_ns + self.sample_ns
+        return 0
+
+    def add(self, now_ns: int, delta: int) -> None:
+        """:meth:`change`, from Python."""
+        self.change(now_ns, delta)
+
+    def page_seconds(self, end_ns: int) -> float:
+        """The integral from 0 to ``end_ns``, in pages times seconds."""
+        return self.value * end_ns / 1e9 - self.weighted - self.weighted_low / 1e9
+
+    def series(self) -> list[tuple[int, int]]:
+        """(virtual ns, pages) samples."""
+        return list(self.samples)

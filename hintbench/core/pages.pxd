@@ -1,0 +1,14 @@
+cdef class Pages:
+    cdef readonly int page_count
+    cdef int next_list
+    cdef int last_list
+    cdef public int[::1] next
+    cdef public int[::1] prev
+    cdef public unsigned char[::1] state
+    cdef public unsigned char[::1] pageblock_type
+    cdef public short[::1] pageblock_cpu
+    cpdef int new_lists(self, int count) except -1
+    cdef int add_head(self, int head, int pfn) except -1
+    cdef int add_tail(self, int head, int pfn) except -1
+    cdef int remove(self, int pfn) except -1
+    cpdef int head_of(self, int pfn) except -2

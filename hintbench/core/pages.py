@@ -1,0 +1,125 @@
+"""Per-page state: one flat array a field, nine bytes a page.
+
+A page is its pfn.  ``next`` and ``prev`` are ``page->lru``: circular doubly linked lists as in
+``include/linux/list.h``, whose heads are extra elements behind the last page, so that neither
+adding nor removing has a special case.  ``state`` holds a kind and an order for the *head* of
+every block (free, on a per-CPU list, in use, isolated ...) and zero for every other page; the
+enclosing block of any page is found by looking at the aligned heads above it (:meth:`head_of`).
+"""
+
+import cython
+import numpy
+
+if cython.compiled:
+    from cython.cimports.hintbench.core.constants import (
+        MAX_PAGE_ORDER,
+        NR_PAGE_ORDERS,
+        ORDER_MASK,
+        PAGEBLOCK_ORDER,
+    )
+else:
+    from hintbench.core.constants import (
+        MAX_PAGE_ORDER,
+        NR_PAGE_ORDERS,
+        ORDER_MASK,
+        PAGEBLOCK_ORDER,
+    )
+
+
+@cython.final
+@cython.cclass
+class Pages:
+    """The arrays of all pages of a guest.
+
+    Args:
+        page_count: one more than the highest pfn; rounded up to whole blocks of the top order.
+        list_heads: how many list heads will be asked for with :meth:`new_lists`.
+    """
+
+    def __init__(self, page_count: int, list_heads: int) -> None:
+        top = 1 << MAX_PAGE_ORDER
+        page_count = (page_count + top - 1) // top * top
+        self.page_count = page_count
+        self.next_list = page_count
+        self.last_list = page_count + list_heads
+        # calloc'ed: pages nobody ever touches cost the simulator's host nothing.
+        self.next = memoryview(numpy.zeros(page_count + list_heads, dtype=numpy.int32))
+        self.prev = memoryview(numpy.zeros(page_count + list_heads, dtype=numpy.int32))
+        self.state = memoryview(numpy.zeros(page_count, dtype=numpy.uint8))
+        blocks = page_count >> PAGEBLOCK_ORDER
+        self.pageblock_type = memoryview(numpy.ones(blocks, dtype=numpy.uint8))
+        self.pageblock_cpu = memoryview(numpy.full(blocks, -1, dtype=numpy.int16))
+
+    def new_lists(self, count: cython.int) -> cython.int:
+        """Make ``count`` empty lists; the number of the first is returned, the rest follow it."""
+        first: cython.int = self.next_list
+        head: cython.int
+        if first + count > self.last_list:
+            raise ValueError(f"new_lists: no room for {count} more list heads")
+        for head in range(first, first + count):
+            self.next[head] = head
+            self.prev[head] = head
+        self.next_list = first + count
+        return first
+
+    def add_head(self, head: cython.int, pfn: cython.int) -> cython.int:
+        """list_add()."""
+        first: cython.int = self.next[head]
+        self.next[pfn] = first
+        self.prev[pfn] = head
+        self.prev[first] = pfn
+        self.next[head] = pfn
+        return 0
+
+    def add_tail(self, head: cython.int, pfn: cython.int) -> cython.int:
+        """list_add_tail()."""
+        last: cython.int = self.prev[head]
+        self.next[pfn] = head
+        self.prev[pfn] = last
+        self.next[last] = pfn
+        self.prev[head] = pfn
+        return 0
+
+    def remove(self, pfn: cython.int) -> cython.int:
+        """list_del()."""
+        before: cython.int = self.prev[pfn]
+        after: cython.int = self.next[pfn]
+        self.next[before] = after
+        self.prev[after] = before
+        return 0
+
+    def head_of(self, pfn: cython.int) -> cython.int:
+        """The head of the block that ``pfn`` lies in, -1 for a reserved or absent page.
+
+        At most one head can enclose a page, since blocks are disjoint and aligned.
+        """
+        order: cython.int
+        head: cython.int
+        state: cython.int
+        if pfn < 0 or pfn >= self.page_count:
+            return -1
+        for order in range(NR_PAGE_ORDERS):
+            head = pfn & ~((1 << order) - 1)
+            state = self.state[head]
+            if state and (state & ORDER_MASK) >= order:
+                return head
+        return -1
+
+    def list_pages(self, head: int) -> list[int]:
+        """The pfns of a list from its head on; for tests and :meth:`Zone.validate`.
+
+        Raises:
+            ValueError: a link does not lead back.
+        """
+        found = []
+        here = self.next[head]
+        before = head
+        while here != head:
+            if self.prev[here] != before or len(found) > self.page_count:
+                raise ValueError(f"list {head}: pfn {here:#x} does not link back to {before:#x}")
+            found.append(here)
+            before = here
+            here = self.next[here]
+        if self.prev[head] != before:
+            raise ValueError(f"list {head}: its tail is {self.prev[head]:#x}, not {before:#x}")
+        return found

@@ -1,0 +1,4 @@
+from hintbench.core.pages cimport Pages
+
+cpdef int ref_count(Pages pages, int pfn) except? -1
+cpdef int compound_head(Pages pages, int pfn) except? -1

@@ -1,0 +1,103 @@
+"""What struct page says of a page that somebody looks at without owning it."""
+
+from typing import Any
+
+import cython
+
+if cython.compiled:
+    from cython.cimports.hintbench.core.constants import (
+        BUDDY,
+        COMPOUND,
+        COMPOUND_MOVABLE,
+        HELD,
+        IN_USE,
+        IN_USE_MOVABLE,
+        KIND_MASK,
+        ORDER_MASK,
+        SLAB,
+        TRANSIT,
+    )
+    from cython.cimports.hintbench.core.hooks import make_block
+    from cython.cimports.hintbench.core.pages import Pages
+    from cython.cimports.hintbench.core.zone import Zone
+else:
+    from hintbench.core.constants import (
+        BUDDY,
+        COMPOUND,
+        COMPOUND_MOVABLE,
+        HELD,
+        IN_USE,
+        IN_USE_MOVABLE,
+        KIND_MASK,
+        ORDER_MASK,
+        SLAB,
+        TRANSIT,
+    )
+    from hintbench.core.hooks import make_block
+    from hintbench.core.pages import Pages
+    from hintbench.core.zone import Zone
+
+
+@cython.ccall
+def ref_count(pages: Pages, pfn: cython.int) -> cython.int:
+    """page_ref_count(): 1 on the first page of a block in use, else 0.
+
+    Zero does not mean free: tails of blocks in use, slab tails, pages on per-CPU lists and
+    isolated pages all have it.
+    """
+    kind: cython.int = pages.state[pfn] & KIND_MASK
+    return kind in (IN_USE, IN_USE_MOVABLE, COMPOUND, COMPOUND_MOVABLE, SLAB, HELD)
+
+
+@cython.ccall
+def compound_head(pages: Pages, pfn: cython.int) -> cython.int:
+    """compound_head() of a page of a compound page; -1 when it is in none.
+
+    Slab pages above order 0 are compound.
+    """
+    head: cython.int = pages.head_of(pfn)
+    state: cython.int
+    if head < 0:
+        return -1
+    state = pages.state[head]
+    if (state & KIND_MASK) in (COMPOUND, COMPOUND_MOVABLE, SLAB) and state & ORDER_MASK:
+        return head
+    return -1
+
+
+def scan_range(zone: Zone, pfn: cython.int, end_pfn: cython.int, min_order: cython.int) -> Any:
+    """Walk over struct pages as v9's guest_free_page_hinting() does, the zone lock held.
+
+    A compound page is stepped over, a page with a reference count is passed, and a page inside a
+    free block of ``min_order`` or more ends the walk. Every visit is charged, and a head look-up
+    for each page that is neither.
+
+    Returns:
+        The first such block, or None when the range has none.
+    """
+    pages: Pages = zone.pages
+    clock = zone.clock
+    head: cython.int
+    state: cython.int
+    kind: cython.int
+    if end_pfn > pages.page_count:
+        end_pfn = pages.page_count
+    while pfn < end_pfn:
+        clock.now += clock.costs.page_visit_ns
+        head = pages.head_of(pfn)
+        state = pages.state[head] if head >= 0 else 0
+        kind = state & KIND_MASK
+        if kind in (COMPOUND, COMPOUND_MOVABLE, SLAB) and state & ORDER_MASK:
+            pfn = head + (1 << (state & ORDER_MASK))
+            continue
+        if head == pfn and ref_count(pages, pfn):
+            pfn += 1
+            continue
+        if kind == BUDDY and (state & ORDER_MASK) >= min_order:
+            if head != pfn:
+                clock.now += clock.costs.head_lookup_ns
+            return make_block(head, state & ORDER_MASK, zone)
+        if kind != TRANSIT:
+            clock.now += clock.costs.head_lookup_ns
+        pfn += 1
+    return None

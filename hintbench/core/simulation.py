@@ -1,0 +1,225 @@
+"""The state of one simulation, shared by the steps of :mod:`hintbench.core.machine`."""
+
+import array
+import heapq
+from collections.abc import Callable
+from typing import Any
+
+import cython
+import numpy
+
+if cython.compiled:
+    from cython.cimports.hintbench.core.clock import VirtualClock, Winner
+    from cython.cimports.hintbench.core.constants import (
+        MAX_PAGE_ORDER,
+        NEVER,
+        NR_PAGE_ORDERS,
+        SLOT_EMPTY,
+    )
+    from cython.cimports.hintbench.core.hooks import HookPoint
+    from cython.cimports.hintbench.core.measures import Latencies
+    from cython.cimports.hintbench.core.vcpu import IN_HOOK, Vcpu
+else:
+    from hintbench.core.clock import VirtualClock, Winner
+    from hintbench.core.constants import MAX_PAGE_ORDER, NEVER, NR_PAGE_ORDERS, SLOT_EMPTY
+    from hintbench.core.hooks import HookPoint
+    from hintbench.core.measures import Latencies
+    from hintbench.core.vcpu import IN_HOOK, Vcpu
+
+# Refills and drains are counted by size up to this many pages.
+LARGEST_BULK = 32768
+
+
+class Timer:
+    """An entry of the event queue; cancelled by forgetting its callback."""
+
+    __slots__ = ("callback",)
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self.callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        """Never mind."""
+        self.callback = None
+
+    def __lt__(self, other: "Timer") -> bool:
+        return False
+
+
+@cython.final
+@cython.cclass
+class Simulation:
+    """Zones, vCPUs, slots, the host's backing, the event queue, and the counters.
+
+    Args:
+        clock: virtual time.
+        pages: the page arrays.
+        zones: by index.
+        vcpus: by number.
+        backing: the host's side of every page.
+        kernel: the preset.
+        slots: how many slots the tapes use.
+    """
+
+    def __init__(
+        self,
+        clock: VirtualClock,
+        pages: Any,
+        zones: list[Any],
+        vcpus: list[Any],
+        backing: Any,
+        kernel: int,
+        slots: int,
+    ) -> None:
+        self.clock = clock
+        self.pages = pages
+        self.zones = zones
+        self.vcpus = vcpus
+        self.backing = backing
+        self.kernel = kernel
+        self.winner = Winner(len(vcpus))
+        self.latencies = Latencies()
+        self.hooks = None
+        self.driver = None
+        self.slots = memoryview(numpy.full(max(slots, 1), SLOT_EMPTY, dtype=numpy.int32))
+        indices = numpy.full(pages.page_count >> MAX_PAGE_ORDER, 255, dtype=numpy.uint8)
+        for zone in zones:
+            first = zone.start_pfn >> MAX_PAGE_ORDER
+            indices[first : ((zone.end_pfn - 1) >> MAX_PAGE_ORDER) + 1] = zone.index
+        self.zone_indices = memoryview(indices)
+        self.events = []
+        self.next_event_ns = NEVER
+        self.sequence = 0
+        self.clearing = 0
+        self.running = 0
+        self.progress = 0
+        self.last_ns = 0
+        self.claim_freed = False
+        self.claim_order = 0
+        self.operations = 0
+        self.allocations = 0
+        self.frees = 0
+        self.touches = 0
+        self.failed = 0
+        self.refault_stall_ns = 0
+        self.kswapd_wakes = 0
+        self.slow_paths = 0
+        self.exact_taken_again = 0
+        self.exact_returned_again = 0
+        self.exact_waits = 0
+        self.retry_limit = None
+        self.taken_by_order = memoryview(array.array("q", [0] * NR_PAGE_ORDERS))
+        self.drained_by_order = memoryview(array.array("q", [0] * NR_PAGE_ORDERS))
+        self.refills = memoryview(array.array("q", bytes(8 * (LARGEST_BULK + 1))))
+        self.drains = memoryview(array.array("q", bytes(8 * (LARGEST_BULK + 1))))
+
+    # -- who runs next --------------------------------------------------------------------------
+
+    def requeue(self, vcpu: Vcpu) -> cython.int:
+        """The vCPU goes on when its clock is the lowest."""
+        self.winner.set(vcpu.number, self.clock.now)
+        return 0
+
+    def block(self, vcpu: Vcpu) -> cython.int:
+        """The vCPU waits until somebody wakes it."""
+        self.winner.set(vcpu.number, NEVER)
+        return 0
+
+    def wake(self, number: int, at_ns: int) -> None:
+        """A vCPU that waits goes on at ``at_ns``."""
+        self.winner.set(number, at_ns)
+
+    def clock_of(self, number: int) -> int:
+        """A vCPU's clock, ``NEVER`` while it waits."""
+        return self.winner.keys[number]
+
+    def set_clock(self, number: int, at_ns: int) -> None:
+        """Move a vCPU's clock (a kick, an interrupt, a task that used the CPU)."""
+        self.winner.set(number, at_ns)
+
+    def schedule(
+        self, at_ns: int, rank: int, number: int, callback: Callable[[], None]
+    ) -> Timer:
+        """Have ``callback`` run at a virtual time.
+
+        Args:
+            at_ns: when.
+            rank: of events at the same time, host 0 runs before interrupt 1 before task 2; all
+                before the vCPUs.
+            number: next tie-breaker: the CPU.
+            callback: called without arguments.
+        """
+        timer = Timer(callback)
+        self.sequence += 1
+        heapq.heappush(self.events, (at_ns, rank, number, self.sequence, timer))
+        self.next_event_ns = self.events[0][0]
+        return timer
+
+    def run_event(self) -> None:
+        """Run the first event of the queue."""
+        at_ns, _rank, _number, _sequence, timer = heapq.heappop(self.events)
+        self.next_event_ns = self.events[0][0] if self.events else NEVER
+        self.progress += 1
+        if timer.callback is not None:
+            self.clock.now = at_ns
+            timer.callback()
+
+    # -- hooks ----------------------------------------------------------------------------------
+
+    def test_hook(self, point: HookPoint, pfn: cython.int, order: cython.int) -> cython.int:
+        """Whether a block concerns a hook; the test's cost is charged either way."""
+        self.clock.now += point.cost_ns
+        if order < point.min_order:
+            return 0
+        return point.flags is None or point.flags.any_set(pfn, order)
+
+    def call_waiting_hook(
+        self, vcpu: Vcpu, coroutine: object, name: str, after: cython.int
+    ) -> cython.int:
+        """A hook wants to wait: its coroutine runs as the vCPU until it ends.
+
+        Returns:
+            1 when it ended at once and the operation goes on with phase ``after`` now; 0 when
+            the vCPU waits.
+        """
+        vcpu.phase = IN_HOOK
+        vcpu.after = after
+        vcpu.coroutine = coroutine
+        vcpu.hook = name
+        if self.driver.start_hook(vcpu):
+            vcpu.phase = after
+            return 1
+        return 0
+
+    def zone_at(self, pfn: cython.int) -> object:
+        """page_zone()."""
+        return self.zones[self.zone_indices[pfn >> MAX_PAGE_ORDER]]
+
+    def zone_of(self, pfn: int) -> Any:
+        """page_zone(), from Python; a pfn that no zone spans belongs to the nearest below it."""
+        if not 0 <= pfn < self.pages.page_count:
+            raise ValueError(f"zone_of: pfn {pfn:#x} is outside the guest's memory")
+        index = self.zone_indices[pfn >> MAX_PAGE_ORDER]
+        if index != 255:
+            return self.zones[index]
+        below = [zone for zone in self.zones if zone.start_pfn <= pfn]
+        return below[-1] if below else self.zones[0]
+
+    def slot_pfns(self) -> Any:
+        """The slots as an array (a copy)."""
+        return numpy.array(self.slots)
+
+    def fill_slot(self, slot: int, pfn: int) -> None:
+        """Put a page in use into a slot before the tapes start."""
+        self.slots[slot] = pfn
+
+    def begin_vcpus(self, at_ns: int) -> None:
+        """All tapes start."""
+        self.running = len(self.vcpus)
+        for vcpu in self.vcpus:
+            self.winner.set(vcpu.number, at_ns)
+
+    def count_bulks(self, which: str) -> dict[int, int]:
+        """How many refills (``"refills"``) or drains there were by number of pages."""
+        counts = numpy.asarray(self.refills if which == "refills" else self.drains)
+        return {int(size): int(counts[size]) for size in numpy.flatnonzero(counts)}

@@ -1,0 +1,67 @@
+from hintbench.core.fallback cimport FallbackMode
+from hintbench.core.pcp cimport PerCpuPages
+from hintbench.core.zone cimport Zone
+
+
+cdef class Drain:
+    cdef readonly PerCpuPages pcp
+    cdef readonly long long left
+    cdef int pindex
+    cdef long long batch_free
+    cdef bint in_list
+    cdef int order, pfn
+    cdef readonly long long drained
+    cpdef int begin(self, PerCpuPages pcp, long long count, int pindex) except -1
+    cdef int next_pfn(self) except -2
+    cdef int _next_list(self) except -1
+
+
+cdef class Vcpu:
+    cdef readonly int number
+    cdef readonly int node
+    cdef public int phase
+    cdef public int after
+    # the tape
+    cdef unsigned int[::1] codes
+    cdef int[::1] values
+    cdef long long[::1] times
+    cdef readonly long long position, length
+    cdef object blocks
+    # the operation in hand
+    cdef readonly long long started
+    cdef readonly int order, migratetype, slot, pfn, zone_at, highest_zone
+    cdef readonly unsigned int flags
+    cdef public bint no_fragment, slow
+    cdef public long long lock_wait, spin, slow_path
+    cdef readonly int piece_end
+    cdef readonly bint clearing
+    cdef public bint idle
+    cdef public bint woken
+    cdef readonly Drain drain
+    cdef readonly FallbackMode mode
+    cdef readonly list zonelist
+    cdef readonly list pcps
+    cdef public object coroutine
+    cdef public str hook
+    cdef int next_block(self) except -1
+
+
+cdef enum:
+    READY = 0
+    FIND_ZONE = 1
+    REFILL = 2
+    DIRECT_TAKE = 3
+    HAND_OVER = 4
+    FINISH_ALLOCATION = 5
+    COMMIT_FREE = 6
+    DRAIN = 7
+    DRAIN_AGAIN = 8
+    DIRECT_FREE = 9
+    DIRECT_AGAIN = 10
+    FREE_COMPLETED = 11
+    DONE = 12
+    IN_HOOK = 13
+    SLOW_PATH = 14
+    FINISHED = 15
+    EXACT = 16
+    EXACT_AGAIN = 17

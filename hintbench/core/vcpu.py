@@ -1,0 +1,181 @@
+"""A vCPU: its tape, the operation in hand, and how far a drain or merge in progress has got."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import cython
+
+if cython.compiled:
+    from cython.cimports.hintbench.core.constants import HIGHATOMIC, KERNEL_6_12
+    from cython.cimports.hintbench.core.fallback import FallbackMode
+    from cython.cimports.hintbench.core.pcp import PerCpuPages, index_order
+else:
+    from hintbench.core.constants import HIGHATOMIC, KERNEL_6_12
+    from hintbench.core.fallback import FallbackMode
+    from hintbench.core.pcp import PerCpuPages, index_order
+
+    # The phases of an operation (an enum of vcpu.pxd when compiled).  Each is a step of its own.
+    READY = 0
+    FIND_ZONE = 1
+    REFILL = 2
+    DIRECT_TAKE = 3
+    HAND_OVER = 4
+    FINISH_ALLOCATION = 5
+    COMMIT_FREE = 6
+    DRAIN = 7
+    DRAIN_AGAIN = 8
+    DIRECT_FREE = 9
+    DIRECT_AGAIN = 10
+    FREE_COMPLETED = 11
+    DONE = 12
+    IN_HOOK = 13
+    SLOW_PATH = 14
+    FINISHED = 15
+    EXACT = 16
+    EXACT_AGAIN = 17
+
+
+@cython.final
+@cython.cclass
+class Drain:
+    """free_pcppages_bulk() in progress: which page of a pcp goes back next.
+
+    6.12 empties one list after the other from ``pindex`` on; 5.0 goes round robin over the
+    migratetypes and takes more from a list the more empty ones it met (``batch_free``).
+    """
+
+    def __init__(self) -> None:
+        self.pcp = None
+        self.left = 0
+        self.pindex = 0
+        self.batch_free = 0
+        self.in_list = False
+        self.order = 0
+        self.pfn = -1
+        self.drained = 0
+
+    def begin(
+        self, pcp: PerCpuPages, count: cython.longlong, pindex: cython.int
+    ) -> cython.int:
+        """Start a drain of ``count`` pages; ``pindex`` is the list to start with (6.12)."""
+        self.pcp = pcp
+        self.left = min(count, pcp.count)
+        self.batch_free = 0
+        self.in_list = False
+        self.drained = 0
+        # 5.0 increments before it looks, from migratetype 0.
+        self.pindex = pindex if pcp.zone.kernel >= KERNEL_6_12 else 0
+        return 0
+
+    def next_pfn(self) -> cython.int:
+        """Unlink the next page, coldest first; -1 when the drain is done."""
+        pcp: PerCpuPages = self.pcp
+        head: cython.int
+        if self.left <= 0:
+            return -1
+        head = pcp.first_list + self.pindex
+        if not self.in_list or pcp.pages.next[head] == head:
+            self._next_list()
+            head = pcp.first_list + self.pindex
+        self.order = index_order(self.pindex)
+        self.pfn = pcp.pages.prev[head]
+        pcp.pages.remove(self.pfn)
+        pcp.count -= 1 << self.order
+        self.left -= 1 << self.order
+        self.drained += 1
+        if pcp.zone.kernel < KERNEL_6_12:
+            self.batch_free -= 1
+            self.in_list = self.batch_free > 0
+        return self.pfn
+
+    def _next_list(self) -> cython.int:
+        pcp: PerCpuPages = self.pcp
+        head: cython.int
+        if pcp.zone.kernel >= KERNEL_6_12:
+            self.pindex = pcp.next_list(self.pindex)
+            self.in_list = True
+            return 0
+        self.batch_free = 0
+        while True:
+            self.batch_free += 1
+            self.pindex += 1
+            if self.pindex >= HIGHATOMIC:
+                self.pindex = 0
+            head = pcp.first_list + self.pindex
+            if pcp.pages.next[head] != head:
+                break
+        if self.batch_free == HIGHATOMIC:
+            # The only list with pages: all of it.
+            self.batch_free = self.left
+        self.in_list = True
+        return 0
+
+
+@cython.final
+@cython.cclass
+class Vcpu:
+    """One vCPU: what it runs and where it stands.
+
+    Args:
+        number: its number.
+        node: its NUMA node.
+        zonelist: the zones it allocates from, preferred first.
+        pcps: its per-CPU pages by zone index.
+        blocks: yields (codes, values, times) arrays: its tape.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        node: int,
+        zonelist: list[Any],
+        pcps: list[Any],
+        blocks: Iterator[Any],
+    ) -> None:
+        self.number = number
+        self.node = node
+        self.zonelist = zonelist
+        self.pcps = pcps
+        self.blocks = blocks
+        self.phase = READY
+        self.after = READY
+        self.position = 0
+        self.length = 0
+        self.started = 0
+        self.order = 0
+        self.migratetype = 0
+        self.slot = 0
+        self.pfn = -1
+        self.zone_at = 0
+        self.highest_zone = 0
+        self.flags = 0
+        self.no_fragment = False
+        self.slow = False
+        self.lock_wait = 0
+        self.spin = 0
+        self.slow_path = 0
+        self.piece_end = 0
+        self.clearing = False
+        self.idle = False
+        self.woken = False
+        self.drain = Drain()
+        self.mode = FallbackMode()
+        self.coroutine = None
+        self.hook = ""
+
+    def next_block(self) -> cython.int:
+        """Fetch the tape's next block that is not empty; 0 at its end."""
+        while True:
+            block = next(self.blocks, None)
+            if block is None:
+                self.position = 0
+                self.length = 0
+                return 0
+            if len(block.code):
+                break
+        self.codes = memoryview(block.code)
+        self.values = memoryview(block.value)
+        self.times = memoryview(block.time_ns)
+        self.position = 0
+        self.length = len(block.code)
+        return 1

@@ -1,0 +1,26 @@
+"""What `hintbench run` compares when nothing is named."""
+
+from typing import Final
+
+STRATEGIES: Final = (
+    "none",
+    "percpu-array-v9",
+    "bitmap-and-spin",
+    "zone-confined-batching",
+    "oracle",
+)
+"""Every strategy of the project, as ``-s`` takes them."""
+
+WORKLOADS: Final = (
+    "churn",
+    "page-fault1",
+    "page-fault1,huge_pages=true",
+    "memhog",
+    "bulk",
+    "slab",
+    "zones",
+)
+"""Workloads as ``-w`` takes them; together they end within 30 s on two cores."""
+
+GUEST: Final = "default"
+SEED: Final = 1

@@ -1,0 +1,339 @@
+"""What a strategy sees and holds of the guest: ``guest`` in every hook."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from hintbench.core import scan
+from hintbench.core.constants import KIND_MASK, ORDER_MASK, SLAB
+from hintbench.core.flags import UnitFlags
+from hintbench.core.hooks import CoreHooks
+from hintbench.core.measures import Integral
+from hintbench.host import Host
+from hintbench.tasks import Context, Park, Scheduler, Task
+
+if TYPE_CHECKING:
+    from hintbench.boot import Machine
+    from hintbench.config import Costs, GuestConfig
+    from hintbench.core.zone import Zone
+
+State = TypeVar("State")
+MEANINGS = ("candidate", "in-flight", "told")
+FORGET = ("never", "taken", "allocated")
+
+
+class PerCpu(Generic[State]):
+    """One object for every CPU, which only that CPU may touch, with interrupts off."""
+
+    def __init__(self, guest: Guest, factory: Callable[[], State]) -> None:
+        self._guest = guest
+        self._states = [factory() for _ in guest.cpus]
+
+    def __getitem__(self, cpu: int) -> State:
+        return self._states[cpu]
+
+    @property
+    def here(self) -> State:
+        """The running CPU's."""
+        return self._states[self._guest.cpu]
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+
+class Event:
+    """Something that tasks wait for; setting it is legal everywhere and costs next to nothing."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._waiters: list[tuple[Context, int]] = []
+        self._set = False
+
+    def set(self) -> None:
+        """Wake all who wait; if nobody does, the next wait ends at once."""
+        self._set = True
+        waiters, self._waiters = self._waiters, []
+        for context, token in waiters:
+            if context.parked == "sleep" and context.token == token:
+                self._set = False
+                self._scheduler.unpark(context, True)
+
+    def clear(self) -> None:
+        """Forget a set that nobody waited for."""
+        self._set = False
+
+    async def wait(self, timeout_ns: int | None = None) -> bool:
+        """Sleep until it is set, at most ``timeout_ns`` of virtual time; whether it was set."""
+        if self._set:
+            self._set = False
+            return True
+
+        def register(context: Context) -> None:
+            token = context.token
+            self._waiters.append((context, token))
+            if timeout_ns is not None:
+                scheduler = self._scheduler
+
+                def expire() -> None:
+                    if context.parked == "sleep" and context.token == token:
+                        self._waiters = [
+                            each for each in self._waiters if each[0] is not context
+                        ]
+                        scheduler.unpark(context, False)
+
+                scheduler.simulation.schedule(
+                    scheduler.clock.now + timeout_ns, 2, context.cpu, expire
+                )
+
+        return bool(await Park("sleep", register))
+
+
+class Guest:
+    """The modelled VM, as a strategy sees it.
+
+    Attributes:
+        zones: all zones, lowest addresses first.
+        cpus: the vCPUs' numbers.
+        kernel: ``"5.0"`` or ``"6.12"``.
+        host: who takes memory back.
+        costs: the prices, for what a strategy charges itself.
+        rng: random numbers that repeat with the seed.
+    """
+
+    def __init__(
+        self, machine: Machine, scheduler: Scheduler, config: GuestConfig, seed: int
+    ) -> None:
+        self._machine = machine
+        self._simulation = machine.simulation
+        self._scheduler = scheduler
+        self.scheduler = scheduler
+        self._clock = machine.clock
+        self._pages = machine.pages
+        self.config = config
+        self.kernel: str = config.kernel
+        self.zones: tuple[Zone, ...] = tuple(machine.zones)
+        self.cpus = range(config.vcpus)
+        self.costs: Costs = config.costs
+        self.host = Host(config.host, machine.simulation, scheduler)
+        self.rng = random.Random(seed)
+        self.drops: dict[str, int] = {}
+        self.violations: dict[str, int] = {}
+        self.violation_texts: list[str] = []
+        self.flag_sets: dict[str, tuple[UnitFlags, str]] = {}
+        self._spinners: list[tuple[Context, Callable[[], bool]]] = []
+        self.hooks = CoreHooks()
+        self.hooks.guest = self
+        machine.simulation.hooks = self.hooks
+        scheduler.violate = self.violate
+        scheduler.irqs_off_until_ns = machine.irqs_off_until_ns
+        self.host.violate = self.violate
+        self.isolated = Integral(0)
+        for zone in machine.zones:
+            zone.in_flight = self.isolated
+            zone.hooks = self.hooks
+            zone.violate = self.violate
+
+    # -- where and when -------------------------------------------------------------------------
+
+    @property
+    def now(self) -> int:
+        """The running context's virtual time [ns]."""
+        return self._clock.now
+
+    @property
+    def cpu(self) -> int:
+        """The CPU that the running context is on."""
+        return self._clock.cpu
+
+    def spend(self, ns: int) -> None:
+        """Charge the running context ``ns`` of virtual time.
+
+        Raises:
+            ValueError: ``ns`` is negative.
+        """
+        if ns < 0:
+            raise ValueError(f"spend: {ns} ns is negative")
+        self._clock.now += ns
+
+    # -- waiting --------------------------------------------------------------------------------
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any], *, cpu: int, name: str) -> Task:
+        """Start a kthread or work item.
+
+        Args:
+            coroutine: what it does.
+            cpu: the vCPU it runs on; -1 for a thread of the host.
+            name: for messages.
+        """
+        if not -1 <= cpu < len(self.cpus):
+            coroutine.close()
+            raise ValueError(f"spawn {name!r}: CPU {cpu} is not one of 0..{len(self.cpus) - 1}")
+        return self._scheduler.spawn(coroutine, cpu, name)
+
+    async def sleep(self, ns: int) -> None:
+        """Give the CPU away for ``ns`` of virtual time; only where sleeping is allowed."""
+        if ns < 0:
+            raise ValueError(f"sleep: {ns} ns is negative")
+        scheduler = self._scheduler
+
+        def register(context: Context) -> None:
+            scheduler.simulation.schedule(
+                scheduler.clock.now + ns, 2, context.cpu, lambda: scheduler.unpark(context, None)
+            )
+
+        await Park("sleep", register)
+
+    async def spin_while(
+        self, condition: Callable[[], bool], poll: Callable[[], None] | None = None
+    ) -> None:
+        """Keep the vCPU busy as long as ``condition()`` holds.
+
+        It is looked at again whenever a flag is cleared or the host has answered.
+
+        Args:
+            condition: cheap and without side effects.
+            poll: called in the spinner's context whenever the host has a completion that nobody
+                has fetched.
+        """
+        if poll is not None and self.host.has_completions:
+            poll()
+        while condition():
+            await Park("spin", lambda context: self._watch(context, condition, poll))
+            self._spinners = [each for each in self._spinners if each[1] is not condition]
+            if poll is not None and self.host.has_completions:
+                poll()
+
+    def _watch(
+        self, context: Context, condition: Callable[[], bool], poll: Callable[[], None] | None
+    ) -> None:
+        self._spinners = [*self._spinners, (context, condition)]
+        if poll is not None:
+            self.host.watch(context, poll)
+
+    def _look_again(self) -> None:
+        """A flag was cleared or a completion came: spinners whose condition ended go on."""
+        for context, condition in self._spinners:
+            if not condition():
+                self.host.unwatch(context)
+                self._scheduler.unpark(context, None)
+        self._spinners = [each for each in self._spinners if each[0].parked == "spin"]
+
+    def event(self) -> Event:
+        """Something that tasks can wait for."""
+        return Event(self._scheduler)
+
+    def interrupts_off(self) -> AbstractContextManager[None]:
+        """``with guest.interrupts_off():`` as local_irq_save(); nests."""
+        return self._scheduler.interrupts_off()
+
+    # -- memory of the strategy's own -----------------------------------------------------------
+
+    def per_cpu(self, factory: Callable[[], State]) -> PerCpu[State]:
+        """State of which each CPU touches its own only, with interrupts off."""
+        return PerCpu(self, factory)
+
+    async def allocate_buffer(self, size: int) -> bool:
+        """kmalloc(``size`` bytes, GFP_KERNEL): may sleep, so not in atomic context.
+
+        Returns:
+            Whether there was memory.
+        """
+        if self._scheduler.atomic:
+            self.violate("atomic-context", f"allocate_buffer({size}) in atomic context")
+        self._clock.now += self.costs.buffer_ns
+        return True
+
+    def flags(
+        self, name: str, *, order: int, forget: str = "never", meaning: str = "candidate"
+    ) -> UnitFlags:
+        """A flag for every unit of ``1 << order`` pages of the guest.
+
+        Args:
+            name: for messages.
+            order: the unit's order.
+            forget: when the guest clears it by itself: ``"taken"`` when the unit's block leaves
+                its free list, ``"allocated"`` when a page of it is handed to a caller.
+            meaning: what a set flag says, for the rules: ``"candidate"``, ``"in-flight"`` or
+                ``"told"``.
+        """
+        if forget not in FORGET or meaning not in MEANINGS or not 0 <= order <= 10:
+            raise ValueError(
+                f"flags {name!r}: order 0..10, forget one of {', '.join(FORGET)},"
+                f" meaning one of {', '.join(MEANINGS)}"
+            )
+        flags = UnitFlags(name, order, self._pages.page_count)
+        flags.on_clear = lambda _flags: self._look_again()
+        flags.guest = self
+        self.flag_sets[name] = (flags, meaning)
+        if forget == "taken":
+            self.hooks.forget_when_taken.append(flags)
+        elif forget == "allocated":
+            self.hooks.forget_when_allocated.append(flags)
+        return flags
+
+    @property
+    def strategy_lock_takes(self) -> int:
+        """Takes of zone locks by the strategy's own contexts."""
+        return self._scheduler.lock_takes
+
+    # -- struct page ----------------------------------------------------------------------------
+
+    def zone_of(self, pfn: int) -> Zone:
+        """page_zone(); a pfn that no zone spans belongs to the nearest below it."""
+        zone: Zone = self._simulation.zone_of(pfn)
+        return zone
+
+    def page_ref_count(self, pfn: int) -> int:
+        """page_ref_count(). Zero does not mean that the page is free."""
+        self._check(pfn)
+        return scan.ref_count(self._pages, pfn)
+
+    def is_compound(self, pfn: int) -> bool:
+        """PageCompound(): head or tail of a compound page in use."""
+        self._check(pfn)
+        return scan.compound_head(self._pages, pfn) >= 0
+
+    def compound_head(self, pfn: int) -> int:
+        """compound_head(); the page itself when it is not compound."""
+        self._check(pfn)
+        head = scan.compound_head(self._pages, pfn)
+        return head if head >= 0 else pfn
+
+    def compound_order(self, pfn: int) -> int:
+        """compound_order() of the head; 0 when it is not compound."""
+        self._check(pfn)
+        head = scan.compound_head(self._pages, pfn)
+        return self._pages.state[head] & ORDER_MASK if head >= 0 else 0
+
+    def is_slab(self, pfn: int) -> bool:
+        """Whether the page belongs to a slab."""
+        self._check(pfn)
+        head = self._pages.head_of(pfn)
+        return head >= 0 and self._pages.state[head] & KIND_MASK == SLAB
+
+    def _check(self, pfn: int) -> None:
+        if not 0 <= pfn < self._pages.page_count:
+            raise ValueError(f"pfn {pfn:#x} is outside the guest's memory")
+
+    # -- telling --------------------------------------------------------------------------------
+
+    def count_drop(self, reason: str, count: int = 1) -> None:
+        """A hint was lost; metrics show how many and why."""
+        self.drops[reason] = self.drops.get(reason, 0) + count
+
+    def oops(self, rule: str, text: str) -> None:
+        """The kernel would have died or warned here: a violation of ``rule``, and on it goes."""
+        self.violate(rule, text)
+
+    def violate(self, rule: str, text: str) -> None:
+        """Record that a rule was broken."""
+        self.violations[rule] = self.violations.get(rule, 0) + 1
+        if len(self.violation_texts) < 100:
+            self.violation_texts.append(f"{self._clock.now} ns, CPU {self._clock.cpu}: {text}")
+
+    def __repr__(self) -> str:
+        return f"<Guest {self.kernel}, {len(self.cpus)} vCPUs, {len(self.zones)} zones>"
+

@@ -1,0 +1,426 @@
+"""The host's side: reports, their service, discards, acknowledgements."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy
+
+from hintbench.core.constants import (
+    COMPOUND,
+    COMPOUND_MOVABLE,
+    EVENT_ACKNOWLEDGED,
+    EVENT_DISCARDED,
+    EVENT_REPORTED,
+    IN_USE,
+    IN_USE_MOVABLE,
+    KIND_MASK,
+    PAGE_SIZE,
+    PAGEBLOCK_ORDER,
+    PAGEBLOCK_PAGES,
+    SLAB,
+)
+from hintbench.core.hooks import Block
+from hintbench.core.measures import Integral
+from hintbench.tasks import RANK_HOST, Context, Park, Scheduler
+
+if TYPE_CHECKING:
+    from hintbench.config import HostConfig
+    from hintbench.core.simulation import Simulation
+
+_USED_KINDS: Final = (IN_USE, IN_USE_MOVABLE, COMPOUND, COMPOUND_MOVABLE, SLAB)
+
+
+class Completion:
+    """The host's answer to one report.
+
+    Attributes:
+        blocks: as they were reported.
+        ok: False when the host refused or the device was reset; nothing can be said of the
+            memory then.
+    """
+
+    __slots__ = ("blocks", "ok")
+
+    def __init__(self, blocks: tuple[Block, ...], ok: bool) -> None:
+        self.blocks = blocks
+        self.ok = ok
+
+    def __repr__(self) -> str:
+        return f"Completion({len(self.blocks)} blocks, ok={self.ok})"
+
+
+class Report:
+    """A report on its way: its descriptors, and what to do when it is done."""
+
+    __slots__ = ("blocks", "cpu", "descriptors", "finished", "next", "synchronous")
+
+    def __init__(
+        self, blocks: tuple[Block, ...], cpu: int, joined: bool, finished: Callable[[], None]
+    ) -> None:
+        self.blocks = blocks
+        self.cpu = cpu
+        self.finished = finished
+        self.descriptors = _descriptors(blocks, joined)
+        self.next = 0
+        self.synchronous = False
+
+
+def _descriptors(blocks: Iterable[Block], joined: bool) -> list[tuple[int, int]]:
+    """(first pfn, pages) for each descriptor; joined: neighbours in the list share one."""
+    found: list[tuple[int, int]] = []
+    for block in blocks:
+        if joined and found and sum(found[-1]) == block.pfn:
+            found[-1] = (found[-1][0], found[-1][1] + block.pages)
+        else:
+            found.append((block.pfn, block.pages))
+    return found
+
+
+class Host:
+    """Who takes memory back.
+
+    Reports are served first come first served by one thread; each descriptor's memory goes at the
+    moment when the host has worked through it.
+
+    Attributes:
+        attached: whether there is a device to report to.
+    """
+
+    def __init__(self, config: HostConfig, simulation: Simulation, scheduler: Scheduler) -> None:
+        self.config = config
+        self.simulation = simulation
+        self.scheduler = scheduler
+        self.clock = simulation.clock
+        self.backing = simulation.backing
+        self.attached = True
+        self.violate: Callable[[str, str], None] = lambda rule, text: None
+        self._queue: deque[Report] = deque()
+        self._busy = False
+        self._outstanding = 0
+        self._completions: deque[Completion] = deque()
+        self._waiting_polls: list[tuple[Context, Callable[[], None]]] = []
+        self.in_flight = Integral(0)
+        self.reported_blocks = 0
+        self.reported_batches = 0
+        self.reported_pages = 0
+        self.redundant_pages = 0
+        self.refused_reports = 0
+        self.cpu_ns = 0
+        self.calls = 0
+        self.discards = 0
+        self.kicks = 0
+
+    # -- what a strategy calls ------------------------------------------------------------------
+
+    async def report(self, blocks: Iterable[Block], *, joined: bool = False) -> bool:
+        """Tell the host that these blocks are free, and sleep until it has answered.
+
+        Args:
+            blocks: what to report.
+            joined: neighbours in the list share a descriptor.
+
+        Returns:
+            Whether the host took them; False also when the queue is full or no device is there.
+        """
+        blocks = tuple(blocks)
+        if not self._may_submit():
+            return False
+        report = Report(blocks, self.clock.cpu, joined, lambda: None)
+        if self.config.kick == "vcpu-thread":
+            # The kicking vCPU is out of the guest for the whole service.
+            def held(context: Context) -> None:
+                report.finished = lambda: self.scheduler.unpark(context, True)
+                self._submit(report)
+
+            return bool(await Park("held", held))
+
+        def asleep(context: Context) -> None:
+            report.finished = lambda: self._interrupt(report, context)
+            self._submit(report)
+
+        return bool(await Park("sleep", asleep))
+
+    async def post(
+        self,
+        blocks: Iterable[Block],
+        on_interrupt: Callable[[], Any],
+        *,
+        joined: bool = False,
+    ) -> bool:
+        """Tell the host and do not wait; completions are fetched with :meth:`poll`.
+
+        Args:
+            blocks: what to report.
+            on_interrupt: called without arguments in hard-interrupt context on this CPU when the
+                host has answered; may return a coroutine that spins but does not sleep.
+            joined: neighbours in the list share a descriptor.
+
+        Returns:
+            False when the queue is full or no device is there; nothing was submitted then.
+        """
+        blocks = tuple(blocks)
+        if not self._may_submit():
+            return False
+        cpu = self.clock.cpu
+
+        def completed() -> None:
+            self._completions.append(Completion(blocks, True))
+            self._wake_pollers()
+            if self.config.acknowledge == "interrupt":
+                self.scheduler.deliver(cpu, "acknowledgement", on_interrupt)
+
+        report = Report(blocks, cpu, joined, completed)
+        if self.config.kick == "vcpu-thread":
+
+            def held(context: Context) -> None:
+                def done() -> None:
+                    completed()
+                    self.scheduler.unpark(context, True)
+
+                report.finished = done
+                self._submit(report)
+
+            await Park("held", held)
+            return True
+
+        def short(context: Context) -> None:
+            self._submit(report)
+            self.scheduler.unpark(context, True, self.clock.now - self.scheduler.wake_ns)
+
+        await Park("spin", short)
+        return True
+
+    async def hypercall(self, blocks: Iterable[Block]) -> bool:
+        """A synchronous call: the vCPU is out of the guest until the memory is gone.
+
+        Unlike reports, calls of several vCPUs are served side by side.
+        """
+        blocks = tuple(blocks)
+        if not self.attached:
+            return False
+        report = Report(blocks, self.clock.cpu, False, lambda: None)
+
+        def held(context: Context) -> None:
+            report.finished = lambda: self.scheduler.unpark(context, True)
+            report.synchronous = True
+            self._count(report)
+            self.clock.now += self.config.hypercall_ns
+            self._serve(report)
+
+        return bool(await Park("held", held))
+
+    def poll(self) -> Completion | None:
+        """Fetch the oldest completion that nobody has fetched; None when there is none."""
+        return self._completions.popleft() if self._completions else None
+
+    @property
+    def has_completions(self) -> bool:
+        """Whether a completion waits to be fetched."""
+        return bool(self._completions)
+
+    def watch(self, context: Context, poll: Callable[[], None]) -> None:
+        """A spinner looks for completions with ``poll`` while it spins."""
+        self._waiting_polls.append((context, poll))
+
+    def unwatch(self, context: Context) -> None:
+        """The spinner spins no more."""
+        self._waiting_polls = [each for each in self._waiting_polls if each[0] is not context]
+
+    def claim_free_memory(self, at_order: int = 0, outside_pcp: bool = False) -> None:
+        """The oracle's service: from now on free memory is taken back at once, for nothing.
+
+        Refaults of it cost nothing either, so what is measured is a bound on both sides.
+
+        Args:
+            at_order: blocks of this order and more.
+            outside_pcp: only when they reach the buddy allocator, merged.
+        """
+        simulation = self.simulation
+        self.backing.free_of_charge = True
+        if outside_pcp:
+            for zone in simulation.zones:
+                zone.claim_order = at_order
+                zone.claim = self.backing.discard
+        else:
+            simulation.claim_freed = True
+            simulation.claim_order = at_order
+        for zone in simulation.zones:
+            now = self.clock.now
+            for block in zone.free_blocks(at_order):
+                self.backing.discard(block.pfn, block.order)
+            self.clock.now = now
+
+    # -- the service ----------------------------------------------------------------------------
+
+    def _may_submit(self) -> bool:
+        if not self.attached or self._outstanding >= self.config.queue_capacity:
+            self.refused_reports += 1
+            return False
+        return True
+
+    def _count(self, report: Report) -> None:
+        pages = sum(block.pages for block in report.blocks)
+        self.reported_batches += 1
+        self.reported_blocks += len(report.blocks)
+        self.reported_pages += pages
+        self.calls += 1
+        self.in_flight.add(self.clock.now, pages)
+        first = report.blocks[0] if report.blocks else None
+        self.clock.digest.record(
+            self.clock.now,
+            report.cpu,
+            EVENT_REPORTED,
+            first.pfn if first else 0,
+            min(len(report.blocks), 15),
+        )
+
+    def _submit(self, report: Report) -> None:
+        config = self.config
+        self._count(report)
+        self._outstanding += 1
+        if config.kick == "vcpu-thread":
+            self.clock.now += config.call_vcpu_thread_ns
+            arrives = self.clock.now
+        elif config.kick == "hypercall":
+            self.clock.now += config.hypercall_ns
+            arrives = self.clock.now
+        else:
+            self.clock.now += config.call_device_thread_ns
+            arrives = self.clock.now + config.device_latency_ns
+        self.simulation.schedule(arrives, RANK_HOST, 0, lambda: self._arrived(report))
+
+    def _arrived(self, report: Report) -> None:
+        self._queue.append(report)
+        if not self._busy:
+            self._busy = True
+            self._next_report()
+
+    def _next_report(self) -> None:
+        if not self._queue:
+            self._busy = False
+            return
+        self._serve(self._queue.popleft())
+
+    def _serve(self, report: Report) -> None:
+        """Work through the next descriptor of a report, or end it."""
+        if report.next >= len(report.descriptors):
+            self._end(report)
+            return
+        pfn, pages = report.descriptors[report.next]
+        cost = self._cost(pfn, pages)
+        self.cpu_ns += cost
+        self.simulation.schedule(
+            self.clock.now + cost, RANK_HOST, 1, lambda: self._discard(report, pfn, pages)
+        )
+
+    def _cost(self, pfn: int, pages: int) -> int:
+        """What the host pays for one descriptor, or for the many that its VMM makes of it."""
+        config = self.config
+        unit = config.descriptor_bytes
+        cost = config.descriptor_ns * (max(1, pages * PAGE_SIZE // unit) if unit else 1)
+        if not config.discard:
+            return cost
+        for first in range(pfn, pfn + pages, PAGEBLOCK_PAGES):
+            count = min(PAGEBLOCK_PAGES, pfn + pages - first)
+            backed = _backed(self.backing, first, count)
+            if not backed:
+                continue
+            start = first & ~(PAGEBLOCK_PAGES - 1)
+            huge = (
+                self.backing.huge_granule
+                and _backed(self.backing, start, PAGEBLOCK_PAGES) == PAGEBLOCK_PAGES
+            )
+            small = unit is not None and unit < PAGEBLOCK_PAGES * PAGE_SIZE
+            if huge and count == PAGEBLOCK_PAGES and not small:
+                cost += config.unmap_huge_ns
+            else:
+                cost += config.unmap_small_ns * backed + (config.split_huge_ns if huge else 0)
+        return cost
+
+    def _discard(self, report: Report, pfn: int, pages: int) -> None:
+        """A descriptor's memory goes, at this moment."""
+        self.clock.cpu = -1
+        report.next += 1
+        if self.config.discard:
+            self._check_not_used(pfn, pages)
+            taken = 0
+            for first, order in _aligned(pfn, pages):
+                taken += self.backing.discard(first, order)
+            self.redundant_pages += pages - taken
+            self.discards += 1
+            order = (pages - 1).bit_length()
+            self.clock.digest.record(self.clock.now, -1, EVENT_DISCARDED, pfn, order)
+            if taken:
+                held = report.cpu if self.config.kick == "vcpu-thread" else -1
+                self.kicks += self.scheduler.kick_others(held, self.config.vcpu_kick_ns)
+        self._serve(report)
+
+    def _check_not_used(self, pfn: int, pages: int) -> None:
+        """No discard of a page that a caller has: the rule every run checks by state."""
+        pages_state = self.simulation.pages
+        head = pages_state.head_of(pfn)
+        states = numpy.asarray(pages_state.state)[pfn : pfn + pages]
+        used = numpy.isin(states & KIND_MASK, _USED_KINDS)
+        inside = head >= 0 and head < pfn and pages_state.state[head] & KIND_MASK in _USED_KINDS
+        if inside or used.any():
+            at = pfn if inside else pfn + int(numpy.argmax(used))
+            self.violate(
+                "no-discard-in-use",
+                f"the host discards pfn {pfn:#x} ({pages} pages) while pfn {at:#x} is in use",
+            )
+
+    def _end(self, report: Report) -> None:
+        pages = sum(block.pages for block in report.blocks)
+        self.in_flight.add(self.clock.now, -pages)
+        self.clock.digest.record(
+            self.clock.now, report.cpu, EVENT_ACKNOWLEDGED, len(report.blocks), 0
+        )
+        if report.synchronous:
+            report.finished()
+            return
+        self._outstanding -= 1
+        report.finished()
+        self._next_report()
+
+    def _interrupt(self, report: Report, context: Context) -> None:
+        """The acknowledgement of a sleeping report arrives by interrupt and wakes its task."""
+        if self.config.acknowledge == "poll" or report.cpu < 0:
+            self.scheduler.unpark(context, True)
+            return
+        self.scheduler.deliver(
+            report.cpu, "acknowledgement", lambda: self.scheduler.unpark(context, True)
+        )
+
+    def _wake_pollers(self) -> None:
+        """Spinners that poll see the completion: one of them takes it."""
+        for context, poll in list(self._waiting_polls):
+            if not self._completions:
+                return
+            self.clock.cpu = context.cpu
+            self.clock.context = context.number
+            outer, self.scheduler.current = self.scheduler.current, context
+            try:
+                poll()
+            finally:
+                self.scheduler.current = outer
+
+
+def _backed(backing: Any, pfn: int, pages: int) -> int:
+    return sum(backing.count_backed(first, order) for first, order in _aligned(pfn, pages))
+
+
+def _aligned(pfn: int, pages: int) -> list[tuple[int, int]]:
+    """A range as aligned blocks (pfn, order), none above the pageblock order."""
+    found = []
+    end = pfn + pages
+    while pfn < end:
+        order = PAGEBLOCK_ORDER
+        while order and (pfn & ((1 << order) - 1) or pfn + (1 << order) > end):
+            order -= 1
+        found.append((pfn, order))
+        pfn += 1 << order
+    return found
+

@@ -1,0 +1,210 @@
+"""What the kernel itself does beside the tapes: vmstat's decay, kswapd, direct reclaim."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from hintbench.core.constants import (
+    FLAG_ATOMIC,
+    FLAG_NORETRY,
+    KERNEL_6_12,
+    PAGE_ALLOC_COSTLY_ORDER,
+    PCP_BATCH_SCALE_MAX,
+)
+from hintbench.core.freeing import run_drain
+from hintbench.core.vcpu import Drain
+from hintbench.tasks import RANK_TASK
+
+if TYPE_CHECKING:
+    from hintbench.boot import Machine
+    from hintbench.core.pcp import PerCpuPages
+    from hintbench.core.vcpu import Vcpu
+    from hintbench.guest import Guest
+    from hintbench.tasks import Scheduler
+
+VMSTAT_INTERVAL_NS = 1_000_000_000
+VMSTAT_SKEW_NS = 12_000_000
+"""round_jiffies() spreads the CPUs by three jiffies each (250 Hz)."""
+KSWAPD_RUN_NS = 2_000_000
+"""From the wake-up until kswapd has looked at every zone and lowered the boosted watermarks."""
+
+
+class KernelThreads:
+    """The kernel's own work in the background of one simulation."""
+
+    def __init__(self, machine: Machine, guest: Guest, scheduler: Scheduler) -> None:
+        self.machine = machine
+        self.simulation = machine.simulation
+        self.guest = guest
+        self.scheduler = scheduler
+        self.stopped = False
+        self.kswapd_awake = False
+        self.false_ooms = 0
+        self.stalls = 0
+        self.stall_ns = 0
+        self.ooms = 0
+        scheduler.reclaim = self.direct_reclaim
+        scheduler.on_failure = self.allocation_failed
+        scheduler.on_kswapd = self.wake_kswapd
+
+    # -- vmstat ---------------------------------------------------------------------------------
+
+    def start(self, ticks_ns: dict[int, list[int]] | None = None) -> None:
+        """Start vmstat on every CPU of a kernel whose lists decay.
+
+        Args:
+            ticks_ns: by CPU, when a recorded kernel's vmstat ran; None: once a second.
+        """
+        if self.machine.kernel < KERNEL_6_12:
+            return
+        now = self.simulation.clock.now
+        for cpu in self.guest.cpus:
+            if ticks_ns is not None:
+                for at_ns in ticks_ns.get(cpu, []):
+                    self._schedule(cpu, at_ns, False)
+            else:
+                self._schedule(cpu, now + VMSTAT_INTERVAL_NS + cpu * VMSTAT_SKEW_NS, True)
+
+    def _schedule(self, cpu: int, at_ns: int, again: bool) -> None:
+        self.simulation.schedule(at_ns, RANK_TASK, cpu, lambda: self._tick(cpu, again))
+
+    def _tick(self, cpu: int, again: bool) -> None:
+        """vmstat_update(): decay this CPU's lists; a work item only when there is work."""
+        if self.stopped:
+            return
+        if again:
+            self._schedule(cpu, self.simulation.clock.now + VMSTAT_INTERVAL_NS, True)
+        work = []
+        for pcp in self.simulation.vcpus[cpu].pcps:
+            count = pcp.decay()
+            if count > 0:
+                work.append((pcp, count))
+        if work:
+            self.scheduler.spawn(self._decay(cpu, work), cpu, "vmstat")
+
+    async def _decay(self, cpu: int, work: list[tuple[PerCpuPages, int]]) -> None:
+        for pcp, count in work:
+            # decay_pcp_high() lets go of the lock after every batch.
+            while count > 0:
+                chunk = min(count, pcp.batch)
+                await self._drain(cpu, pcp, chunk)
+                count -= chunk
+
+    async def _drain(self, cpu: int, pcp: PerCpuPages, count: int) -> None:
+        """free_pcppages_bulk() from a task or from direct reclaim."""
+        drain = Drain()
+        zone = pcp.zone
+        await zone.lock.acquire()
+        drain.begin(pcp, count, 0)
+        while not run_drain(self.simulation, drain):
+            await zone.waiting
+        zone.lock.release()
+        await self._free_completed(cpu)
+
+    async def _free_completed(self, cpu: int) -> None:
+        point = self.guest.hooks.free_completed
+        if point is not None:
+            waiting = point.function(self.guest, cpu)
+            if waiting is not None:
+                await waiting
+
+    # -- pressure -------------------------------------------------------------------------------
+
+    def wake_kswapd(self, cpu: int) -> None:
+        """An allocation met a zone below its low watermark."""
+        if self.kswapd_awake:
+            return
+        self.kswapd_awake = True
+        now = self.simulation.clock.now
+        self.simulation.schedule(now + KSWAPD_RUN_NS, RANK_TASK, cpu, self._kswapd)
+
+    def _kswapd(self) -> None:
+        """balance_pgdat(): nothing to reclaim in this model, but the boost ends."""
+        self.kswapd_awake = False
+        for zone in self.simulation.zones:
+            zone.watermark_boost = 0
+            if zone.free_pages > zone.watermark_high:
+                zone.below_high = False
+
+    def direct_reclaim(self, vcpu: Vcpu) -> Coroutine[Any, Any, None]:
+        """__alloc_pages_slowpath() from where it may sleep; sets ``vcpu.woken`` to try again."""
+        return self._direct_reclaim(vcpu)
+
+    async def _direct_reclaim(self, vcpu: Vcpu) -> None:
+        """Drain every CPU's lists, ask the strategy for what it holds, try again.
+
+        The guest has no page cache, so reclaim finds nothing; costly orders give up after one
+        round (should_reclaim_retry()), the others after MAX_RECLAIM_RETRIES.
+        """
+        costs = self.guest.costs
+        clock = self.simulation.clock
+        began = clock.now
+        order = vcpu.order
+        rounds = 1 if order > PAGE_ALLOC_COSTLY_ORDER else costs.reclaim_retries
+        helped = False
+        for attempt in range(rounds):
+            self.guest.spend(costs.direct_reclaim_ns)
+            if attempt == 0:
+                await self._drain_all(vcpu)
+            in_hand = self._in_hand(vcpu)
+            await self._memory_low(vcpu)
+            if self._would_do(vcpu):
+                helped = in_hand > 0
+                vcpu.woken = True
+                break
+            await self.guest.sleep(costs.direct_reclaim_ns)
+        if helped:
+            self.stalls += 1
+            self.stall_ns += clock.now - began
+        vcpu.slow_path += clock.now - began
+
+    def _would_do(self, vcpu: Vcpu) -> bool:
+        """Whether some zone could serve the allocation now."""
+        for zone in vcpu.zonelist:
+            mark = zone.watermark_min + zone.watermark_boost
+            if zone.number <= vcpu.highest_zone and zone.watermark_ok(
+                mark, vcpu.order, vcpu.highest_zone
+            ):
+                return True
+        return False
+
+    async def _drain_all(self, vcpu: Vcpu) -> None:
+        """drain_all_pages(): every CPU's lists go back, by this thread."""
+        for other in self.simulation.vcpus:
+            for pcp in other.pcps:
+                while pcp.count > 0:
+                    await self._drain(
+                        vcpu.number, pcp, min(pcp.count, pcp.batch << PCP_BATCH_SCALE_MAX)
+                    )
+
+    async def _memory_low(self, vcpu: Vcpu) -> None:
+        point = self.guest.hooks.memory_low
+        if point is None:
+            return
+        for zone in vcpu.zonelist:
+            if zone.number <= vcpu.highest_zone:
+                waiting = point.function(self.guest, zone)
+                if waiting is not None:
+                    await waiting
+
+    def _in_hand(self, vcpu: Vcpu) -> int:
+        """Pages that the strategy holds of the zones that could serve the allocation."""
+        return sum(
+            zone.isolated_pages for zone in vcpu.zonelist if zone.number <= vcpu.highest_zone
+        )
+
+    def allocation_failed(self, vcpu: Vcpu) -> None:
+        """A false OOM is a blocking allocation that blocks in hand would have served."""
+        flags = vcpu.flags
+        if flags & (FLAG_ATOMIC | FLAG_NORETRY):
+            return
+        self.ooms += 1
+        if self._in_hand(vcpu) >= 1 << vcpu.order:
+            self.false_ooms += 1
+            self.guest.violate(
+                "no-false-oom",
+                f"order {vcpu.order} fails (flags {flags:#x}) while the strategy holds"
+                f" {self._in_hand(vcpu)} pages",
+            )
+

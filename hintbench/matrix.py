@@ -1,0 +1,321 @@
+"""Running a comparison: every cell in this process, or in several workers side by side.
+
+A cell's result does not depend on where it ran. Whatever happens to one cell, be it an exception in
+a plugin or a worker that is killed, the others go on and finished results are kept.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from hintbench.config import Cell, Experiment, GuestConfig
+from hintbench.errors import HintbenchError, InternalError, PluginError, WorkerError, describe
+from hintbench.plugins import find_strategy, find_workload, load_plugin
+from hintbench.results import Result
+
+_SECONDS_TO_END = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a cell has no result.
+
+    Attributes:
+        message: One sentence.
+        exit_status: What the command line ends with: 2 for wrong input, 1 for anything else.
+        plugin: The plugin at fault, or "".
+        details: The traceback, for ``--debug``.
+    """
+
+    message: str
+    exit_status: int
+    plugin: str = ""
+    details: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one cell: a result or a failure, or neither when it was left out.
+
+    Attributes:
+        cell: The cell.
+        result: Its result.
+        failure: Why it has none.
+    """
+
+    cell: Cell
+    result: Result | None = None
+    failure: Failure | None = None
+
+
+OnOutcome = Callable[[Outcome], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """What all cells of an experiment share; travels to a worker once."""
+
+    guest: GuestConfig
+    plugins: tuple[str, ...]
+    attached_but_off: bool
+
+
+@dataclass(slots=True)
+class _Worker:
+    """A worker process and the cell that it is busy with."""
+
+    process: BaseProcess
+    connection: "Connection[Any, Any]"
+    cell: Cell
+
+    def send(self, cell: Cell | None) -> None:
+        """Give it a cell, or None to end it."""
+        # If it has died by now, waiting for its answer will show that.
+        with contextlib.suppress(OSError):
+            self.connection.send(cell)
+
+    def receive(self) -> Outcome | None:
+        """Take its answer, or None when it died without one."""
+        try:
+            outcome = self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join(_SECONDS_TO_END)
+            return None
+        return outcome if isinstance(outcome, Outcome) else None
+
+
+def default_jobs() -> int:
+    """How many workers suit this machine: one for each CPU that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def check(experiment: Experiment) -> None:
+    """Find wrong names and parameters before any time is spent.
+
+    Args:
+        experiment: What is to be run.
+
+    Raises:
+        UnknownNameError: No plugin has that name.
+        ParameterError: A parameter is wrong.
+        PluginError: A plugin cannot be loaded or made.
+    """
+    for plugin in experiment.plugins:
+        load_plugin(plugin)
+    for spec in experiment.strategies:
+        _make("strategy", find_strategy(spec.name), spec.parameters)
+    for spec in experiment.workloads:
+        _make("workload", find_workload(spec.name), spec.parameters)
+
+
+def run_experiment(
+    experiment: Experiment, jobs: int = 1, on_outcome: OnOutcome | None = None
+) -> list[Outcome]:
+    """Run every cell of an experiment.
+
+    A plugin that has failed in one cell is not tried in further ones.
+
+    Args:
+        experiment: What is to be run.
+        jobs: Number of worker processes; 1 runs everything in this one.
+        on_outcome: Called for each cell as it ends, in the order in which they end.
+
+    Returns:
+        The outcomes in the order of `Experiment.cells`, whatever `jobs` is.
+
+    Raises:
+        KeyboardInterrupt: As it comes; workers have been ended by then.
+    """
+    cells = {str(cell): cell for cell in experiment.cells()}
+    setting = _Setting(experiment.guest, experiment.plugins, experiment.attached_but_off)
+    outcomes: dict[str, Outcome] = {}
+    failed_plugins: set[str] = set()
+
+    def keep(outcome: Outcome) -> None:
+        outcomes[str(outcome.cell)] = outcome
+        if outcome.failure is not None and outcome.failure.plugin:
+            failed_plugins.add(outcome.failure.plugin)
+        if on_outcome is not None:
+            on_outcome(outcome)
+
+    def wanted(cell: Cell) -> bool:
+        return failed_plugins.isdisjoint((cell.strategy.name, cell.workload.name))
+
+    jobs = min(jobs, len(cells))
+    if jobs <= 1:
+        for cell in cells.values():
+            keep(_simulate(cell, setting) if wanted(cell) else Outcome(cell))
+    else:
+        _Pool(setting, wanted, keep).run(cells.values(), jobs)
+    return [outcomes[name] for name in cells]
+
+
+class _Pool:
+    """Hands cells to workers one at a time, and replaces a worker that dies.
+
+    A pool of `concurrent.futures` breaks as a whole when one worker is killed, and does not say
+    which cell it was busy with.
+    """
+
+    def __init__(self, setting: _Setting, wanted: Callable[[Cell], bool], keep: OnOutcome) -> None:
+        self._setting = setting
+        self._wanted = wanted
+        self._keep = keep
+        self._cells: deque[Cell] = deque()
+        self._workers: list[_Worker] = []
+
+    def run(self, cells: Iterable[Cell], jobs: int) -> None:
+        """Run all cells; return when the last one has ended."""
+        self._cells.extend(cells)
+        try:
+            for _ in range(jobs):
+                self._start_worker()
+            while self._workers:
+                ready = wait([worker.connection for worker in self._workers])
+                for worker in tuple(self._workers):
+                    if worker.connection in ready:
+                        self._take_answer(worker)
+        finally:
+            for worker in self._workers:
+                worker.process.kill()
+            for worker in self._workers:
+                worker.process.join(_SECONDS_TO_END)
+
+    def _start_worker(self) -> None:
+        """Start a worker on the next cell, if there is one."""
+        cell = self._next_cell()
+        if cell is None:
+            return
+        worker = _start(self._setting, cell)
+        self._workers.append(worker)
+        worker.send(cell)
+
+    def _take_answer(self, worker: _Worker) -> None:
+        """Keep what a worker has to say and give it the next cell."""
+        outcome = worker.receive()
+        if outcome is None:
+            self._workers.remove(worker)
+            self._keep(Outcome(worker.cell, failure=_death(worker)))
+            self._start_worker()
+            return
+        self._keep(outcome)
+        cell = self._next_cell()
+        worker.send(cell)
+        if cell is None:
+            self._workers.remove(worker)
+            worker.process.join(_SECONDS_TO_END)
+        else:
+            worker.cell = cell
+
+    def _next_cell(self) -> Cell | None:
+        while self._cells:
+            cell = self._cells.popleft()
+            if self._wanted(cell):
+                return cell
+            self._keep(Outcome(cell))
+        return None
+
+
+def _start(setting: _Setting, cell: Cell) -> _Worker:
+    # Started afresh, not forked: numpy has threads by now, and a fork would copy their locks.
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(theirs, setting), daemon=True)
+    with _interrupts_held_back():
+        process.start()
+    theirs.close()
+    return _Worker(process, ours, cell)
+
+
+@contextlib.contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Let a worker inherit that Ctrl-C, which reaches the whole group, is not for it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _death(worker: _Worker) -> Failure:
+    """Say how a worker ended."""
+    code = worker.process.exitcode
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        how = f"was killed by {name}"
+        if name == "SIGKILL":
+            how += " (out of memory?)"
+    else:
+        how = f"ended with status {code}"
+    error = WorkerError(f"the worker process that ran {worker.cell} {how}; try --jobs 1")
+    return Failure(str(error), error.exit_status)
+
+
+def _work(connection: "Connection[Any, Any]", setting: _Setting) -> None:
+    """Body of a worker: simulate one cell after the other until there are no more."""
+    # Ctrl-C reaches the whole group; the parent decides, and ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        while (cell := connection.recv()) is not None:
+            connection.send(_simulate(cell, setting))
+    except (EOFError, OSError):
+        # The parent is gone, and nobody waits for a result.
+        return
+
+
+def _simulate(cell: Cell, setting: _Setting) -> Outcome:
+    """Run one cell; whatever it raises becomes a failure."""
+    try:
+        return Outcome(cell, result=_run_cell(cell, setting))
+    except HintbenchError as error:
+        plugin = error.plugin if isinstance(error, PluginError) else ""
+        return Outcome(cell, failure=Failure(str(error), error.exit_status, plugin, _traceback()))
+    except MemoryError as error:
+        message = f"not enough memory to simulate {cell}: {describe(error)}"
+        return Outcome(cell, failure=Failure(message, WorkerError.exit_status, "", _traceback()))
+    except Exception as error:
+        message = f"internal error while running {cell}: {describe(error)}"
+        return Outcome(cell, failure=Failure(message, InternalError.exit_status, "", _traceback()))
+
+
+def _run_cell(cell: Cell, setting: _Setting) -> Result:
+    from hintbench.run import run
+
+    for plugin in setting.plugins:
+        load_plugin(plugin)
+    options = {"attached_but_off": True} if setting.attached_but_off else {}
+    return run(
+        strategy=_make("strategy", find_strategy(cell.strategy.name), cell.strategy.parameters),
+        workload=_make("workload", find_workload(cell.workload.name), cell.workload.parameters),
+        guest=setting.guest,
+        seed=cell.seed,
+        **options,
+    )
+
+
+def _make(kind: str, plugin: type[Any], parameters: dict[str, Any]) -> Any:
+    """Make an instance; what a stranger's constructor raises is that plugin's fault."""
+    try:
+        return plugin(**parameters)
+    except HintbenchError:
+        raise
+    except Exception as error:
+        name = getattr(plugin, "name", plugin.__name__)
+        raise PluginError(name, f"making the {kind}", error) from error
+
+
+def _traceback() -> str:
+    return traceback.format_exc()

@@ -1,0 +1,210 @@
+"""From the core's counters to named figures, each with its unit in the name."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Final
+
+from hintbench.core.constants import (
+    BUCKETS,
+    CAUSE_LOCK_WAIT,
+    CAUSE_REFAULT,
+    CAUSE_SLOW_PATH,
+    CAUSE_SPIN,
+    CAUSE_TOTAL,
+    CAUSE_ZEROING,
+    NR_PAGE_ORDERS,
+    PAGE_SIZE,
+    PAGEBLOCK_ORDER,
+)
+from hintbench.core.measures import bucket_upper_ns
+
+if TYPE_CHECKING:
+    from hintbench.boot import Machine
+    from hintbench.guest import Guest
+    from hintbench.kernel_threads import KernelThreads
+
+GIB: Final = 1 << 30
+ORDER_CLASSES: Final = ("order0", "order1_3", "order4_8", "order9", "order10")
+CAUSES: Final = {
+    "lock_wait": CAUSE_LOCK_WAIT,
+    "spin": CAUSE_SPIN,
+    "refault": CAUSE_REFAULT,
+    "zeroing": CAUSE_ZEROING,
+    "slow_path": CAUSE_SLOW_PATH,
+}
+PAYERS: Final = ("thread", "task", "interrupt")
+
+Metrics = dict[str, int | float | None]
+
+
+def percentile_ns(histogram: list[int], share: float) -> int | None:
+    """The upper bound of the bucket that holds a percentile; None for an empty histogram."""
+    total = sum(histogram)
+    if not total:
+        return None
+    wanted = share * total
+    for bucket, so_far in enumerate(accumulate(histogram)):
+        if so_far >= wanted:
+            return bucket_upper_ns(bucket)
+    return bucket_upper_ns(BUCKETS - 1)
+
+
+def collect(
+    machine: Machine, guest: Guest, threads: KernelThreads, start_ns: int, end_ns: int
+) -> Metrics:
+    """Read everything that one simulation counted.
+
+    Args:
+        machine: the booted guest after its run.
+        guest: with the host's and the strategy's counters.
+        threads: the kernel's own.
+        start_ns, end_ns: when the workload began and ended [virtual ns].
+    """
+    simulation = machine.simulation
+    virtual_ns = end_ns - start_ns
+    metrics: Metrics = {
+        "operations": simulation.operations,
+        "allocations": simulation.allocations,
+        "frees": simulation.frees,
+        "virtual_ns": virtual_ns,
+        "throughput_ops_s": simulation.operations * 1e9 / virtual_ns if virtual_ns else None,
+    }
+    metrics |= _latencies(simulation.latencies)
+    metrics |= _locks(machine, guest)
+    metrics |= _memory(machine, guest, end_ns)
+    metrics |= _host(guest)
+    metrics |= _failures(machine, guest, threads)
+    metrics |= _per_gib(metrics)
+    return metrics
+
+
+def _latencies(latencies: Any) -> Metrics:
+    """Allocation latency over all orders, by class of orders, and by cause."""
+    metrics: Metrics = {}
+    everything = latencies.histogram(None, CAUSE_TOTAL)
+    for name, share in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999)):
+        metrics[f"alloc_{name}_ns"] = percentile_ns(everything, share)
+    metrics["alloc_max_ns"] = latencies.max_ns(None, CAUSE_TOTAL)
+    for index, label in enumerate(ORDER_CLASSES):
+        histogram = latencies.histogram(index, CAUSE_TOTAL)
+        if sum(histogram):
+            for name, share in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999)):
+                metrics[f"alloc_{label}_{name}_ns"] = percentile_ns(histogram, share)
+            metrics[f"alloc_{label}_max_ns"] = latencies.max_ns(index, CAUSE_TOTAL)
+    for label, cause in CAUSES.items():
+        metrics[f"alloc_{label}_total_ns"] = latencies.total_ns(None, cause)
+        metrics[f"alloc_{label}_p99_ns"] = percentile_ns(latencies.histogram(None, cause), 0.99)
+        metrics[f"alloc_{label}_max_ns"] = latencies.max_ns(None, cause)
+    return metrics
+
+
+def _locks(machine: Machine, guest: Guest) -> Metrics:
+    locks = [zone.lock for zone in machine.zones]
+    metrics: Metrics = {
+        "lock_takes": sum(lock.takes for lock in locks),
+        "lock_contended": sum(lock.contended for lock in locks),
+        "lock_wait_ns": sum(sum(lock.wait_ns) for lock in locks),
+        "lock_hold_ns": sum(sum(lock.hold_ns) for lock in locks),
+        "longest_lock_wait_ns": max(lock.longest_wait_ns for lock in locks),
+        "longest_hold_ns": max(max(lock.longest_hold_ns) for lock in locks),
+    }
+    for index, payer in enumerate(PAYERS):
+        metrics[f"lock_takes_{payer}"] = sum(lock.takes_of[index] for lock in locks)
+        metrics[f"lock_wait_{payer}_ns"] = sum(lock.wait_ns[index] for lock in locks)
+        metrics[f"lock_hold_{payer}_ns"] = sum(lock.hold_ns[index] for lock in locks)
+        metrics[f"longest_hold_{payer}_ns"] = max(lock.longest_hold_ns[index] for lock in locks)
+    reported = guest.host.reported_blocks
+    strategy_takes = guest.strategy_lock_takes
+    batches = guest.host.reported_batches
+    metrics["strategy_lock_takes"] = strategy_takes
+    metrics["lock_takes_per_batch"] = strategy_takes / batches if batches else None
+    metrics["lock_takes_per_reported_block"] = strategy_takes / reported if reported else None
+    return metrics
+
+
+def _memory(machine: Machine, guest: Guest, end_ns: int) -> Metrics:
+    """Footprint, reclaimed, retained; integrals over virtual time from its start."""
+    backing = machine.backing
+    gib = PAGE_SIZE / GIB
+    footprint = backing.backed.page_seconds(end_ns) * gib
+    used = backing.used.page_seconds(end_ns) * gib
+    on_pcp = sum(pcp.count for vcpu in machine.simulation.vcpus for pcp in vcpu.pcps)
+    free_by_order = [
+        sum(zone.nr_free[order] for zone in machine.zones) for order in range(NR_PAGE_ORDERS)
+    ]
+    return {
+        "footprint_gib_s": footprint,
+        "reclaimed_gib_s": backing.reclaimed.page_seconds(end_ns) * gib,
+        "retained_gib_s": footprint - used,
+        "footprint_end_bytes": backing.backed.value * PAGE_SIZE,
+        "reclaimed_end_bytes": backing.reclaimed.value * PAGE_SIZE,
+        "retained_end_bytes": (backing.backed.value - backing.used.value) * PAGE_SIZE,
+        "reclaimed_peak_bytes": backing.reclaimed.peak * PAGE_SIZE,
+        "pcp_end_bytes": on_pcp * PAGE_SIZE,
+        "free_fragments_end_bytes": sum(
+            count << order for order, count in enumerate(free_by_order[:PAGEBLOCK_ORDER])
+        )
+        * PAGE_SIZE,
+        "free_blocks_order9_end": sum(free_by_order[PAGEBLOCK_ORDER:]),
+        "refaults": backing.small_refaults + backing.huge_refaults,
+        "refaulted_bytes": backing.refaulted_pages * PAGE_SIZE,
+        "refault_stall_ns": machine.simulation.refault_stall_ns,
+        "discarded_bytes": backing.discarded_pages * PAGE_SIZE,
+        "peak_in_flight_bytes": max(guest.host.in_flight.peak, guest.isolated.peak) * PAGE_SIZE,
+    }
+
+
+def _host(guest: Guest) -> Metrics:
+    host = guest.host
+    return {
+        "reported_blocks": host.reported_blocks,
+        "reported_batches": host.reported_batches,
+        "reported_bytes": host.reported_pages * PAGE_SIZE,
+        "redundant_reported_bytes": host.redundant_pages * PAGE_SIZE,
+        "refused_reports": host.refused_reports,
+        "host_cpu_ns": host.cpu_ns,
+        "host_calls": host.calls,
+        "discards": host.discards,
+        "vcpu_kicks": host.kicks,
+        "dropped_hints": sum(guest.drops.values()),
+        "isolation_refusals": sum(zone.refusals for zone in guest.zones),
+        "isolated_end_bytes": sum(zone.isolated_pages for zone in guest.zones) * PAGE_SIZE,
+    }
+
+
+def _failures(machine: Machine, guest: Guest, threads: KernelThreads) -> Metrics:
+    simulation = machine.simulation
+    spent = guest.scheduler.guest_cpu_ns
+    return {
+        "failed_allocations": simulation.failed,
+        "blocking_failures": threads.ooms,
+        "false_ooms": threads.false_ooms,
+        "stalls": threads.stalls,
+        "stall_ns": threads.stall_ns,
+        "kswapd_wakes": simulation.kswapd_wakes,
+        "slow_paths": simulation.slow_paths,
+        "guest_cpu_thread_ns": spent["hook"],
+        "guest_cpu_task_ns": spent["task"],
+        "guest_cpu_interrupt_ns": spent["interrupt"],
+        "spin_ns": guest.scheduler.spin_ns,
+        "exact_taken_again": simulation.exact_taken_again,
+        "exact_returned_again": simulation.exact_returned_again,
+        "exact_waits": simulation.exact_waits,
+    }
+
+
+def _per_gib(metrics: Metrics) -> Metrics:
+    """Costs for each GiB that the host was able to take back."""
+    discarded = metrics["discarded_bytes"] or 0
+    refaulted = metrics["refaulted_bytes"] or 0
+    stall = metrics["refault_stall_ns"] or 0
+    guest_ns = sum(
+        metrics[f"guest_cpu_{payer}_ns"] or 0 for payer in ("thread", "task", "interrupt")
+    )
+    taken = discarded / GIB
+    return {
+        "host_cpu_ns_per_gib": (metrics["host_cpu_ns"] or 0) / taken if taken else None,
+        "guest_cpu_ns_per_gib": guest_ns / taken if taken else None,
+        "refault_stall_ns_per_gib": stall / (refaulted / GIB) if refaulted else None,
+    }

@@ -1,0 +1,199 @@
+"""Operation tapes: what the vCPUs of a guest do, as blocks of three numpy arrays.
+
+Slots belong to the whole guest: an allocation fills one, a free on any vCPU waits until its slot is
+filled and empties it, a touch touches all pages of one. A failed allocation leaves its slot such
+that touches and the next free of it do nothing.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from hintbench.core import constants
+
+ORDER_SHIFT: Final = 4
+MIGRATETYPE_SHIFT: Final = 8
+MAX_SLOTS: Final = 1 << 31
+Codes: TypeAlias = npt.NDArray[np.uint32]
+
+
+class Operation(IntEnum):
+    """What one entry of a tape does; the last four occur only in exact trace replay."""
+
+    ALLOCATE = constants.ALLOCATE
+    FREE = constants.FREE
+    TOUCH = constants.TOUCH
+    COMPUTE = constants.COMPUTE  # the vCPU is busy, but can be interrupted
+    IDLE = constants.IDLE  # the vCPU has nothing to do: kernel tasks run on it for free
+    TAKE = constants.TAKE
+    RETURN = constants.RETURN
+    HAND_OUT = constants.HAND_OUT
+    GIVE_BACK = constants.GIVE_BACK
+
+
+class Migratetype(IntEnum):
+    """Migratetypes as numbered since Linux 4.4."""
+
+    UNMOVABLE = constants.UNMOVABLE
+    MOVABLE = constants.MOVABLE
+    RECLAIMABLE = constants.RECLAIMABLE
+    HIGHATOMIC = constants.HIGHATOMIC
+
+
+class Flag(IntFlag):
+    """How an allocation is made; one with neither ATOMIC nor NORETRY may block."""
+
+    ZERO = constants.FLAG_ZERO  # the guest clears the pages, and touches them by that
+    TOUCHED = constants.FLAG_TOUCHED  # the owner writes them at once; no cost of clearing
+    COMPOUND = constants.FLAG_COMPOUND
+    SLAB = constants.FLAG_SLAB  # in use, though the reference count is 0
+    ATOMIC = constants.FLAG_ATOMIC  # GFP_ATOMIC: may not block, uses the reserves
+    NORETRY = constants.FLAG_NORETRY  # fails at once
+    DMA = constants.FLAG_DMA  # only from ZONE_DMA
+    DMA32 = constants.FLAG_DMA32  # from ZONE_DMA32 or below
+    MOVABLE_ZONE = constants.FLAG_MOVABLE_ZONE  # also from ZONE_MOVABLE
+    NO_KSWAPD = constants.FLAG_NO_KSWAPD  # without __GFP_KSWAPD_RECLAIM
+    BATCHED = 1 << 21  # reserved
+
+
+USER_PAGE: Final = Flag.ZERO | Flag.MOVABLE_ZONE
+"""GFP_HIGHUSER_MOVABLE | __GFP_ZERO: an anonymous page."""
+HUGE_PAGE: Final = USER_PAGE | Flag.COMPOUND | Flag.NORETRY | Flag.NO_KSWAPD
+"""GFP_TRANSHUGE | __GFP_NORETRY, as a page fault asks for a huge page."""
+KERNEL_PAGE: Final = Flag.TOUCHED
+"""GFP_KERNEL: the kernel's own memory, written but not cleared."""
+SLAB_PAGE: Final = Flag.TOUCHED | Flag.COMPOUND | Flag.SLAB
+"""What SLUB asks the page allocator for."""
+
+_ALL_FLAGS: Final = int(sum(Flag))
+_DTYPES: Final = {"code": np.uint32, "value": np.int32, "time_ns": np.int64}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OperationBlock:
+    """A stretch of a tape.
+
+    Attributes:
+        code: Operation in bits 0..3, order in 4..7, migratetype in 8..10, flags above; uint32.
+        value: Slot, or pfn in exact trace replay; int32.
+        time_ns: Earliest start (0: at once), or duration of compute and idle [virtual ns]; int64.
+    """
+
+    code: Codes
+    value: npt.NDArray[np.int32]
+    time_ns: npt.NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        for name, dtype in _DTYPES.items():
+            array = getattr(self, name)
+            if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != 1:
+                raise ValueError(f"{name} must be a one-dimensional array of {np.dtype(dtype)}")
+        if not len(self.code) == len(self.value) == len(self.time_ns):
+            raise ValueError("code, value and time_ns must be equally long")
+
+    def __len__(self) -> int:
+        return len(self.code)
+
+    @property
+    def operation(self) -> npt.NDArray[np.integer]:
+        """The operation of each entry."""
+        return self.code & 15
+
+    @property
+    def order(self) -> npt.NDArray[np.integer]:
+        """The order of each entry; only allocations have one, and a migratetype and flags."""
+        return self.code >> ORDER_SHIFT & 15
+
+    @property
+    def migratetype(self) -> npt.NDArray[np.integer]:
+        """The migratetype of each entry."""
+        return self.code >> MIGRATETYPE_SHIFT & 7
+
+    @property
+    def flags(self) -> npt.NDArray[np.integer]:
+        """The flags of each entry, comparable with `Flag`."""
+        return self.code & _ALL_FLAGS
+
+
+def encode(
+    operation: npt.ArrayLike,
+    order: npt.ArrayLike = 0,
+    migratetype: npt.ArrayLike = 0,
+    flags: npt.ArrayLike = 0,
+) -> Codes:
+    """Pack code words; arguments are scalars or arrays, ValueError says which one is wrong."""
+    _check_range("operation", np.asarray(operation), max(Operation))
+    _check_range("order", np.asarray(order), constants.MAX_PAGE_ORDER)
+    _check_range("migratetype", np.asarray(migratetype), max(Migratetype))
+    bits = np.asarray(flags)
+    if bits.dtype.kind not in "iu" or (bits & ~_ALL_FLAGS).any():
+        raise ValueError("flags must be made of Flag")
+    shifted = np.asarray(order) << ORDER_SHIFT | np.asarray(migratetype) << MIGRATETYPE_SHIFT
+    return np.asarray(np.asarray(operation) | shifted | bits, dtype=np.uint32)
+
+
+def allocate(
+    slots: npt.ArrayLike,
+    *,
+    order: npt.ArrayLike = 0,
+    migratetype: npt.ArrayLike = Migratetype.MOVABLE,
+    flags: npt.ArrayLike = Flag.ZERO,
+    time_ns: npt.ArrayLike = 0,
+) -> OperationBlock:
+    """Fill each slot with a block of 2**order pages, none before `time_ns` [virtual ns]."""
+    return _block(encode(Operation.ALLOCATE, order, migratetype, flags), slots, time_ns)
+
+
+def free(slots: npt.ArrayLike, time_ns: npt.ArrayLike = 0) -> OperationBlock:
+    """Free what each slot holds, waiting for it to be allocated if it is not yet."""
+    return _block(encode(Operation.FREE), slots, time_ns)
+
+
+def touch(slots: npt.ArrayLike, time_ns: npt.ArrayLike = 0) -> OperationBlock:
+    """Touch all pages of what each slot holds."""
+    return _block(encode(Operation.TOUCH), slots, time_ns)
+
+
+def compute(duration_ns: npt.ArrayLike) -> OperationBlock:
+    """Keep the vCPU busy for each duration [virtual ns]; interrupts are taken meanwhile."""
+    return _block(encode(Operation.COMPUTE), np.zeros_like(duration_ns, np.int32), duration_ns)
+
+
+def idle(duration_ns: npt.ArrayLike) -> OperationBlock:
+    """Leave the vCPU without work for each duration [virtual ns]."""
+    return _block(encode(Operation.IDLE), np.zeros_like(duration_ns, np.int32), duration_ns)
+
+
+def concatenate(blocks: Iterable[OperationBlock]) -> OperationBlock:
+    """Join blocks one after the other; none give an empty block."""
+    parts = tuple(blocks) or (_block(encode(Operation.FREE), (), 0),)
+    return OperationBlock(
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in _DTYPES)
+    )
+
+
+def interleave(first: OperationBlock, second: OperationBlock) -> OperationBlock:
+    """Alternate between two equally long blocks, beginning with the first."""
+    if len(first) != len(second):
+        raise ValueError(f"blocks of {len(first)} and {len(second)} operations cannot alternate")
+    pairs = ((getattr(first, name), getattr(second, name)) for name in _DTYPES)
+    return OperationBlock(*(np.column_stack(pair).ravel() for pair in pairs))
+
+
+def _block(code: Codes, slots: npt.ArrayLike, time_ns: npt.ArrayLike) -> OperationBlock:
+    """Build a block with one operation a slot; scalars among the rest are repeated."""
+    value, time = np.atleast_1d(np.asarray(slots)), np.asarray(time_ns)
+    _check_range("slots", value, MAX_SLOTS - 1)
+    _check_range("time_ns", time, constants.NEVER - 1)
+    codes, times = np.broadcast_to(code, len(value)), np.broadcast_to(time, len(value))
+    return OperationBlock(codes.copy(), value.astype(np.int32), times.astype(np.int64))
+
+
+def _check_range(name: str, array: npt.NDArray[np.integer], most: int) -> None:
+    """Refuse anything but whole numbers in a range; an empty array may have any kind."""
+    if array.size and (array.dtype.kind not in "iu" or array.min() < 0 or array.max() > most):
+        raise ValueError(f"{name} must be whole numbers in 0..{most}")

@@ -1,0 +1,317 @@
+"""One simulation, from names and numbers to a typed result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Coroutine, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from hintbench.binding import bind_hooks, native_filters
+from hintbench.boot import Machine
+from hintbench.config import GuestConfig, load_guest
+from hintbench.core import machine as core_machine
+from hintbench.core.hooks import HookPoint
+from hintbench.errors import HintbenchError, PluginError, TaskLeakError
+from hintbench.guest import Guest
+from hintbench.kernel_threads import KernelThreads
+from hintbench.metrics import collect
+from hintbench.plugins import find_strategy, find_workload, load_plugin
+from hintbench.results import Result
+from hintbench.tasks import Scheduler
+from hintbench.validation import validate
+from hintbench.watchdog import watch
+from hintbench.workload import WorkloadSetting
+
+if TYPE_CHECKING:
+    from hintbench.strategy import Strategy
+    from hintbench.workload import Program, Workload
+
+STOP_LIMIT_NS: Final = 1_000_000_000
+"""How long tasks may go on after ``guest_stopping`` [virtual ns]."""
+_CORE_HOOKS: Final = (
+    "page_freeing",
+    "block_merged",
+    "block_freed",
+    "block_taken",
+    "free_completed",
+    "page_allocated",
+    "memory_low",
+)
+
+
+def run(
+    strategy: str | type[Strategy] | Strategy = "none",
+    workload: str | type[Workload] | Workload = "churn",
+    guest: GuestConfig | Mapping[str, Any] | str = "default",
+    seed: int = 1,
+    *,
+    plugins: Iterable[str] = (),
+    attached_but_off: bool = False,
+    observers: Iterable[object] = (),
+) -> Result:
+    """Run one strategy on one workload in a fresh guest.
+
+    Args:
+        strategy: a name, a class or an instance.
+        workload: likewise.
+        guest: a configuration, its fields by name, a preset or the path of a TOML file.
+        seed: of every random choice.
+        plugins: files or modules to look names up in, as ``-p``.
+        attached_but_off: bind the strategy's hooks to nothing; the result must be that of `none`.
+        observers: objects with hooks that watch; they are called first and change nothing.
+
+    Raises:
+        HintbenchError: wrong input; `PluginError` when a plugin is at fault.
+    """
+    for plugin in plugins:
+        load_plugin(plugin)
+    config = guest if isinstance(guest, GuestConfig) else load_guest(guest)
+    return Run(
+        _instance(find_strategy, strategy),
+        _instance(find_workload, workload),
+        config,
+        seed,
+        attached_but_off=attached_but_off,
+        observers=tuple(observers),
+    ).execute()
+
+
+def _instance(find: Any, plugin: Any) -> Any:
+    """A name, class or instance, as an instance."""
+    if isinstance(plugin, str):
+        plugin = find(plugin)
+    return plugin() if isinstance(plugin, type) else plugin
+
+
+class Run:
+    """One simulation in its phases: boot, start, tapes, stop, result.
+
+    Attributes:
+        machine: the booted guest.
+        guest: what the strategy sees of it.
+        scheduler: its coroutines.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        workload: Workload,
+        config: GuestConfig,
+        seed: int,
+        *,
+        attached_but_off: bool = False,
+        observers: tuple[object, ...] = (),
+        sample_ns: int = 0,
+    ) -> None:
+        self.strategy = strategy
+        self.workload = workload
+        self.config = config
+        self.seed = seed
+        self.off = attached_but_off
+        self.observers = observers
+        layout = config.layout()
+        setting = WorkloadSetting(
+            memory_pages=config.memory_pages,
+            vcpus=config.vcpus,
+            kernel=config.kernel,
+            seed=seed,
+            zones=tuple(zone.name for zone in layout),
+            zone_pages=tuple(zone.managed for zone in layout),
+        )
+        self.program: Program = self._program(setting)
+        initial: Any = self.program.initial
+        self.machine = Machine(
+            config,
+            self.program.tapes,
+            self.program.slots,
+            seed,
+            sample_ns,
+            empty=initial is not None,
+        )
+        costs = config.costs
+        self.scheduler = Scheduler(
+            self.machine.simulation,
+            strategy.name or type(strategy).__name__,
+            interrupt_ns=costs.interrupt_ns,
+            switch_ns=costs.task_switch_ns,
+            wake_ns=costs.context_spin_wake_ns,
+        )
+        if config.kernel == "5.0":
+            self.scheduler.atomic_hooks = frozenset({"free_completed", "block_merged"})
+        else:
+            self.scheduler.atomic_hooks = frozenset({"block_merged"})
+        self.machine.simulation.driver = self.scheduler
+        self.guest = Guest(self.machine, self.scheduler, config, seed)
+        self.threads = KernelThreads(self.machine, self.guest, self.scheduler)
+        if initial is not None:
+            initial.load(self.machine)
+        if config.discarded_at_start:
+            self._discard_free()
+
+    def _program(self, setting: WorkloadSetting) -> Program:
+        try:
+            return self.workload.program(setting)
+        except HintbenchError:
+            raise
+        except Exception as error:
+            raise PluginError(self.workload.name, "program", error) from error
+
+    def _discard_free(self) -> None:
+        """Every free block of order 9 and more was reported before the start."""
+        for zone in self.machine.zones:
+            for block in zone.free_blocks(9):
+                self.machine.backing.discard(block.pfn, block.order)
+        self.machine.clock.now = 0
+
+    def execute(self) -> Result:
+        """Run it to the end.
+
+        Raises:
+            HintbenchError: the tapes cannot be followed; `PluginError`: the strategy is at fault.
+        """
+        began = time.perf_counter()
+        simulation = self.machine.simulation
+        with watch(simulation, self.scheduler.plugin):
+            try:
+                start_ns = self._start()
+                initial: Any = self.program.initial
+                self.threads.start(getattr(initial, "vmstat_ticks_ns", None))
+                simulation.begin_vcpus(start_ns)
+                if not core_machine.run_tapes(simulation):
+                    raise HintbenchError(self._stuck())
+                end_ns = max(simulation.clock.now, simulation.last_ns)
+                metrics = collect(self.machine, self.guest, self.threads, start_ns, end_ns)
+                notes = self._notes(metrics)
+                self.threads.stopped = True
+                simulation.clock.now = end_ns
+                self._stop()
+            except HintbenchError:
+                raise
+            except Exception as error:
+                raise self._blame(error) from error
+        self._check_end()
+        return self._result(metrics, notes, time.perf_counter() - began)
+
+    # -- phases ---------------------------------------------------------------------------------
+
+    def _start(self) -> int:
+        """Bind the hooks and let guest_started run to its end; the time the tapes start at."""
+        if self.off:
+            return 0
+        hooks = bind_hooks(self.strategy, self.observers)
+        self.bound = hooks
+        started = hooks.get("guest_started")
+        if started is not None:
+            self._run_task(self._call(started, "guest_started"), "guest_started")
+        filters = native_filters(self.strategy, hooks, self.guest)
+        for name in _CORE_HOOKS:
+            function = hooks.get(name)
+            if function is None:
+                continue
+            narrow = filters.get(name)
+            point = HookPoint(
+                name,
+                function,
+                narrow.min_order if narrow else 0,
+                narrow.flags if narrow else None,
+                narrow.cost_ns if narrow else 0,
+            )
+            setattr(self.guest.hooks, name, point)
+        return int(self.machine.clock.now)
+
+    async def _call(self, function: Any, name: str) -> None:
+        waiting = function(self.guest)
+        if waiting is not None:
+            await waiting
+
+    def _run_task(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+        """Run a task on CPU 0 and every event until it has ended."""
+        simulation = self.machine.simulation
+        self.machine.clock.cpu = 0
+        task = self.scheduler.spawn(coroutine, 0, name)
+        while not task.done:
+            if not simulation.events:
+                raise PluginError(
+                    self.scheduler.plugin, name, "waits for something that never happens"
+                )
+            simulation.run_event()
+
+    def _stop(self) -> None:
+        """guest_stopping, and a virtual second for tasks to end."""
+        simulation = self.machine.simulation
+        limit_ns = simulation.clock.now + STOP_LIMIT_NS
+        stopping = self.bound.get("guest_stopping") if not self.off else None
+        if stopping is not None:
+            self.machine.clock.cpu = 0
+            self.scheduler.spawn(self._call(stopping, "guest_stopping"), 0, "guest_stopping")
+        while simulation.events and simulation.events[0][0] <= limit_ns:
+            simulation.run_event()
+        alive = [context.name for context in self.scheduler.contexts]
+        if alive:
+            raise TaskLeakError(self.scheduler.plugin, "guest_stopping", ", ".join(alive))
+
+    def _check_end(self) -> None:
+        """Nothing may be left in the strategy's hands."""
+        for zone in self.guest.zones:
+            if zone.isolated_pages:
+                self.guest.violate(
+                    "teardown", f"{zone.isolated_pages} pages of {zone} were never put back"
+                )
+        for name, (flags, meaning) in self.guest.flag_sets.items():
+            if meaning == "in-flight" and flags.count:
+                self.guest.violate("teardown", f"{flags.count} units of {name!r} are still set")
+        for fault in validate(self.machine):
+            self.guest.violate("conservation", fault)
+
+    # -- telling --------------------------------------------------------------------------------
+
+    def _stuck(self) -> str:
+        """Why nothing can run any more although tapes have not ended."""
+        waiting = [
+            f"vCPU {vcpu.number} waits for slot {vcpu.slot}"
+            for vcpu in self.machine.simulation.vcpus
+            if vcpu.phase == 0
+        ]
+        hooks = [
+            repr(context) for context in self.scheduler.hooks if context is not None
+        ]
+        if hooks:
+            raise PluginError(
+                self.scheduler.plugin,
+                hooks[0],
+                "waits for something that never happens: the guest is deadlocked",
+            )
+        return (
+            f"workload {self.workload.name!r}: its tapes wait for each other"
+            f" ({'; '.join(waiting[:4])})"
+        )
+
+    def _blame(self, error: Exception) -> HintbenchError:
+        """Whose fault an exception is that came out of the loop."""
+        current = self.scheduler.current
+        where = current.name if current is not None else "a hook"
+        return PluginError(self.scheduler.plugin, where, error)
+
+    def _notes(self, metrics: dict[str, Any]) -> list[str]:
+        notes = []
+        report = getattr(self.program.initial, "compare", None)
+        if report is not None:
+            extra, lines = report(self.machine)
+            metrics.update(extra)
+            notes.extend(lines)
+        return notes
+
+    def _result(self, metrics: dict[str, Any], notes: list[str], wall_seconds: float) -> Result:
+        return Result(
+            strategy=self.strategy.name or type(self.strategy).__name__,
+            strategy_parameters=self.strategy.parameters.model_dump(mode="json"),
+            workload=self.workload.name,
+            workload_parameters=self.workload.parameters.model_dump(mode="json"),
+            seed=self.seed,
+            guest=self.config.model_dump(mode="json"),
+            metrics=metrics,
+            violations=dict(sorted(self.guest.violations.items())),
+            digest=self.machine.clock.digest.hexadecimal(),
+            wall_seconds=wall_seconds,
+            notes=notes,
+        )

@@ -1,0 +1,139 @@
+"""What every strategy derives from, and the small things it needs to declare itself."""
+
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pluggy
+from pydantic import BaseModel
+
+from hintbench.parameters import NoParameters, read_parameters
+
+if TYPE_CHECKING:
+    from hintbench.core.flags import UnitFlags
+
+hookimpl = pluggy.HookimplMarker("hintbench")
+"""Marks a method as the implementation of the hook of the same name (`hintbench.hookspecs`)."""
+
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HookFilter:
+    """Which blocks a hook concerns; the core makes the test without a Python call.
+
+    Attributes:
+        min_order: The hook is called only for blocks of at least this order (after merging).
+        flags: The hook is called only for blocks that overlap a unit that carries this flag.
+        cost_ns: What the test or look-up costs the guest [virtual ns]; charged to the running
+            context each time the test is made, whether the hook is called or not.
+    """
+
+    min_order: int = 0
+    flags: "UnitFlags | None" = None
+    cost_ns: int = 0
+
+    def __post_init__(self) -> None:
+        for name, most in (("min_order", 10), ("cost_ns", 1_000_000)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+                raise ValueError(f"HookFilter: {name} is {value!r}, must be a number in 0..{most}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claims:
+    """What a strategy says of itself; each claim is checked, what is not claimed is not.
+
+    Attributes:
+        min_order: The smallest block it reports.
+        liveness_bound_ns: With an idle workload every block of `min_order` that was freed is
+            reported within this time [virtual ns], unless behind a gate of the strategy.
+        initial_flush: Blocks that were free at the start are reported too.
+        in_flight_pages: At most this many pages of one zone are in its hands at once.
+        lock_takes: Takes of the zone lock for one batch: to collect, and to return.
+        hold_visits: Structures (list entries, head look-ups, pages) looked at under one hold.
+        one_zone: A batch holds blocks of one zone only.
+        once: A block whose report was acknowledged is not reported again before it changed.
+        any_pfn: The same block is found whichever of its pages was captured.
+    """
+
+    min_order: int | None = None
+    liveness_bound_ns: int | None = None
+    initial_flush: bool = False
+    in_flight_pages: int | None = None
+    lock_takes: tuple[int, int] | None = None
+    hold_visits: int | None = None
+    one_zone: bool = False
+    once: bool = False
+    any_pfn: bool = False
+
+
+class Strategy:
+    """Decides which free blocks the host is told of, and when.
+
+    A subclass gives itself a `name`, says in the first line of its docstring what it is, and
+    implements hooks (`hintbench.hookspecs`), each marked with `hookimpl`. Its parameters, if any,
+    are a pydantic model with the name `Parameters`, every field with a range and a description
+    that names the unit. One instance serves one run.
+
+    Attributes:
+        name: What users call it; lower case, digits and hyphens.
+        summary: The first line of the docstring.
+        Parameters: The pydantic model of its parameters.
+        declared_failures: Rules that it is known to break, each with the reason. The conformance
+            suite expects exactly these failures. An instance may replace it, when that depends on
+            the parameters.
+        parameters: This instance's parameters.
+    """
+
+    name: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
+    Parameters: ClassVar[type[BaseModel]] = NoParameters
+    declared_failures: Mapping[str, str] = {}
+    parameters: BaseModel
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Read the summary, and refuse a name that a command line could not take."""
+        super().__init_subclass__(**keywords)
+        cls.summary = inspect.cleandoc(cls.__dict__.get("__doc__") or "").partition("\n")[0]
+        if cls.name and not _NAME.fullmatch(cls.name):
+            raise ValueError(
+                f"{cls.__qualname__}: name is {cls.name!r},"
+                " must be lower-case letters, digits and single hyphens"
+            )
+        model: object = cls.Parameters
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            raise TypeError(f"{cls.__qualname__}: Parameters must be a pydantic model")
+
+    def __init__(
+        self, parameters: BaseModel | Mapping[str, Any] | None = None, **overrides: Any
+    ) -> None:
+        """Validate the parameters.
+
+        Args:
+            parameters: An instance of `Parameters`, or values by name; None for the defaults.
+            **overrides: Single parameters by name; these go first.
+
+        Raises:
+            ParameterError: When a name is unknown or a value is not allowed.
+        """
+        label = f"strategy {self.name or type(self).__name__!r}"
+        self.parameters = read_parameters(label, self.Parameters, parameters, overrides)
+
+    def hook_filters(self) -> Mapping[str, HookFilter]:
+        """Say which blocks each hook concerns; asked once, when `guest_started` first waits.
+
+        Returns:
+            Filters by the name of the hook. A hook without one is called every time.
+        """
+        return {}
+
+    def claims(self) -> Claims:
+        """Say what the conformance suite may hold this instance to."""
+        return Claims()
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={value!r}" for name, value in self.parameters)
+        return f"{type(self).__name__}({given})"

@@ -1,0 +1,454 @@
+"""Real kernel traces: reading their text, keeping them in a file, saying what is in them.
+
+A `Trace` is the page allocator's events as columns of numbers. What they mean for single pages is
+worked out in `hintbench.trace_history`, tapes are made of them in `hintbench.trace_program`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import sys
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+from hintbench.errors import TraceError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+SCHEMA: Final = "hintbench-trace"
+SCHEMA_VERSION: Final = 1
+MigratetypeOrder: TypeAlias = Literal["modern", "old"]
+
+_CHUNK_BYTES: Final = 1 << 22
+_LONGEST_LINE: Final = 1 << 20
+_GZIP_MAGIC: Final = b"\x1f\x8b"
+_ZIP_MAGIC: Final = b"PK\x03\x04"
+_MOST_PAGES: Final = 1 << 30  # 4 TiB; beyond, a line is damaged
+_BINARY_FORMATS: Final = {
+    b"\x17\x08\x44tracing": "a trace.dat; convert it with `trace-cmd report`",
+    b"PERFILE2": "a perf.data; convert it with `perf script`",
+    b"\xfd7zXZ": "compressed with xz; unpack it",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd; unpack it",
+}
+# Recorded as (name of the fault in the parser, how it is told).
+FAULTS: Final = {
+    "lost": "events lost",
+    "overrun": "events overwritten in the kernel's buffer",
+    "backward": "times that went back",
+    "wrapped": "times that wrapped",
+    "malformed": "malformed events",
+    "other": "lines of no known shape",
+    "untimed": "lines without a time",
+    "truncated": "truncated inputs",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that was wrong in a trace, and did not stop its import.
+
+    Attributes:
+        kind: One of FAULTS.
+        count: How often; lost events count singly.
+        lines: Numbers of the first lines concerned, counted from 1 in their file.
+        file: The input, as it was named.
+    """
+
+    kind: str
+    count: int
+    lines: tuple[int, ...] = ()
+    file: str = ""
+
+    def __str__(self) -> str:
+        where = f" ({self.file}: line {', '.join(map(str, self.lines))}" if self.lines else ""
+        more = ", ..." if 0 < len(self.lines) < self.count and self.kind != "lost" else ""
+        return f"{self.count} {FAULTS.get(self.kind, self.kind)}{where}{more}{')' if where else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class TraceText:
+    """A marker that somebody wrote into the trace, or the hit of a probe.
+
+    Attributes:
+        row: The row of the trace that stands for it.
+        name: Name of the event, such as "tracing_mark_write".
+        text: What it says.
+    """
+
+    row: int
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """The page allocator's events of one recording, in the order of time.
+
+    The columns are equally long numpy arrays; `hintbench.core.tracetext` has the kinds and bits.
+
+    Attributes:
+        time_ns: Time of each event on the trace's own clock, never going back; int64.
+        pfn: First page, or -1 (a failed allocation, a marker); int64.
+        flags: GFP and context bits; uint32.
+        aux: What else the event says; int32.
+        pid: Of the running task, 0 if unknown; int32.
+        cpu: int16.
+        kind: uint8.
+        order: int8.
+        migratetype: As numbered since Linux 4.4, -1 when the event does not say; int8.
+        texts: Markers and probes.
+        faults: What was wrong.
+        ignored: Events of other kinds, by name.
+        sources: The inputs, as they were named.
+        lines: Lines read.
+    """
+
+    time_ns: npt.NDArray[np.int64]
+    pfn: npt.NDArray[np.int64]
+    flags: npt.NDArray[np.uint32]
+    aux: npt.NDArray[np.int32]
+    pid: npt.NDArray[np.int32]
+    cpu: npt.NDArray[np.int16]
+    kind: npt.NDArray[np.uint8]
+    order: npt.NDArray[np.int8]
+    migratetype: npt.NDArray[np.int8]
+    texts: tuple[TraceText, ...] = ()
+    faults: tuple[Fault, ...] = ()
+    ignored: Mapping[str, int] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
+    lines: int = 0
+
+    def __len__(self) -> int:
+        return len(self.time_ns)
+
+    @property
+    def cpus(self) -> int:
+        """Number of CPUs: the highest one named, plus one."""
+        return int(self.cpu.max()) + 1 if len(self) else 0
+
+    @property
+    def page_count(self) -> int:
+        """Pages that the trace can name: the highest pfn of any block, plus one."""
+        if not len(self):
+            return 0
+        return int((self.pfn + (1 << self.order.astype("int64"))).max())
+
+    def row_of_mark(self, words: Sequence[str], after: int = -1) -> int | None:
+        """Find a marker.
+
+        Args:
+            words: What its text must contain, each of them.
+            after: Look only behind this row.
+
+        Returns:
+            Its row, or None.
+        """
+        for text in self.texts:
+            if text.row > after and all(word in text.text for word in words):
+                return text.row
+        return None
+
+
+def read_trace(
+    paths: str | Path | Iterable[str | Path], migratetype_order: MigratetypeOrder = "modern"
+) -> Trace:
+    """Read one recording from text, or from a file that `save_trace` wrote.
+
+    Text may be of ftrace, ``perf script`` or ``trace-cmd report``, plain or compressed by gzip.
+    Several files (one a CPU, say) become one trace, ordered by time.
+
+    Args:
+        paths: One or more files; "-" is the standard input.
+        migratetype_order: "old" for kernels before 4.4, where RECLAIMABLE was 1 and MOVABLE 2.
+
+    Raises:
+        TraceError: When an input cannot be read, is no trace, or holds no event of the page
+            allocator.
+    """
+    if migratetype_order not in ("modern", "old"):
+        raise TraceError(
+            f"migratetype order is {migratetype_order!r}, must be 'modern' or 'old'"
+        )
+    names = [paths] if isinstance(paths, str | Path) else list(paths)
+    if not names:
+        raise TraceError("no trace was given")
+    trace = _joined([_read_one(str(name)) for name in names])
+    if migratetype_order == "old":
+        _swap_old_types(trace)
+    return trace
+
+
+def save_trace(trace: Trace, path: str | Path) -> None:
+    """Write a trace to a compressed file of numpy arrays, which `read_trace` reads back.
+
+    Raises:
+        TraceError: When the file cannot be written.
+    """
+    import numpy as np
+
+    about = {
+        "texts": [[text.row, text.name, text.text] for text in trace.texts],
+        "faults": [[one.kind, one.count, list(one.lines), one.file] for one in trace.faults],
+        "ignored": dict(trace.ignored),
+        "sources": list(trace.sources),
+        "lines": trace.lines,
+    }
+    columns = {name: getattr(trace, name) for name in _columns()}
+    try:
+        with open(path, "wb") as file:
+            np.savez_compressed(
+                file,
+                schema=np.array(f"{SCHEMA}/{SCHEMA_VERSION}"),
+                about=np.frombuffer(json.dumps(about).encode(), dtype=np.uint8),
+                **columns,
+            )
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _columns() -> dict[str, str]:
+    from hintbench.core.tracetext import COLUMNS
+
+    columns: dict[str, str] = COLUMNS
+    return columns
+
+
+def _read_one(name: str) -> Trace:
+    """Open one input and find out what it is."""
+    try:
+        if name == "-":
+            return _read_stream(sys.stdin.buffer, "standard input")
+        with open(name, "rb") as file:
+            if file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC:
+                return _load(Path(name))
+            file.seek(0)
+            return _read_stream(file, name)
+    except OSError as error:
+        raise TraceError(f"{name}: cannot be read: {error.strerror or error}") from error
+
+
+def _read_stream(file: IO[bytes], name: str) -> Trace:
+    """Read text from an open file, unpacking it if need be."""
+    head = file.read(64)
+    if not head:
+        raise TraceError(f"{name}: is empty")
+    stream: IO[bytes] = io.BufferedReader(_Rejoined(head, file), 1 << 16)  # type: ignore[type-var]
+    if head.startswith(_GZIP_MAGIC):
+        stream = gzip.GzipFile(fileobj=stream)  # type: ignore[assignment]
+    else:
+        for magic, meaning in _BINARY_FORMATS.items():
+            if head.startswith(magic):
+                raise TraceError(f"{name}: is {meaning}")
+    return _parse(stream, name)
+
+
+class _Rejoined(io.RawIOBase):
+    """A stream whose first bytes were read already; standard input cannot be rewound."""
+
+    def __init__(self, head: bytes, rest: IO[bytes]) -> None:
+        self.head = head
+        self.rest = rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.head[: len(buffer)] or self.rest.read(len(buffer))
+        self.head = self.head[len(data) :]
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _parse(stream: IO[bytes], name: str) -> Trace:
+    """Feed the parser with chunks of whole lines."""
+    import numpy as np
+
+    from hintbench.core.tracetext import COLUMNS, SHORTEST_ROW, LineParser
+
+    parser = LineParser()
+    buffer = bytearray(_CHUNK_BYTES)
+    kept = 0
+    parts: list[dict[str, Any]] = []
+    damage = ""
+    ends_whole = True
+    while True:
+        try:
+            got = stream.readinto(memoryview(buffer)[kept:])  # type: ignore[attr-defined]
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            got, damage = 0, str(error)
+        if not parser.line_count() and b"\0" in buffer[: min(kept + got, 4096)]:
+            raise TraceError(f"{name}: is a binary file, not the text of a trace")
+        size = kept + got
+        if not got:
+            if not size:
+                break
+            ends_whole = False
+            buffer[size : size + 1] = b"\n"
+            size += 1
+        end = buffer.rfind(b"\n", 0, size) + 1
+        if not end:
+            if size > _LONGEST_LINE:
+                raise TraceError(f"{name}: is not the text of a trace: it has no lines")
+            buffer.extend(bytes(len(buffer) - size or _CHUNK_BYTES))
+            kept = size
+            continue
+        places = len(buffer) // SHORTEST_ROW + 1
+        columns = {key: np.empty(places, dtype=dtype) for key, dtype in COLUMNS.items()}
+        rows = parser.parse(buffer, end, columns)
+        parts.append({key: column[:rows].copy() for key, column in columns.items()})
+        kept = size - end
+        buffer[:kept] = buffer[end:size]
+        if not got:
+            break
+    return _finish(parser, parts, name, bool(damage), ends_whole)
+
+
+def _finish(
+    parser: Any, parts: list[dict[str, Any]], name: str, damaged: bool, ends_whole: bool
+) -> Trace:
+    """Make a trace of what the parser found, or say that it found nothing."""
+    import numpy as np
+
+    faults = [
+        Fault(kind, count, tuple(lines), name)
+        for kind, (count, lines) in parser.faults().items()
+    ]
+    last_line = parser.line_count()
+    if damaged or (not ends_whole and parser.last_line_was_bad()):
+        faults.append(Fault("truncated", 1, (last_line,), name))
+    columns = {
+        key: np.concatenate([part[key] for part in parts]) if parts else np.empty(0, dtype=dtype)
+        for key, dtype in _columns().items()
+    }
+    marks = np.flatnonzero(columns["kind"] >= _kinds().MARK)
+    texts = tuple(
+        TraceText(int(row), *parser.text_events()[int(columns["aux"][row])]) for row in marks
+    )
+    if len(marks) == len(columns["kind"]):
+        raise TraceError(_nothing(name, parser, faults, damaged))
+    return _checked(
+        Trace(
+            **columns,
+            texts=texts,
+            faults=tuple(faults),
+            ignored=parser.ignored_events(),
+            sources=(name,),
+            lines=last_line,
+        )
+    )
+
+
+def _nothing(name: str, parser: Any, faults: Sequence[Fault], damaged: bool) -> str:
+    """Say why a text holds no event that is of use."""
+    if damaged:
+        return f"{name}: is damaged: nothing of it could be unpacked"
+    if parser.ignored_events():
+        names = ", ".join(sorted(parser.ignored_events())[:3])
+        return f"{name}: holds no event of the page allocator (kmem:mm_page_*), only {names}"
+    worst = max(faults, key=lambda fault: fault.count, default=None)
+    found = f"; found {worst}" if worst else ""
+    return f"{name}: holds no event of the page allocator (kmem:mm_page_*){found}"
+
+
+def _kinds() -> Any:
+    from hintbench.core import tracetext
+
+    return tracetext
+
+
+def _checked(trace: Trace) -> Trace:
+    """Refuse a trace that names impossible pages."""
+    if trace.page_count > _MOST_PAGES:
+        raise TraceError(
+            f"{', '.join(trace.sources)}: names page {int(trace.pfn.max()):#x}, beyond 4 TiB"
+        )
+    return trace
+
+
+def _swap_old_types(trace: Trace) -> None:
+    """Renumber the migratetypes of kernels before commit 016c13daa5c9."""
+    import numpy as np
+
+    from hintbench.core.tracetext import AUX_MIGRATETYPE_SHIFT, EXTFRAG
+
+    swapped = np.array([0, 2, 1, 3, 4, 5, 6, -1], dtype=np.int8)
+    trace.migratetype[:] = swapped[trace.migratetype]
+    rows = trace.kind == EXTFRAG
+    fallback = trace.aux[rows] >> AUX_MIGRATETYPE_SHIFT & 7
+    shift = (swapped[fallback].astype(np.int32) & 7) - fallback
+    trace.aux[rows] += shift << AUX_MIGRATETYPE_SHIFT
+
+
+def _joined(traces: Sequence[Trace]) -> Trace:
+    """Put several inputs into the order of time; equal times stay in the order of inputs."""
+    import numpy as np
+
+    if len(traces) == 1:
+        return traces[0]
+    order = np.argsort(np.concatenate([trace.time_ns for trace in traces]), kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    texts: list[TraceText] = []
+    first = 0
+    ignored: dict[str, int] = {}
+    for trace in traces:
+        texts += [TraceText(int(place[first + t.row]), t.name, t.text) for t in trace.texts]
+        first += len(trace)
+        for name, count in trace.ignored.items():
+            ignored[name] = ignored.get(name, 0) + count
+    return Trace(
+        **{
+            name: np.concatenate([getattr(trace, name) for trace in traces])[order]
+            for name in _columns()
+        },
+        texts=tuple(sorted(texts, key=lambda text: text.row)),
+        faults=tuple(fault for trace in traces for fault in trace.faults),
+        ignored=ignored,
+        sources=tuple(source for trace in traces for source in trace.sources),
+        lines=sum(trace.lines for trace in traces),
+    )
+
+
+def _load(path: Path) -> Trace:
+    """Read what `save_trace` wrote."""
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            schema = str(arrays["schema"]) if "schema" in arrays else ""
+            if schema != f"{SCHEMA}/{SCHEMA_VERSION}":
+                raise TraceError(
+                    f"{path}: is {schema or 'no imported trace'},"
+                    f" this version reads {SCHEMA}/{SCHEMA_VERSION}; import the text again"
+                )
+            columns = {name: arrays[name] for name in _columns()}
+            about = json.loads(arrays["about"].tobytes())
+        lengths = {len(column) for column in columns.values()}
+        if len(lengths) != 1 or any(
+            column.dtype != _columns()[name] or column.ndim != 1
+            for name, column in columns.items()
+        ):
+            raise ValueError("columns differ in length or kind")
+        return _checked(
+            Trace(
+                **columns,
+                texts=tuple(TraceText(int(row), name, text) for row, name, text in about["texts"]),
+                faults=tuple(
+                    Fault(kind, count, tuple(lines), file)
+                    for kind, count, lines, file in about["faults"]
+                ),
+                ignored=about["ignored"],
+                sources=tuple(about["sources"]),
+                lines=about["lines"],
+            )
+        )
+    except (KeyError, ValueError, TypeError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise TraceError(f"{path}: is not a whole imported trace: {error}") from error

@@ -1,0 +1,145 @@
+"""``validate()``: is the guest's memory in order?
+
+Frame conservation, list symmetry, alignment, no two free buddies of one order left unmerged,
+and every counter against what the lists hold.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hintbench.core.constants import (
+    BUDDY,
+    HIGHATOMIC,
+    ISOLATED,
+    KIND_MASK,
+    MAX_PAGE_ORDER,
+    MIGRATE_TYPES,
+    NR_PAGE_ORDERS,
+    NR_PCP_LISTS,
+    ORDER_MASK,
+    PAGEBLOCK_ORDER,
+    PCP,
+)
+
+if TYPE_CHECKING:
+    import numpy
+
+    from hintbench.boot import Machine
+    from hintbench.core.zone import Zone
+
+
+def validate(machine: Machine) -> list[str]:
+    """Check a guest between two steps.
+
+    Returns:
+        What is wrong, one sentence each; empty when all is well.
+    """
+    import numpy
+
+    states = numpy.asarray(machine.pages.state)
+    faults: list[str] = []
+    for zone in machine.zones:
+        faults += _free_lists(zone, states)
+        faults += _unmerged(zone, states)
+    faults += _pcp_lists(machine, states)
+    faults += _overlaps(machine, states)
+    return faults
+
+
+def _free_lists(zone: Zone, states: numpy.ndarray) -> list[str]:
+    """Lists, heads and counters of one zone agree."""
+    import numpy
+
+    faults = []
+    listed = 0
+    pages = 0
+    for order in range(NR_PAGE_ORDERS):
+        count = 0
+        for migratetype in range(MIGRATE_TYPES):
+            try:
+                pfns = zone.blocks_of(order, migratetype)
+            except ValueError as error:
+                faults.append(f"{zone}: {error}")
+                continue
+            count += len(pfns)
+            for pfn in pfns:
+                if states[pfn] != BUDDY | order:
+                    faults.append(f"{zone}: pfn {pfn:#x} on list {order} has {states[pfn]:#04x}")
+                if pfn & ((1 << order) - 1):
+                    faults.append(f"{zone}: pfn {pfn:#x} of order {order} is not aligned")
+                if not zone.start_pfn <= pfn < zone.end_pfn:
+                    faults.append(f"{zone}: pfn {pfn:#x} is of another zone")
+        if count != zone.nr_free[order]:
+            faults.append(f"{zone}: order {order} counts {zone.nr_free[order]}, lists {count}")
+        listed += count
+        pages += count << order
+    if pages != zone.free_pages:
+        faults.append(f"{zone}: counts {zone.free_pages} free pages, lists {pages}")
+    kinds = states[zone.start_pfn : zone.end_pfn] & KIND_MASK
+    heads = int(numpy.count_nonzero(kinds == BUDDY))
+    if heads != listed:
+        faults.append(f"{zone}: {heads} heads are marked free, {listed} are on lists")
+    isolated = states[zone.start_pfn : zone.end_pfn][kinds == ISOLATED] & ORDER_MASK
+    held = int((1 << isolated.astype(numpy.int64)).sum())
+    if held != zone.isolated_pages:
+        faults.append(f"{zone}: counts {zone.isolated_pages} isolated pages, marks {held}")
+    return faults
+
+
+def _unmerged(zone: Zone, states: numpy.ndarray) -> list[str]:
+    """No two free buddies of one order, unless their migratetypes forbid the merge."""
+    import numpy
+
+    faults = []
+    types = zone.pages.pageblock_type
+    for order in range(MAX_PAGE_ORDER):
+        heads = numpy.flatnonzero(states[zone.start_pfn : zone.end_pfn] == BUDDY | order)
+        heads = heads + zone.start_pfn
+        left = heads[heads & (1 << order) == 0]
+        both = left[numpy.isin(left + (1 << order), heads)]
+        for pfn in both.tolist():
+            if order >= PAGEBLOCK_ORDER:
+                pair = (types[pfn >> PAGEBLOCK_ORDER], types[(pfn >> PAGEBLOCK_ORDER) + 1])
+                if pair[0] != pair[1] and max(pair) >= HIGHATOMIC:
+                    continue
+            faults.append(f"{zone}: buddies {pfn:#x} and its partner of order {order} are both free")
+    return faults
+
+
+def _pcp_lists(machine: Machine, states: numpy.ndarray) -> list[str]:
+    faults = []
+    for vcpu in machine.simulation.vcpus:
+        for pcp in vcpu.pcps:
+            pages = 0
+            for index in range(NR_PCP_LISTS):
+                for pfn in pcp.pages_of(index):
+                    pages += 1 << (int(states[pfn]) & ORDER_MASK)
+                    if states[pfn] & KIND_MASK != PCP:
+                        faults.append(
+                            f"pcp of CPU {vcpu.number}: pfn {pfn:#x} has {states[pfn]:#04x}"
+                        )
+            if pages != pcp.count:
+                faults.append(
+                    f"pcp of CPU {vcpu.number} in {pcp.zone}: counts {pcp.count}, lists {pages}"
+                )
+    return faults
+
+
+def _overlaps(machine: Machine, states: numpy.ndarray) -> list[str]:
+    """Every head is aligned, and no head lies inside another head's block."""
+    import numpy
+
+    heads = numpy.flatnonzero(states)
+    orders = (states[heads] & ORDER_MASK).astype(numpy.int64)
+    faults = []
+    crooked = heads[(heads & ((1 << orders) - 1)) != 0]
+    faults += [f"head {pfn:#x} is not aligned to its order" for pfn in crooked[:10].tolist()]
+    ends = heads + (1 << orders)
+    inside = numpy.flatnonzero(heads[1:] < ends[:-1])
+    faults += [
+        f"head {heads[index + 1]:#x} lies inside the block of {heads[index]:#x}"
+        for index in inside[:10].tolist()
+    ]
+    return faults
+

@@ -1,0 +1,225 @@
+"""What every workload derives from, what it is told about the guest, and what it hands back."""
+
+import inspect
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hintbench.errors import ParameterError
+from hintbench.operations import MAX_SLOTS, OperationBlock
+from hintbench.parameters import NoParameters, read_parameters
+
+PAGES_PER_MIB: Final = 256
+MOST_OPERATIONS: Final = 100_000_000_000
+LONGEST_NS: Final = 3_600_000_000_000
+_NAME: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+# A PC's layout: the DMA zone ends at 16 MiB (without its first MiB), DMA32 at 3 GiB.
+_PC_ZONE_PAGES: Final = {"DMA": 3840, "DMA32": 0xC0000 - 4096}
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadSetting:
+    """The guest that a workload is to drive, as far as a workload may know it.
+
+    Attributes:
+        memory_pages: Pages that all zones manage together.
+        vcpus: Number of vCPUs.
+        kernel: The kernel preset, "5.0" or "6.12".
+        seed: Seed of every random choice.
+        zones: Names of the zones, by node and number; a name occurs once a node.
+        operations: About how many operations the user wishes, or None for the workload's default.
+            Workloads come in rounds that fit the guest's memory, so there may be more.
+        zone_pages: Managed pages of each of `zones`; empty when the guest is laid out as a PC.
+    """
+
+    memory_pages: int
+    vcpus: int
+    kernel: str = "6.12"
+    seed: int = 1
+    zones: tuple[str, ...] = ("DMA", "DMA32", "Normal")
+    operations: int | None = None
+    zone_pages: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, least in (("memory_pages", 1), ("vcpus", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ParameterError(f"setting: {name} must be at least {least}")
+        if self.operations is not None and not 1 <= self.operations <= MOST_OPERATIONS:
+            raise ParameterError(f"setting: operations must be in 1..{MOST_OPERATIONS}")
+        if self.zone_pages and len(self.zone_pages) != len(self.zones):
+            raise ParameterError("setting: zone_pages must give the pages of each of zones")
+
+    def pages_of(self, zone: str) -> int:
+        """Managed pages of all zones of one name, 0 when the guest has none."""
+        if self.zone_pages:
+            named = zip(self.zones, self.zone_pages, strict=True)
+            return sum(pages for name, pages in named if name == zone)
+        if zone not in self.zones:
+            return 0
+        left = self.memory_pages
+        for name, pages in _PC_ZONE_PAGES.items():
+            pages = min(pages, left) if name in self.zones else 0
+            if name == zone:
+                return pages
+            left -= pages
+        return left
+
+    def describe(self) -> str:
+        """Name the guest in a message."""
+        cpus = "1 vCPU" if self.vcpus == 1 else f"{self.vcpus} vCPUs"
+        return f"a guest of {self.memory_pages // PAGES_PER_MIB} MiB with {cpus}"
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What a workload does to one guest.
+
+    Attributes:
+        slots: Slots 0..slots-1 are used.
+        tapes: For each vCPU its operations, produced while they are consumed; each is read once.
+        operations: Number of allocations, frees and touches on all tapes, for progress.
+        initial: The state to begin with, in the replay of a trace; None for a fresh guest.
+    """
+
+    slots: int
+    tapes: tuple[Iterator[OperationBlock], ...]
+    operations: int
+    initial: object | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.slots <= MAX_SLOTS:
+            raise ParameterError(
+                f"a program of {self.slots} slots: at most {MAX_SLOTS} are possible"
+            )
+
+
+class WorkloadParameters(BaseModel):
+    """The parameters that the workloads here have in common."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    operations: int = Field(
+        default=1_000_000,
+        ge=1,
+        le=MOST_OPERATIONS,
+        description="wanted allocations and frees of all vCPUs; a workload does whole rounds, at"
+        " least one",
+    )
+    final_idle_ns: int = Field(
+        default=1_000_000_000,
+        ge=0,
+        le=LONGEST_NS,
+        description="idle time after everything was freed, in which reclaim can be watched"
+        " [virtual ns]",
+    )
+
+    def rounds(self, setting: WorkloadSetting, operations_a_round: int) -> int:
+        """Whole rounds that make at least the wanted operations, at least one.
+
+        Args:
+            setting: The guest; its wish goes before the parameter.
+            operations_a_round: Operations of all vCPUs in one round.
+        """
+        wanted = self.operations if setting.operations is None else setting.operations
+        return max(1, -(-wanted // operations_a_round))
+
+
+class Workload(ABC):
+    """Drives allocations and frees.
+
+    A subclass gives itself a `name`, says in the first line of its docstring what it is, and
+    writes `program`. Its parameters are a pydantic model with the name `Parameters`, every field
+    with a range and a description that names the unit. The same parameters and setting must give
+    the same tapes on any machine: draw numbers with `hintbench.tapes.Draws`.
+
+    Attributes:
+        name: What users call it; lower case, digits and hyphens.
+        summary: The first line of the docstring.
+        Parameters: The pydantic model of its parameters.
+        parameters: This instance's parameters.
+    """
+
+    name: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
+    Parameters: ClassVar[type[BaseModel]] = NoParameters
+    parameters: BaseModel
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Read the summary, and refuse a name that a command line could not take."""
+        super().__init_subclass__(**keywords)
+        cls.summary = inspect.cleandoc(cls.__dict__.get("__doc__") or "").partition("\n")[0]
+        if cls.name and not _NAME.fullmatch(cls.name):
+            raise ValueError(
+                f"{cls.__qualname__}: name is {cls.name!r},"
+                " must be lower-case letters, digits and single hyphens"
+            )
+        model: object = cls.Parameters
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            raise TypeError(f"{cls.__qualname__}: Parameters must be a pydantic model")
+
+    def __init__(
+        self, parameters: BaseModel | Mapping[str, Any] | None = None, **overrides: Any
+    ) -> None:
+        """Validate the parameters.
+
+        Args:
+            parameters: An instance of `Parameters`, or values by name; None for the defaults.
+            **overrides: Single parameters by name; these go first.
+
+        Raises:
+            ParameterError: When a name is unknown or a value is not allowed.
+        """
+        self.parameters = read_parameters(self._label, self.Parameters, parameters, overrides)
+
+    @abstractmethod
+    def program(self, setting: WorkloadSetting) -> Program:
+        """Lay out the tapes for a guest; they are produced lazily, in blocks of bounded size.
+
+        Args:
+            setting: The guest.
+
+        Raises:
+            ParameterError: When the guest is too small for the parameters.
+        """
+
+    def blocks_a_vcpu(self, setting: WorkloadSetting, share: float, order: int) -> int:
+        """How many blocks of one order each vCPU gets, when all together take a share of memory.
+
+        Args:
+            setting: The guest.
+            share: Share of the guest's memory, 0 to 1.
+            order: The order of every block.
+
+        Raises:
+            ParameterError: When there is not one block for each vCPU.
+        """
+        pages = int(setting.memory_pages * share)
+        blocks = (pages >> order) // setting.vcpus
+        if blocks == 0:
+            fitting = (pages // setting.vcpus).bit_length() - 1
+            advice = f"choose order={fitting} or lower" if fitting >= 0 else "choose fewer vCPUs"
+            raise self.refusal(
+                f"{setting.describe()} has no block of order {order} for every vCPU in {pages}"
+                f" pages: {advice}, or a larger guest"
+            )
+        return blocks
+
+    def refusal(self, reason: str) -> ParameterError:
+        """The error to raise when the parameters do not fit the guest.
+
+        Args:
+            reason: What does not fit and what would be right.
+        """
+        return ParameterError(f"{self._label}: {reason}")
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={value!r}" for name, value in self.parameters)
+        return f"{type(self).__name__}({given})"
+
+    @property
+    def _label(self) -> str:
+        return f"workload {self.name or type(self).__name__!r}"

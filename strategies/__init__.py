@@ -1,0 +1,1 @@
+"""Strategies that come with hintbench: one file each, a plugin like any third party's."""

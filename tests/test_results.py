@@ -1,0 +1,266 @@
+"""Results, the file that keeps them, and the runner of cells."""
+
+import json
+import os
+import stat
+
+import pytest
+
+from hintbench import matrix, results
+from hintbench.config import Experiment, PluginSpec
+from hintbench.errors import ParameterError, PluginError, ResultFileError, TraceError
+from hintbench.results import Result, ResultFile, ResultWriter, load_results, with_ratios
+
+
+@pytest.fixture(autouse=True)
+def version(monkeypatch):
+    monkeypatch.setattr("hintbench.__version__", "9.9.9", raising=False)
+
+
+def result(strategy="none", workload="churn", seed=1, throughput=100.0, **fields):
+    metrics = {"throughput_ops_s": throughput, "alloc_p99_ns": 113}
+    return Result(
+        strategy=strategy,
+        workload=workload,
+        seed=seed,
+        guest={"memory": 1 << 30},
+        metrics=metrics | fields.pop("metrics", {}),
+        digest="0123456789abcdef",
+        **fields,
+    )
+
+
+class TestResult:
+    def test_integers_stay_integers(self):
+        found = result(metrics={"refaults": 3, "footprint_gib_s": 2.5, "ratio": None})
+        assert type(found.metrics["refaults"]) is int
+        assert type(found.metrics["footprint_gib_s"]) is float
+        assert found.metrics["ratio"] is None
+
+    def test_what_json_cannot_hold_does_not_apply(self):
+        assert result(metrics={"ratio": float("nan"), "x": float("inf")}).metrics["ratio"] is None
+
+    @pytest.mark.parametrize("digest", ["", "0123", "X" * 16, "0" * 17])
+    def test_a_digest_is_16_hex_digits(self, digest):
+        with pytest.raises(ValueError, match="digest"):
+            Result(strategy="a", workload="b", seed=1, metrics={}, digest=digest)
+
+    def test_violations_are_counted(self):
+        assert result(violations={"returned": 2, "locked-lists": 3}).violation_count == 5
+
+
+class TestRatios:
+    def test_ratio_to_none_of_the_same_conditions(self):
+        cells = [
+            result("none", throughput=100.0),
+            result("mine", throughput=90.0),
+            result("mine", seed=2, throughput=90.0),
+            result("mine", workload="bulk", throughput=90.0),
+            result("mine", workload_parameters={"live": 2}, throughput=90.0),
+        ]
+        ratios = [one.metrics["throughput_ratio"] for one in with_ratios(cells)]
+        assert ratios == [1.0, 0.9, None, None, None]
+
+    def test_no_division_by_nothing(self):
+        cells = [result("none", throughput=0.0), result("mine", throughput=None)]
+        assert [one.metrics["throughput_ratio"] for one in with_ratios(cells)] == [None, None]
+
+
+class TestFile:
+    def test_there_and_back(self, tmp_path):
+        path = tmp_path / "results.json"
+        cells = (result(), result("mine", violations={"returned": 1}, notes=["a µs"]))
+        results.write_results(path, cells)
+        assert load_results(path) == ResultFile(hintbench="9.9.9", results=cells)
+
+    def test_the_documented_shape(self, tmp_path):
+        path = tmp_path / "results.json"
+        results.write_results(path, [result()])
+        content = json.loads(path.read_text())
+        assert (content["schema"], content["hintbench"]) == (1, "9.9.9")
+        wanted = {"strategy", "workload", "seed", "guest", "metrics", "violations", "digest"}
+        assert wanted <= content["results"][0].keys()
+
+    @pytest.mark.parametrize(
+        ("text", "match"),
+        [
+            ("", "not a result file"),
+            ("[]", "has no entry 'schema'"),
+            ('{"schema": 2, "hintbench": "3.0"}', "schema 2 was written by hintbench 3.0"),
+            ('{"schema": 1, "hintbench": "1"}', "results: this entry is missing"),
+            ('{"schema": 1, "hintbench": "1", "results": [{}]}', r"results\[0\]\.strategy"),
+        ],
+    )
+    def test_what_is_no_result_file(self, tmp_path, text, match):
+        path = tmp_path / "results.json"
+        path.write_text(text)
+        with pytest.raises(ResultFileError, match=match):
+            load_results(path)
+
+    def test_absent(self, tmp_path):
+        with pytest.raises(ResultFileError, match="cannot be read"):
+            load_results(tmp_path / "absent.json")
+
+    def test_a_failing_write_keeps_the_old_file(self, tmp_path, monkeypatch):
+        path = tmp_path / "results.json"
+        path.write_text("old")
+
+        def full(*_args, **_keywords):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("pathlib.Path.write_text", full)
+        with pytest.raises(ResultFileError, match="No space left"):
+            results.write_results(path, [result()])
+        monkeypatch.undo()
+        assert path.read_text() == "old"
+        assert os.listdir(tmp_path) == ["results.json"]
+
+    def test_a_link_stays_a_link(self, tmp_path):
+        (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
+        results.write_text(tmp_path / "link.json", "x")
+        assert (tmp_path / "link.json").is_symlink()
+        assert (tmp_path / "real.json").read_text() == "x"
+
+    def test_a_pipe_is_written_to_not_replaced(self, tmp_path):
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            results.write_text(pipe, "text")
+            assert os.read(reader, 100) == b"text"
+            assert stat.S_ISFIFO(pipe.stat().st_mode)
+        finally:
+            os.close(reader)
+
+
+class TestWriter:
+    def test_nothing_is_touched_before_the_first_result(self, tmp_path):
+        path = tmp_path / "results.json"
+        path.write_text("old")
+        ResultWriter(path).close()
+        assert path.read_text() == "old"
+
+    def test_every_moment_a_whole_file(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(results, "_SECONDS_BETWEEN_WRITES", 0.0)
+        path = tmp_path / "results.json"
+        writer = ResultWriter(path)
+        for count in range(1, 4):
+            writer.update([result()] * count)
+            assert len(load_results(path).results) == count
+
+    def test_close_writes_what_was_held_back(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(results, "_SECONDS_BETWEEN_WRITES", 1e9)
+        path = tmp_path / "results.json"
+        writer = ResultWriter(path)
+        writer.update([result()])
+        writer.update([result()] * 2)
+        assert len(load_results(path).results) == 1
+        writer.close()
+        assert len(load_results(path).results) == 2
+
+    @pytest.mark.parametrize("name", ["", ".", "absent/results.json"])
+    def test_unwritable_is_said_at_once(self, tmp_path, monkeypatch, name):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(ResultFileError, match="cannot be written"):
+            ResultWriter(name)
+
+
+class FakePlugin:
+    """Stands for strategies and workloads; knows one parameter."""
+
+    def __init__(self, name, parameters):
+        if parameters.keys() - {"live"}:
+            raise ParameterError(f"{name}: there is no such parameter")
+        if name == "explodes":
+            raise ZeroDivisionError("oops")
+        self.name, self.parameters = name, parameters
+
+
+@pytest.fixture
+def fake_run(monkeypatch):
+    """Replace simulator and plugins; a strategy's name says what happens to its cells."""
+
+    def find(name):
+        maker = type("Maker", (), {"name": name})
+        maker.__new__ = lambda _cls, **parameters: FakePlugin(name, parameters)
+        return maker
+
+    def run(strategy, workload, guest, seed):
+        troubles = {
+            "raises": PluginError("raises", "block_freed", ValueError("bad")),
+            "bug": KeyError("x"),
+            "big": MemoryError("8 TiB"),
+            "interrupts": KeyboardInterrupt(),
+        }
+        if strategy.name in troubles:
+            raise troubles[strategy.name]
+        if workload.name == "trace":
+            raise TraceError("trace.txt: empty")
+        return result(strategy.name, workload.name, seed)
+
+    module = type(matrix)("hintbench.run")
+    module.run = run
+    monkeypatch.setitem(__import__("sys").modules, "hintbench.run", module)
+    for name in ("find_strategy", "find_workload"):
+        monkeypatch.setattr(matrix, name, find)
+
+
+def experiment(strategies, workloads=("churn",), seeds=(1,)):
+    return Experiment(
+        strategies=[PluginSpec.parse(text, "strategy") for text in strategies],
+        workloads=[PluginSpec.parse(text, "workload") for text in workloads],
+        seeds=seeds,
+    )
+
+
+@pytest.mark.usefixtures("fake_run")
+class TestMatrix:
+    def test_every_cell_in_order(self):
+        seen = []
+        outcomes = matrix.run_experiment(
+            experiment(["none", "mine"], ["churn", "bulk"], (1, 2)), 1, seen.append
+        )
+        names = [(o.result.workload, o.result.seed, o.result.strategy) for o in outcomes]
+        assert names == [
+            (workload, seed, strategy)
+            for workload in ("churn", "bulk")
+            for seed in (1, 2)
+            for strategy in ("none", "mine")
+        ]
+        assert seen == outcomes
+
+    def test_a_cell_that_is_named_twice_runs_once(self):
+        assert len(matrix.run_experiment(experiment(["none", "none"]))) == 1
+
+    def test_others_go_on_after_a_failure(self):
+        bug, big, fine = matrix.run_experiment(experiment(["bug", "big", "none"]))
+        assert bug.failure.exit_status == 1
+        assert "internal error while running bug on churn, seed 1: KeyError" in bug.failure.message
+        assert "Traceback" in bug.failure.details
+        assert "not enough memory" in big.failure.message
+        assert fine.result is not None
+
+    def test_a_plugin_that_failed_is_not_tried_again(self):
+        outcomes = matrix.run_experiment(experiment(["raises", "none"], ["churn", "bulk"]))
+        first, fine, left_out, also_fine = outcomes
+        assert first.failure.plugin == "raises"
+        assert (left_out.result, left_out.failure) == (None, None)
+        assert fine.result and also_fine.result
+
+    def test_wrong_input_of_a_cell(self):
+        (outcome,) = matrix.run_experiment(experiment(["none"], ["trace,live=1"]))
+        assert (outcome.failure.exit_status, outcome.failure.message) == (2, "trace.txt: empty")
+
+    def test_interrupt_keeps_what_was_finished(self):
+        seen = []
+        with pytest.raises(KeyboardInterrupt):
+            matrix.run_experiment(experiment(["none", "interrupts", "mine"]), 1, seen.append)
+        assert [outcome.cell.strategy.name for outcome in seen] == ["none"]
+
+    def test_check_finds_wrong_parameters_before_anything_runs(self):
+        with pytest.raises(ParameterError, match="no such parameter"):
+            matrix.check(experiment(["none,lives=3"]))
+
+    def test_check_blames_a_constructor_that_raises(self):
+        with pytest.raises(PluginError, match="plugin 'explodes': making the strategy: ZeroDiv"):
+            matrix.check(experiment(["explodes"]))

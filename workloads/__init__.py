@@ -1,0 +1,1 @@
+"""The workloads that come with hintbench, one plugin a file."""
