@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from hintbench.layout import ZoneConfig
 
 MIN_PERCPU_PAGELIST_HIGH_FRACTION = 8
+PCP_SMALLEST_BATCHED_ZONE = 8192
+"""zone_batchsize() is 0 for a zone of fewer pages; pageset_set_batch() makes the batch 1 then."""
 
 
 def pcp_batch(managed_pages: int) -> int:
@@ -45,12 +47,14 @@ def pcp_bounds(
 ) -> tuple[int, int, int]:
     """(batch, high_min, high_max) of a zone's per-CPU lists, in pages.
 
-    5.0: high is six batches. 6.12: zone_highsize(), from the low watermark up to an eighth of the
-    zone, shared by the CPUs of its node.
+    5.0: high is six times zone_batchsize(), so nothing for a zone under 32 MiB. 6.12:
+    zone_highsize(), from the low watermark up to an eighth of the zone, shared by the CPUs of its
+    node.
     """
     batch = pcp_batch(managed_pages)
     if kernel == KERNEL_5_0:
-        return batch, 6 * batch, 6 * batch
+        high = 6 * batch if managed_pages >= PCP_SMALLEST_BATCHED_ZONE else 0
+        return batch, high, high
     high_min = max(low_pages // local_cpus, batch << 2)
     high_max = max(managed_pages // MIN_PERCPU_PAGELIST_HIGH_FRACTION // local_cpus, batch << 2)
     return batch, high_min, high_max

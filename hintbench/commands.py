@@ -155,23 +155,20 @@ def measure_speed(json_file: str | None = None) -> None:
     figures = measure()
     console = Console(stderr=json_file == STDOUT)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("operation")
-    table.add_column("wall ns", justify="right")
-    table.add_column("a second", justify="right")
+    for heading in ("standard tape", "wall ns", "lowest", "highest", "M a second"):
+        table.add_column(heading, justify="left" if heading == "standard tape" else "right")
     for figure in figures:
+        times = (figure.ns_per_operation, figure.lowest_ns, figure.highest_ns)
         rate = 1000 / figure.ns_per_operation
-        table.add_row(figure.name, f"{figure.ns_per_operation:.1f}", f"{rate:.2f} M")
-    console.print(f"hintbench {__version__}, {BUILD} core, wall time for one operation")
+        table.add_row(figure.name, *(f"{time:,.1f}" for time in times), f"{rate:.3g}")
+    console.print(f"hintbench {__version__}, {BUILD} core: wall time for one operation, median")
     console.print(table)
     if json_file is not None:
         content = {
             "schema": 1,
             "hintbench": __version__,
             "build": BUILD,
-            "figures": [
-                {"name": figure.name, "ns_per_operation": figure.ns_per_operation}
-                for figure in figures
-            ],
+            "figures": [figure._asdict() for figure in figures],
         }
         write_text(json_file, json.dumps(content, indent=1) + "\n")
 
@@ -265,7 +262,7 @@ def _print_outcomes(outcomes: Sequence[Outcome], to_stderr: bool) -> None:
         print_comparison(console, rows)
 
 
-def _report_failures(outcomes: Iterable[Outcome], debug: bool) -> int:
+def _report_failures(outcomes: Sequence[Outcome], debug: bool) -> int:
     """Print each failure once, and choose the exit status."""
     failed: dict[str, tuple[Failure, list[str]]] = {}
     skipped = 0
@@ -279,7 +276,8 @@ def _report_failures(outcomes: Iterable[Outcome], debug: bool) -> int:
         if debug:
             typer.echo(failure.details, err=True)
         more = f" and {len(cells) - 1} more" if len(cells) > 1 else ""
-        _say(f"{failure.message} (running {cells[0]}{more})")
+        where = f" (running {cells[0]}{more})" if len(outcomes) > 1 else ""
+        _say(failure.message + where)
     if skipped:
         _say(f"{skipped} further cells of the failed plugins were left out")
     # Wrong input goes first: whoever mends it should not look for a fault in a plugin.

@@ -243,14 +243,14 @@ class Host:
         if outside_pcp:
             for zone in simulation.zones:
                 zone.claim_order = at_order
-                zone.claim = self.backing.discard
+                zone.claim = self.backing.claim
         else:
             simulation.claim_freed = True
             simulation.claim_order = at_order
         for zone in simulation.zones:
             now = self.clock.now
             for block in zone.free_blocks(at_order):
-                self.backing.discard(block.pfn, block.order)
+                self.backing.claim(block.pfn, block.order)
             self.clock.now = now
 
     # -- the service ----------------------------------------------------------------------------

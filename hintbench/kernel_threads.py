@@ -124,8 +124,6 @@ class KernelThreads:
         self.kswapd_awake = False
         for zone in self.simulation.zones:
             zone.watermark_boost = 0
-            if zone.free_pages > zone.watermark_high:
-                zone.below_high = False
 
     def direct_reclaim(self, vcpu: Vcpu) -> Coroutine[Any, Any, None]:
         """__alloc_pages_slowpath() from where it may sleep; sets ``vcpu.woken`` to try again."""

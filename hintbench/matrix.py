@@ -296,13 +296,12 @@ def _run_cell(cell: Cell, setting: _Setting) -> Result:
 
     for plugin in setting.plugins:
         load_plugin(plugin)
-    options = {"attached_but_off": True} if setting.attached_but_off else {}
     return run(
         strategy=_make("strategy", find_strategy(cell.strategy.name), cell.strategy.parameters),
         workload=_make("workload", find_workload(cell.workload.name), cell.workload.parameters),
         guest=setting.guest,
         seed=cell.seed,
-        **options,
+        attached_but_off=setting.attached_but_off,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
+from hintbench.core.backing import EARLY_NS
 from hintbench.core.constants import (
     BUCKETS,
     CAUSE_LOCK_WAIT,
@@ -63,19 +64,22 @@ def collect(
     """
     simulation = machine.simulation
     virtual_ns = end_ns - start_ns
+    # Throughput is of the time that the busiest vCPU's tape was not idle by its own wish.
+    busy_ns = max(vcpu.finished_ns - start_ns - vcpu.idle_ns for vcpu in simulation.vcpus)
     metrics: Metrics = {
         "operations": simulation.operations,
         "allocations": simulation.allocations,
         "frees": simulation.frees,
         "virtual_ns": virtual_ns,
-        "throughput_ops_s": simulation.operations * 1e9 / virtual_ns if virtual_ns else None,
+        "busy_ns": busy_ns,
+        "throughput_ops_s": simulation.operations * 1e9 / busy_ns if busy_ns > 0 else None,
     }
     metrics |= _latencies(simulation.latencies)
     metrics |= _locks(machine, guest)
     metrics |= _memory(machine, guest, end_ns)
     metrics |= _host(guest)
     metrics |= _failures(machine, guest, threads)
-    metrics |= _per_gib(metrics)
+    metrics |= _per_gib(metrics, machine)
     return metrics
 
 
@@ -158,9 +162,10 @@ def _memory(machine: Machine, guest: Guest, end_ns: int) -> Metrics:
 def _host(guest: Guest) -> Metrics:
     host = guest.host
     return {
-        "reported_blocks": host.reported_blocks,
+        # The oracle's claims count as reports, one block each.
+        "reported_blocks": host.reported_blocks + host.backing.claimed_blocks,
         "reported_batches": host.reported_batches,
-        "reported_bytes": host.reported_pages * PAGE_SIZE,
+        "reported_bytes": (host.reported_pages + host.backing.claimed_pages) * PAGE_SIZE,
         "redundant_reported_bytes": host.redundant_pages * PAGE_SIZE,
         "refused_reports": host.refused_reports,
         "host_cpu_ns": host.cpu_ns,
@@ -194,7 +199,7 @@ def _failures(machine: Machine, guest: Guest, threads: KernelThreads) -> Metrics
     }
 
 
-def _per_gib(metrics: Metrics) -> Metrics:
+def _per_gib(metrics: Metrics, machine: Machine) -> Metrics:
     """Costs for each GiB that the host was able to take back."""
     discarded = metrics["discarded_bytes"] or 0
     refaulted = metrics["refaulted_bytes"] or 0
@@ -203,7 +208,13 @@ def _per_gib(metrics: Metrics) -> Metrics:
         metrics[f"guest_cpu_{payer}_ns"] or 0 for payer in ("thread", "task", "interrupt")
     )
     taken = discarded / GIB
-    return {
+    early = {
+        f"refault_ratio_{age_ns // 1_000_000_000}_s": pages * PAGE_SIZE / discarded
+        if discarded
+        else None
+        for age_ns, pages in zip(EARLY_NS, machine.backing.refaulted_within, strict=True)
+    }
+    return early | {
         "host_cpu_ns_per_gib": (metrics["host_cpu_ns"] or 0) / taken if taken else None,
         "guest_cpu_ns_per_gib": guest_ns / taken if taken else None,
         "refault_stall_ns_per_gib": stall / (refaulted / GIB) if refaulted else None,

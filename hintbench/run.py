@@ -11,8 +11,15 @@ from hintbench.boot import Machine
 from hintbench.config import GuestConfig, load_guest
 from hintbench.core import machine as core_machine
 from hintbench.core.hooks import HookPoint
-from hintbench.errors import HintbenchError, PluginError, TaskLeakError
+from hintbench.errors import (
+    HintbenchError,
+    InternalError,
+    PluginError,
+    TaskLeakError,
+    describe,
+)
 from hintbench.guest import Guest
+from hintbench.hookspecs import HOOKS
 from hintbench.kernel_threads import KernelThreads
 from hintbench.metrics import collect
 from hintbench.plugins import find_strategy, find_workload, load_plugin
@@ -289,8 +296,17 @@ class Run:
     def _blame(self, error: Exception) -> HintbenchError:
         """Whose fault an exception is that came out of the loop."""
         current = self.scheduler.current
-        where = current.name if current is not None else "a hook"
-        return PluginError(self.scheduler.plugin, where, error)
+        if current is not None:
+            return PluginError(self.scheduler.plugin, current.name, error)
+        # A hook that the core called directly is on the traceback by its name.
+        step, hook = error.__traceback__, ""
+        while step is not None:
+            if step.tb_frame.f_code.co_name in HOOKS:
+                hook = step.tb_frame.f_code.co_name
+            step = step.tb_next
+        if hook:
+            return PluginError(self.scheduler.plugin, hook, error)
+        return InternalError(f"internal error in the simulation: {describe(error)}")
 
     def _notes(self, metrics: dict[str, Any]) -> list[str]:
         notes = []

@@ -14,12 +14,12 @@ something happened in silence:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from hintbench.core import tracepages, tracetext
+from hintbench.core import tracepages, tracewords
 from hintbench.core.constants import PAGEBLOCK_PAGES
 from hintbench.core.tracepages import BUDDY, GIVE_BACK, HAND_OUT, OUT, PCP, RETURN, TAKE, UNKNOWN
 
@@ -43,7 +43,9 @@ class Derived:
         pfn: The page.
         row: The event next to which it happened.
         after: Whether it happened behind that event rather than before it.
-        reason: Why it is known, one of "extfrag", "compaction", "bulk", "direct" and "lost".
+        reason: Why it is known: "compaction", "bulk" (alloc_pages_bulk), "direct" (past the
+            per-CPU lists) or "lost" (some event must be missing).
+        order: Order of the block; `pfn` is its first page.
     """
 
     action: int
@@ -51,6 +53,7 @@ class Derived:
     row: int
     after: bool
     reason: str
+    order: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +70,7 @@ class History:
             its own row; int64.
         derived: What happened in silence.
         first: Where each page was at `begin`: BUDDY, PCP, OUT, or UNKNOWN if it never says; uint8.
+        last_row: The last row that mentions each page, or -1; int32.
         kernel: The preset that was assumed.
     """
 
@@ -78,6 +82,7 @@ class History:
     commit: npt.NDArray[np.int64]
     derived: tuple[Derived, ...]
     first: npt.NDArray[np.uint8]
+    last_row: npt.NDArray[np.int32]
     kernel: str
 
     def derived_counts(self) -> dict[str, int]:
@@ -121,7 +126,10 @@ def history(
     derived = _ordinary_gaps(trace, action, commit, gaps)
     derived += _bulk(trace, action, gaps)
     derived += _Compaction(trace, action, order, commit, gaps, state, last_row, begin, last).steps()
-    return History(trace, begin, last, action, order, commit, tuple(derived), first, kernel)
+    derived = _as_blocks(derived, trace, order)
+    return History(
+        trace, begin, last, action, order, commit, tuple(derived), first, last_row, kernel
+    )
 
 
 def _pair_batched(
@@ -131,21 +139,19 @@ def _pair_batched(
     kind = trace.kind
     action = np.zeros(len(trace), dtype=np.uint8)
     for name, what in (
-        (tracetext.PAGE_ALLOC, HAND_OUT),
-        (tracetext.PAGE_FREE, GIVE_BACK),
-        (tracetext.ZONE_LOCKED, TAKE),
-        (tracetext.PCPU_DRAIN, RETURN),
+        (tracewords.PAGE_ALLOC, HAND_OUT),
+        (tracewords.PAGE_FREE, GIVE_BACK),
+        (tracewords.ZONE_LOCKED, TAKE),
+        (tracewords.PCPU_DRAIN, RETURN),
     ):
         action[kind == name] = what
     action[trace.pfn < 0] = tracepages.NOTHING
-    rows = np.flatnonzero((kind == tracetext.PAGE_FREE) | (kind == tracetext.PAGE_FREE_BATCHED))
+    rows = np.flatnonzero((kind == tracewords.PAGE_FREE) | (kind == tracewords.PAGE_FREE_BATCHED))
     by_page = rows[np.lexsort((rows, trace.pfn[rows]))]
-    is_batched = kind[by_page] == tracetext.PAGE_FREE_BATCHED
+    is_batched = kind[by_page] == tracewords.PAGE_FREE_BATCHED
     paired = np.zeros(len(by_page), dtype=bool)
     paired[1:] = (
-        is_batched[1:]
-        & ~is_batched[:-1]
-        & (trace.pfn[by_page[1:]] == trace.pfn[by_page[:-1]])
+        is_batched[1:] & ~is_batched[:-1] & (trace.pfn[by_page[1:]] == trace.pfn[by_page[:-1]])
     )
     commit = np.arange(len(trace), dtype=np.int64)
     order = trace.order.copy()
@@ -163,16 +169,16 @@ def _mark_takes(trace: Trace, action: npt.NDArray[np.uint8]) -> None:
     A claim below order 9 ends in __rmqueue_smallest, which fires mm_page_alloc_zone_locked for
     the same block; a larger claim and a steal do not.
     """
-    for row in np.flatnonzero(trace.kind == tracetext.EXTFRAG):
+    for row in np.flatnonzero(trace.kind == tracewords.EXTFRAG):
         cpu = trace.cpu[row]
         before = row - 1
         while before >= 0 and (
-            trace.cpu[before] != cpu or trace.kind[before] == tracetext.PCPU_DRAIN
+            trace.cpu[before] != cpu or trace.kind[before] == tracewords.PCPU_DRAIN
         ):
             before -= 1
         told = (
             before >= 0
-            and trace.kind[before] == tracetext.ZONE_LOCKED
+            and trace.kind[before] == tracewords.ZONE_LOCKED
             and trace.pfn[before] == trace.pfn[row]
         )
         action[row] = tracepages.NOTHING if told else TAKE
@@ -222,13 +228,33 @@ def _bulk(
             if trace.cpu[before] != cpu:
                 continue
             if trace.pid[before] != pid or trace.kind[before] not in (
-                tracetext.PAGE_FREE,
-                tracetext.PAGE_FREE_BATCHED,
+                tracewords.PAGE_FREE,
+                tracewords.PAGE_FREE_BATCHED,
             ):
                 break
             first = before
         steps.append(Derived(HAND_OUT, page, int(first), False, "bulk"))
     return steps
+
+
+def _as_blocks(steps: list[Derived], trace: Trace, order: npt.NDArray[np.int8]) -> list[Derived]:
+    """Join the steps of all pages of an event's block into one step of the whole block.
+
+    Beside one event the steps then stand in the order in which a page can make them.
+    """
+    groups: dict[tuple[int, int, bool], list[Derived]] = {}
+    for step in steps:
+        groups.setdefault((step.row, step.action, step.after), []).append(step)
+    rank = {GIVE_BACK: 0, RETURN: 1, TAKE: 2, HAND_OUT: 3}
+    joined = []
+    for (row, _, _), group in sorted(groups.items(), key=lambda item: rank[item[0][1]]):
+        first, size = int(trace.pfn[row]), 1 << int(order[row])
+        pages = {step.pfn for step in group}
+        if size > 1 and pages == set(range(first, first + size)):
+            joined.append(replace(group[0], pfn=first, order=int(order[row])))
+        else:
+            joined += group
+    return joined
 
 
 class _Compaction:
@@ -255,6 +281,7 @@ class _Compaction:
     ) -> None:
         """Take the trace and what the walk found; see `History`."""
         self.trace = trace
+        self.order = order
         self.state = state
         self.last_row = last_row
         silent = (action[gaps[:, 2]] == GIVE_BACK) & (gaps[:, 3] == BUDDY)
@@ -263,15 +290,16 @@ class _Compaction:
         rows = np.arange(begin, end)
         by_compaction = (
             (action[begin:end] == GIVE_BACK)
-            & (trace.flags[begin:end] & tracetext.BY_KCOMPACTD != 0)
+            & (trace.flags[begin:end] & tracewords.BY_KCOMPACTD != 0)
             & (commit[begin:end] == rows)
-            & (order[begin:end] == 0)
         )
         self.frees = rows[by_compaction]
         gap = np.diff(trace.time_ns[self.frees]) > _EPISODE_GAP_NS
-        self.bounds = np.flatnonzero(np.concatenate(([True], gap, [True]))) if len(
-            self.frees
-        ) else np.zeros(1, dtype=np.int64)
+        self.bounds = (
+            np.flatnonzero(np.concatenate(([True], gap, [True])))
+            if len(self.frees)
+            else np.zeros(1, dtype=np.int64)
+        )
 
     def steps(self) -> list[Derived]:
         """The takes and hand-outs of all destinations."""
@@ -288,7 +316,8 @@ class _Compaction:
                 [
                     row
                     for row in rows.tolist()
-                    if row not in self.twice
+                    if self.order[row] == 0
+                    and row not in self.twice
                     and (row not in by_row or any(by_row[row][1] < end < start for end in ends))
                 ]
             )
@@ -299,8 +328,9 @@ class _Compaction:
         for number in reversed(range(len(episodes))):
             before = ends[number - 1] if number else -1
             fitting = [
-                one for one in pending if one[1] < ends[number] and starts[number] < one[2]
-                and ends[number] < one[2]
+                one
+                for one in pending
+                if one[1] < ends[number] and starts[number] < one[2] and ends[number] < one[2]
             ]
             fitting.sort(key=lambda one: (one[1] < before, -one[1]))
             forced = sum(one[1] >= before for one in fitting)
@@ -308,7 +338,7 @@ class _Compaction:
             kept = set(chosen[number])
             pending = [one for one in pending if one not in kept]
         for page, _, row in pending:
-            steps += _isolated(page, row, "compaction" if len(episodes) else "lost")
+            steps += _isolated(page, row, "compaction" if episodes else "lost")
         for number, rows in enumerate(sources):
             missing = len(rows) - len(chosen[number])
             if missing > 0:

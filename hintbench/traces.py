@@ -6,8 +6,6 @@ worked out in `hintbench.trace_history`, tapes are made of them in `hintbench.tr
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 import sys
 import zipfile
@@ -15,7 +13,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from hintbench.errors import TraceError
 
@@ -27,18 +25,9 @@ SCHEMA: Final = "hintbench-trace"
 SCHEMA_VERSION: Final = 1
 MigratetypeOrder: TypeAlias = Literal["modern", "old"]
 
-_CHUNK_BYTES: Final = 1 << 22
-_LONGEST_LINE: Final = 1 << 20
-_GZIP_MAGIC: Final = b"\x1f\x8b"
 _ZIP_MAGIC: Final = b"PK\x03\x04"
 _MOST_PAGES: Final = 1 << 30  # 4 TiB; beyond, a line is damaged
-_BINARY_FORMATS: Final = {
-    b"\x17\x08\x44tracing": "a trace.dat; convert it with `trace-cmd report`",
-    b"PERFILE2": "a perf.data; convert it with `perf script`",
-    b"\xfd7zXZ": "compressed with xz; unpack it",
-    b"\x28\xb5\x2f\xfd": "compressed with zstd; unpack it",
-}
-# Recorded as (name of the fault in the parser, how it is told).
+# What the parser calls a fault, and how it is told.
 FAULTS: Final = {
     "lost": "events lost",
     "overrun": "events overwritten in the kernel's buffer",
@@ -174,9 +163,7 @@ def read_trace(
             allocator.
     """
     if migratetype_order not in ("modern", "old"):
-        raise TraceError(
-            f"migratetype order is {migratetype_order!r}, must be 'modern' or 'old'"
-        )
+        raise TraceError(f"migratetype order is {migratetype_order!r}, must be 'modern' or 'old'")
     names = [paths] if isinstance(paths, str | Path) else list(paths)
     if not names:
         raise TraceError("no trace was given")
@@ -215,7 +202,7 @@ def save_trace(trace: Trace, path: str | Path) -> None:
 
 
 def _columns() -> dict[str, str]:
-    from hintbench.core.tracetext import COLUMNS
+    from hintbench.core.tracewords import COLUMNS
 
     columns: dict[str, str] = COLUMNS
     return columns
@@ -223,148 +210,21 @@ def _columns() -> dict[str, str]:
 
 def _read_one(name: str) -> Trace:
     """Open one input and find out what it is."""
+    from hintbench.trace_input import read_stream
+
     try:
         if name == "-":
-            return _read_stream(sys.stdin.buffer, "standard input")
+            return read_stream(sys.stdin.buffer, "standard input")
         with open(name, "rb") as file:
             if file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC:
                 return _load(Path(name))
             file.seek(0)
-            return _read_stream(file, name)
+            return read_stream(file, name)
     except OSError as error:
         raise TraceError(f"{name}: cannot be read: {error.strerror or error}") from error
 
 
-def _read_stream(file: IO[bytes], name: str) -> Trace:
-    """Read text from an open file, unpacking it if need be."""
-    head = file.read(64)
-    if not head:
-        raise TraceError(f"{name}: is empty")
-    stream: IO[bytes] = io.BufferedReader(_Rejoined(head, file), 1 << 16)  # type: ignore[type-var]
-    if head.startswith(_GZIP_MAGIC):
-        stream = gzip.GzipFile(fileobj=stream)  # type: ignore[assignment]
-    else:
-        for magic, meaning in _BINARY_FORMATS.items():
-            if head.startswith(magic):
-                raise TraceError(f"{name}: is {meaning}")
-    return _parse(stream, name)
-
-
-class _Rejoined(io.RawIOBase):
-    """A stream whose first bytes were read already; standard input cannot be rewound."""
-
-    def __init__(self, head: bytes, rest: IO[bytes]) -> None:
-        self.head = head
-        self.rest = rest
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.head[: len(buffer)] or self.rest.read(len(buffer))
-        self.head = self.head[len(data) :]
-        buffer[: len(data)] = data
-        return len(data)
-
-
-def _parse(stream: IO[bytes], name: str) -> Trace:
-    """Feed the parser with chunks of whole lines."""
-    import numpy as np
-
-    from hintbench.core.tracetext import COLUMNS, SHORTEST_ROW, LineParser
-
-    parser = LineParser()
-    buffer = bytearray(_CHUNK_BYTES)
-    kept = 0
-    parts: list[dict[str, Any]] = []
-    damage = ""
-    ends_whole = True
-    while True:
-        try:
-            got = stream.readinto(memoryview(buffer)[kept:])  # type: ignore[attr-defined]
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            got, damage = 0, str(error)
-        if not parser.line_count() and b"\0" in buffer[: min(kept + got, 4096)]:
-            raise TraceError(f"{name}: is a binary file, not the text of a trace")
-        size = kept + got
-        if not got:
-            if not size:
-                break
-            ends_whole = False
-            buffer[size : size + 1] = b"\n"
-            size += 1
-        end = buffer.rfind(b"\n", 0, size) + 1
-        if not end:
-            if size > _LONGEST_LINE:
-                raise TraceError(f"{name}: is not the text of a trace: it has no lines")
-            buffer.extend(bytes(len(buffer) - size or _CHUNK_BYTES))
-            kept = size
-            continue
-        places = len(buffer) // SHORTEST_ROW + 1
-        columns = {key: np.empty(places, dtype=dtype) for key, dtype in COLUMNS.items()}
-        rows = parser.parse(buffer, end, columns)
-        parts.append({key: column[:rows].copy() for key, column in columns.items()})
-        kept = size - end
-        buffer[:kept] = buffer[end:size]
-        if not got:
-            break
-    return _finish(parser, parts, name, bool(damage), ends_whole)
-
-
-def _finish(
-    parser: Any, parts: list[dict[str, Any]], name: str, damaged: bool, ends_whole: bool
-) -> Trace:
-    """Make a trace of what the parser found, or say that it found nothing."""
-    import numpy as np
-
-    faults = [
-        Fault(kind, count, tuple(lines), name)
-        for kind, (count, lines) in parser.faults().items()
-    ]
-    last_line = parser.line_count()
-    if damaged or (not ends_whole and parser.last_line_was_bad()):
-        faults.append(Fault("truncated", 1, (last_line,), name))
-    columns = {
-        key: np.concatenate([part[key] for part in parts]) if parts else np.empty(0, dtype=dtype)
-        for key, dtype in _columns().items()
-    }
-    marks = np.flatnonzero(columns["kind"] >= _kinds().MARK)
-    texts = tuple(
-        TraceText(int(row), *parser.text_events()[int(columns["aux"][row])]) for row in marks
-    )
-    if len(marks) == len(columns["kind"]):
-        raise TraceError(_nothing(name, parser, faults, damaged))
-    return _checked(
-        Trace(
-            **columns,
-            texts=texts,
-            faults=tuple(faults),
-            ignored=parser.ignored_events(),
-            sources=(name,),
-            lines=last_line,
-        )
-    )
-
-
-def _nothing(name: str, parser: Any, faults: Sequence[Fault], damaged: bool) -> str:
-    """Say why a text holds no event that is of use."""
-    if damaged:
-        return f"{name}: is damaged: nothing of it could be unpacked"
-    if parser.ignored_events():
-        names = ", ".join(sorted(parser.ignored_events())[:3])
-        return f"{name}: holds no event of the page allocator (kmem:mm_page_*), only {names}"
-    worst = max(faults, key=lambda fault: fault.count, default=None)
-    found = f"; found {worst}" if worst else ""
-    return f"{name}: holds no event of the page allocator (kmem:mm_page_*){found}"
-
-
-def _kinds() -> Any:
-    from hintbench.core import tracetext
-
-    return tracetext
-
-
-def _checked(trace: Trace) -> Trace:
+def checked(trace: Trace) -> Trace:
     """Refuse a trace that names impossible pages."""
     if trace.page_count > _MOST_PAGES:
         raise TraceError(
@@ -377,7 +237,7 @@ def _swap_old_types(trace: Trace) -> None:
     """Renumber the migratetypes of kernels before commit 016c13daa5c9."""
     import numpy as np
 
-    from hintbench.core.tracetext import AUX_MIGRATETYPE_SHIFT, EXTFRAG
+    from hintbench.core.tracewords import AUX_MIGRATETYPE_SHIFT, EXTFRAG
 
     swapped = np.array([0, 2, 1, 3, 4, 5, 6, -1], dtype=np.int8)
     trace.migratetype[:] = swapped[trace.migratetype]
@@ -433,11 +293,10 @@ def _load(path: Path) -> Trace:
             about = json.loads(arrays["about"].tobytes())
         lengths = {len(column) for column in columns.values()}
         if len(lengths) != 1 or any(
-            column.dtype != _columns()[name] or column.ndim != 1
-            for name, column in columns.items()
+            column.dtype != _columns()[name] or column.ndim != 1 for name, column in columns.items()
         ):
             raise ValueError("columns differ in length or kind")
-        return _checked(
+        return checked(
             Trace(
                 **columns,
                 texts=tuple(TraceText(int(row), name, text) for row, name, text in about["texts"]),

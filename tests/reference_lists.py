@@ -247,6 +247,13 @@ class ReferenceLists:
         """__putback_isolated_page() (at the tail); v9 calls __free_one_page() (not to the tail)."""
         return self.free_one_page(pfn, order, to_tail=to_tail)
 
+    def rotate_to_front(self, pfn: int) -> None:
+        """list_rotate_to_front(): the block becomes the first of its list, the order stays."""
+        block = self.free[pfn]
+        row = self.lists[block.order, block.list_type]
+        at = row.index(pfn)
+        row[:] = row[at:] + row[:at]
+
     # What must always hold.
 
     def validate(self) -> None:

@@ -3,30 +3,13 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from hintbench import cli
-
-SMALL = ("--memory", "64MiB", "--vcpus", "1")
-QUICK = ("-w", "churn,operations=2000,final_idle_ns=1000")
-
-
-def hintbench(*arguments, **options):
-    """Run the command line in a process of its own."""
-    options = {"capture_output": True, "text": True, "timeout": 120, **options}
-    environment = {
-        **os.environ,
-        "HINTBENCH_DISABLE_PLUGINS": "1",
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        **options.pop("env", {}),
-    }
-    command = [sys.executable, "-m", "hintbench.cli", *map(str, arguments)]
-    return subprocess.run(command, env=environment, check=False, **options)
+from hintbench.core import BUILD
 
 
 @pytest.fixture
@@ -45,11 +28,6 @@ def one_line(error):
     assert error.count("\n") == 1, error
     assert "Traceback" not in error
     return error
-
-
-def without_notes(error):
-    lines = error.splitlines(keepends=True)
-    return "".join(line for line in lines if not line.startswith("hintbench: note:"))
 
 
 class TestHelp:
@@ -208,198 +186,19 @@ class TestNew:
         assert "exists already" in one_line(error)
         assert (tmp_path / "mine.py").read_text() == "precious"
 
-    def test_what_it_writes_works(self, tmp_path):
-        hintbench("new", "strategy", "mine", cwd=tmp_path)
-        found = hintbench(
-            *("run", "-p", "mine.py", "-s", "none", "-s", "mine", *QUICK, "--memory", "1GiB"),
-            *("--json", "out.json"),
-            cwd=tmp_path,
-        )
-        assert (found.returncode, without_notes(found.stderr)) == (0, "")
-        none, mine = json.loads((tmp_path / "out.json").read_text())["results"]
-        assert none["metrics"]["reported_blocks"] == 0
-        assert mine["metrics"]["reported_blocks"] > 50
-        assert mine["violations"] == {}
-
-
-BROKEN = """
-import os, signal, time
-from hintbench import Strategy, hookimpl
-
-class Raises(Strategy):
-    "Raises."
-    name = "raises"
-
-    @hookimpl
-    def guest_started(self, guest):
-        raise ValueError("on purpose")
-
-class Dies(Strategy):
-    "Takes its process with it."
-    name = "dies"
-
-    @hookimpl
-    def guest_started(self, guest):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-class Waits(Strategy):
-    "Interrupts whoever started it, as Ctrl-C does."
-    name = "waits"
-
-    @hookimpl
-    def guest_started(self, guest):
-        time.sleep(1)
-        os.kill(int(os.environ["VICTIM"]), signal.SIGINT)
-        time.sleep(5)
-"""
-
-
-@pytest.fixture
-def broken(tmp_path):
-    (tmp_path / "broken.py").write_text(BROKEN)
-    return tmp_path
-
-
-class TestRun:
-    def test_results_do_not_depend_on_the_number_of_jobs(self, tmp_path):
-        strategies = ("-s", "none", "-s", "zone-confined-batching", "-s", "oracle,at_order=9")
-        found = {}
-        for jobs in (1, 2):
-            done = hintbench(
-                *("run", *strategies, *QUICK, "-w", "bulk,operations=2000", *SMALL),
-                *("--jobs", jobs, "--json", f"{jobs}.json", "--seed", 1, "--seed", 2),
-                cwd=tmp_path,
-            )
-            assert (done.returncode, without_notes(done.stderr)) == (0, "")
-            content = json.loads((tmp_path / f"{jobs}.json").read_text())
-            found[jobs] = (
-                [
-                    {key: value for key, value in result.items() if key != "wall_seconds"}
-                    for result in content["results"]
-                ],
-                done.stdout,
-            )
-        assert found[1] == found[2]
-        assert len(found[1][0]) == 3 * 2 * 2
-        assert len({result["digest"] for result in found[1][0]}) > 6
-
-    def test_the_table_and_the_file(self, tmp_path):
-        done = hintbench(
-            *("run", "-s", "none", "-s", "oracle", *QUICK, *SMALL, "--json", "out.json"),
-            cwd=tmp_path,
-        )
-        assert (done.returncode, without_notes(done.stderr)) == (0, "")
-        content = json.loads((tmp_path / "out.json").read_text())
-        assert content["schema"] == 1
-        none, oracle = content["results"]
-        assert none["metrics"]["throughput_ratio"] == 1.0
-        assert oracle["metrics"]["alloc_p99_ns"] > 0
-        assert re.search(r"^  none +1\.000 ", done.stdout, re.MULTILINE)
-        assert "How to read it" in done.stdout
-
-    def test_json_on_standard_output(self, tmp_path):
-        done = hintbench("run", "-s", "none", *QUICK, *SMALL, "--json", "-", cwd=tmp_path)
-        assert json.loads(done.stdout)["results"][0]["strategy"] == "none"
-        assert "How to read it" in done.stderr
-
-    @pytest.mark.parametrize("jobs", [1, 2])
-    def test_a_plugin_that_raises_leaves_the_others_their_results(self, broken, jobs):
-        done = hintbench(
-            *("run", "-p", "broken.py", "-s", "none", "-s", "raises", *QUICK, "-w", "bulk", *SMALL),
-            *("--jobs", jobs, "--json", "out.json"),
-            cwd=broken,
-        )
-        assert done.returncode == 1
-        error = without_notes(done.stderr)
-        assert "plugin 'raises': guest_started: ValueError: on purpose" in error
-        assert "Traceback" not in error
-        content = json.loads((broken / "out.json").read_text())
-        assert [result["workload"] for result in content["results"]] == ["churn", "bulk"]
-        assert "failed" in done.stdout
-
-    def test_debug_shows_where_a_plugin_raised(self, broken):
-        done = hintbench(
-            "run", "-p", "broken.py", "-s", "raises", *QUICK, *SMALL, "--debug", cwd=broken
-        )
-        assert done.returncode == 1
-        assert "Traceback" in done.stderr
-        assert "broken.py" in done.stderr
-
-    def test_a_killed_worker_is_named_and_replaced(self, broken):
-        done = hintbench(
-            *("run", "-p", "broken.py", "-s", "dies", "-s", "none", "-s", "oracle", *QUICK, *SMALL),
-            *("--jobs", 2, "--json", "out.json"),
-            cwd=broken,
-        )
-        assert done.returncode == 1
-        assert "worker process that ran dies on churn" in done.stderr
-        assert "killed by SIGKILL" in done.stderr
-        content = json.loads((broken / "out.json").read_text())
-        assert [result["strategy"] for result in content["results"]] == ["none", "oracle"]
-
-    @pytest.mark.parametrize("jobs", [1, 2])
-    def test_ctrl_c_keeps_what_was_finished(self, broken, jobs):
-        command = [sys.executable, "-m", "hintbench.cli", "run", "-p", "broken.py"]
-        command += ["-s", "none", "-s", "waits", "-s", "oracle", *QUICK, *SMALL]
-        command += ["--jobs", str(jobs), "--json", "out.json"]
-        script = (
-            "import os, sys; os.environ['VICTIM'] = str(os.getpid());"
-            "os.execv(sys.argv[1], sys.argv[1:])"
-        )
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        began = time.monotonic()
-        done = subprocess.run(
-            [sys.executable, "-c", script, *command],
-            cwd=broken,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-        assert done.returncode == 130
-        assert time.monotonic() - began < 5
-        content = json.loads((broken / "out.json").read_text())
-        assert "none" in [result["strategy"] for result in content["results"]]
-        assert "interrupted: " in done.stderr
-        assert "Traceback" not in done.stderr
-        assert "How to read it" in done.stdout
-
-    def test_output_that_nobody_reads_any_more(self, tmp_path):
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "hintbench.cli", "list"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
-            cwd=tmp_path,
-        )
-        process.stdout.close()
-        error = process.stderr.read().decode()
-        process.stderr.close()
-        assert process.wait(60) in (0, 1, -signal.SIGPIPE)
-        assert "Traceback" not in error
-
-    def test_a_terminal_that_knows_only_ascii(self, tmp_path):
-        done = hintbench(
-            "run", "-s", "none", *QUICK, *SMALL, cwd=tmp_path, env={"PYTHONIOENCODING": "ascii"}
-        )
-        assert done.returncode == 0
-        assert "How to read it" in done.stdout
-
 
 class TestSpeed:
     def test_table_and_file(self, run_main, tmp_path, monkeypatch):
-        from types import ModuleType, SimpleNamespace
+        from hintbench import speed
 
-        module = ModuleType("hintbench.speed")
-        module.measure = lambda: [SimpleNamespace(name="bare replay", ns_per_operation=7.25)]
-        monkeypatch.setitem(sys.modules, "hintbench.speed", module)
+        figure = speed.Figure("bare replay", 7.25, 7.0, 8.0, 1000, "0" * 16)
+        monkeypatch.setattr(speed, "measure", lambda: [figure])
         status, output, _ = run_main("speed", "--json", tmp_path / "speed.json")
         assert status == 0
-        assert re.search(r"bare replay +7\.2", output)
+        assert re.search(r"bare replay +7\.2 +7\.0 +8\.0 +138", output)
         content = json.loads((tmp_path / "speed.json").read_text())
-        assert content["figures"] == [{"name": "bare replay", "ns_per_operation": 7.25}]
+        assert (content["schema"], content["build"]) == (1, BUILD)
+        assert content["figures"] == [figure._asdict()]
 
 
 TRACE = """\

@@ -16,7 +16,7 @@ from hintbench.config import (
     ZoneConfig,
     load_guest,
 )
-from hintbench.errors import GuestError, HintbenchError, ParameterError, UnknownNameError
+from hintbench.errors import GuestError, ParameterError, UnknownNameError
 from hintbench.layout import lowmem_reserves
 from hintbench.quantities import format_bytes, format_count, format_ns, parse_bytes
 
@@ -371,59 +371,3 @@ class TestQuantities:
     )
     def test_format_count(self, value, text):
         assert format_count(value) == text
-
-
-class TestErrors:
-    def test_every_error_survives_a_trip_between_processes(self):
-        import pickle
-
-        from hintbench import errors
-
-        cause = ZeroDivisionError("division by zero")
-        cause.unpicklable = lambda: None
-        samples = [
-            errors.UnknownNameError("strategy", "bitmap", ["bitmap-and-spin"], "or -p"),
-            errors.PluginError("mine", "block_freed", cause),
-            errors.PluginHangError("mine", "block_freed", "did not come back"),
-            errors.TaskLeakError("mine", cause="worker, timer"),
-            errors.TraceError("trace.txt: empty"),
-        ]
-        for error in samples:
-            twin = pickle.loads(pickle.dumps(error))
-            assert (type(twin), str(twin)) == (type(error), str(error))
-            assert twin.exit_status == error.exit_status
-
-    def test_exit_statuses(self):
-        from hintbench import errors
-
-        assert GuestError("x").exit_status == 2
-        assert errors.PluginError("p", "h", "c").exit_status == 1
-
-    def test_a_plugins_error_names_plugin_hook_cause_and_line(self):
-        from hintbench.errors import PluginError
-
-        try:
-            int(1 / 0)
-        except ZeroDivisionError as cause:
-            message = str(PluginError("mine", "block_freed", cause))
-        assert message.startswith("plugin 'mine': block_freed: ZeroDivisionError: division by zero")
-        assert "test_config.py:" in message
-
-    @pytest.mark.parametrize(
-        ("name", "near"),
-        [
-            ("bitmap-and-spn", "bitmap-and-spin"),
-            ("bitmap", "bitmap-and-spin"),
-            ("V9", "percpu-array-v9"),
-            ("percpu_array_v9", "percpu-array-v9"),
-            ("zzz", None),
-        ],
-    )
-    def test_nearest(self, name, near):
-        from hintbench.errors import nearest
-
-        assert nearest(name, ["none", "oracle", "percpu-array-v9", "bitmap-and-spin"]) == near
-
-    def test_a_field_that_is_refused_is_a_hintbench_error(self):
-        with pytest.raises(HintbenchError):
-            load_guest("default", kernel="4.4")

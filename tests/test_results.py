@@ -185,7 +185,7 @@ def fake_run(monkeypatch):
         maker.__new__ = lambda _cls, **parameters: FakePlugin(name, parameters)
         return maker
 
-    def run(strategy, workload, guest, seed):
+    def run(strategy, workload, guest, seed, attached_but_off):
         troubles = {
             "raises": PluginError("raises", "block_freed", ValueError("bad")),
             "bug": KeyError("x"),

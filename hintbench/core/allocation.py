@@ -137,21 +137,31 @@ def begin_allocation(sim: Simulation, vcpu: Vcpu) -> cython.int:
     vcpu.highest_zone = _highest_zone(flags)
     vcpu.no_fragment = False
     if sim.kernel >= KERNEL_6_12:
-        # alloc_flags_nofragment(): only when the preferred zone is NORMAL.
-        vcpu.no_fragment = _preferred_number(vcpu) == ZONE_NORMAL
+        vcpu.no_fragment = _avoids_fragments(vcpu)
     return find_zone(sim, vcpu)
 
 
 @cython.cfunc
-@cython.exceptval(-2)
-def _preferred_number(vcpu: Vcpu) -> cython.int:
-    """The number of the first zone that the allocation may use; -1 when there is none."""
+@cython.exceptval(-1)
+def _avoids_fragments(vcpu: Vcpu) -> cython.int:
+    """alloc_flags_nofragment(): only when the first zone that may be used is NORMAL.
+
+    Where there are several nodes, that zone's node must have a ZONE_DMA32 too.
+    """
     index: cython.int
+    preferred: cython.int = -1
     for index in range(len(vcpu.zonelist)):
         zone: Zone = cython.cast(Zone, vcpu.zonelist[index])
-        if zone.number <= vcpu.highest_zone:
-            return zone.number
-    return -1
+        if preferred < 0:
+            if zone.number > vcpu.highest_zone:
+                continue
+            preferred = zone.number
+            vcpu.preferred_node = zone.node
+            if preferred != ZONE_NORMAL or not vcpu.several_nodes:
+                break
+        elif zone.number == ZONE_DMA32 and zone.node == vcpu.preferred_node:
+            return 1
+    return preferred == ZONE_NORMAL and not vcpu.several_nodes
 
 
 @cython.cfunc
@@ -165,7 +175,9 @@ def _may_use(
     if sim.kernel >= KERNEL_6_12 and not zone.below_high:
         mark = zone.watermark_high + zone.watermark_boost
         if order == 0:
-            if zone.free_pages > mark + zone.lowmem_reserve[vcpu.highest_zone]:
+            if zone.free_pages - zone.free_highatomic > (
+                mark + zone.lowmem_reserve[vcpu.highest_zone]
+            ):
                 return True
         elif zone.meets(order, mark, vcpu.highest_zone, 0):
             return True
@@ -174,6 +186,9 @@ def _may_use(
         mark = zone.watermark_min + zone.watermark_boost
         if vcpu.flags & FLAG_ATOMIC:
             reserve = 2
+            if order == 0 and sim.kernel >= KERNEL_6_12:
+                # zone_watermark_fast(): such an allocation does not heed the boost.
+                mark = zone.watermark_min
     else:
         mark = zone.watermark_low + zone.watermark_boost
     return zone.meets(order, mark, vcpu.highest_zone, reserve)
@@ -189,6 +204,9 @@ def find_zone(sim: Simulation, vcpu: Vcpu) -> cython.int:
     while True:
         while vcpu.zone_at < count:
             zone: Zone = cython.cast(Zone, vcpu.zonelist[vcpu.zone_at])
+            if vcpu.no_fragment and zone.node != vcpu.preferred_node:
+                # Locality is worth more than a whole pageblock.
+                break
             if zone.number <= vcpu.highest_zone and _may_use(sim, zone, vcpu, order):
                 if not pcp_allowed(sim.kernel, order):
                     clock.now += clock.costs.direct_path_ns

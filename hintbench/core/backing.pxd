@@ -13,9 +13,14 @@ cdef class Backing:
     cdef readonly long long small_refaults
     cdef readonly long long huge_refaults
     cdef readonly long long discarded_pages
+    cdef readonly long long claimed_blocks, claimed_pages
     cdef public bint free_of_charge
+    cdef long long[::1] discarded_ns
+    cdef readonly long long[::1] refaulted_within
+    cdef int _count_early(self, int pfn, int pages) except -1
     cdef Py_ssize_t fault(self, int pfn, int order) except -1
     cdef int backed_pages(self, int pfn, int order) except -1
     cdef int _back_unit(self, int unit) except -1
     cpdef int discard(self, int pfn, int order) except -1
+    cpdef int claim(self, int pfn, int order) except -1
     cpdef bint is_backed(self, int pfn) except -1

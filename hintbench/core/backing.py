@@ -21,6 +21,10 @@ _ONE = cython.declare(cython.ulonglong, 1)
 _WORDS_PER_UNIT = cython.declare(cython.int, 8)
 
 
+EARLY_NS = (1_000_000_000, 10_000_000_000, 60_000_000_000)
+"""A refault this soon after its discard is counted as early."""
+
+
 @cython.cfunc
 @cython.exceptval(check=False)
 @cython.overflowcheck(False)
@@ -71,7 +75,11 @@ class Backing:
         self.small_refaults = 0
         self.huge_refaults = 0
         self.discarded_pages = 0
+        self.claimed_blocks = 0
+        self.claimed_pages = 0
         self.free_of_charge = False
+        self.discarded_ns = memoryview(numpy.zeros(page_count >> PAGEBLOCK_ORDER, numpy.int64))
+        self.refaulted_within = memoryview(numpy.zeros(len(EARLY_NS), numpy.int64))
 
     def _fill(self, start: int, pages: int) -> None:
         words = numpy.asarray(self.words)
@@ -132,6 +140,7 @@ class Backing:
             while unit <= last:
                 if self.backed_pages(unit << PAGEBLOCK_ORDER, PAGEBLOCK_ORDER) == 0:
                     brought += self._back_unit(unit)
+                    self._count_early(unit << PAGEBLOCK_ORDER, PAGEBLOCK_PAGES)
                     huge += 1
                 unit += 1
         if huge == 0 or order < PAGEBLOCK_ORDER or self.backed_pages(pfn, order) != (1 << order):
@@ -139,6 +148,7 @@ class Backing:
                 if not self.is_backed(page):
                     self.words[page >> 6] |= _ONE << (page & 63)
                     small += 1
+            self._count_early(pfn, small)
         brought += small
         self.small_refaults += small
         self.huge_refaults += huge
@@ -149,6 +159,15 @@ class Backing:
             return 0
         cost = small * self.clock.costs.refault_small_ns
         return cost + huge * self.clock.costs.refault_huge_ns
+
+    def _count_early(self, pfn: cython.int, pages: cython.int) -> cython.int:
+        """Memory that the guest wants back this soon was reported for little."""
+        index: cython.int
+        age: cython.longlong = self.clock.now - self.discarded_ns[pfn >> PAGEBLOCK_ORDER]
+        for index in range(len(EARLY_NS)):
+            if age <= EARLY_NS[index]:
+                self.refaulted_within[index] += pages
+        return 0
 
     def _back_unit(self, unit: cython.int) -> cython.int:
         """A whole 2 MiB unit comes back as one huge page."""
@@ -170,6 +189,16 @@ class Backing:
             for index in range(pfn >> 6, (pfn + (1 << order)) >> 6):
                 self.words[index] = 0
         self.discarded_pages += taken
+        index = pfn >> PAGEBLOCK_ORDER
+        while index <= (pfn + (1 << order) - 1) >> PAGEBLOCK_ORDER:
+            self.discarded_ns[index] = self.clock.now
+            index += 1
         self.backed.change(self.clock.now, -taken)
         self.reclaimed.change(self.clock.now, taken)
         return taken
+
+    def claim(self, pfn: cython.int, order: cython.int) -> cython.int:
+        """A discard by the oracle's zero-time service, counted as a report of its own."""
+        self.claimed_blocks += 1
+        self.claimed_pages += 1 << order
+        return self.discard(pfn, order)

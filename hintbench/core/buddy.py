@@ -64,6 +64,8 @@ class Buddy:
 
     Attributes:
         free_pages: NR_FREE_PAGES.
+        free_highatomic: those on HIGHATOMIC lists, which an ordinary allocation cannot have; 6.12
+            only (5.0 reserves by pageblock).
         nr_free: free blocks by order, all migratetypes.
         claim: called with (pfn, order) of every merged block of ``claim_order`` or more; the
             oracle's zero-time service.
@@ -82,6 +84,7 @@ class Buddy:
         self.end_pfn = end_pfn
         self.first_list = pages.new_lists(NR_PAGE_ORDERS * MIGRATE_TYPES)
         self.free_pages = 0
+        self.free_highatomic = 0
         self.nr_free = memoryview(array.array("i", [0] * NR_PAGE_ORDERS))
         self.allow_boost = True
         self.watermark_boost = 0
@@ -135,6 +138,8 @@ class Buddy:
         self.charge_block(pfn)
         self.pages.state[pfn] = TAIL
         self.free_pages += 1 << order
+        if migratetype == HIGHATOMIC and self.kernel >= KERNEL_6_12:
+            self.free_highatomic += 1 << order
         return self.merge(pfn, order, migratetype, to_tail, origin, pfn, order)
 
     def merge(
@@ -270,6 +275,8 @@ class Buddy:
         pages.remove(pfn)
         self.nr_free[block_order] -= 1
         self.free_pages -= 1 << order
+        if migratetype == HIGHATOMIC and self.kernel >= KERNEL_6_12:
+            self.free_highatomic -= 1 << order
         pages.state[pfn] = TRANSIT | order
         if block_order > order and reason == REASON_ALLOCATION:
             reason = REASON_SPLIT

@@ -20,7 +20,9 @@ if cython.compiled:
         FLAG_ZERO,
         GIVE_BACK,
         HAND_OUT,
+        HIGHATOMIC,
         ISOLATED,
+        KERNEL_6_12,
         KIND_MASK,
         ORDER_MASK,
         ORIGIN_DIRECT_FREE,
@@ -50,7 +52,9 @@ else:
         FLAG_ZERO,
         GIVE_BACK,
         HAND_OUT,
+        HIGHATOMIC,
         ISOLATED,
+        KERNEL_6_12,
         KIND_MASK,
         ORDER_MASK,
         ORIGIN_DIRECT_FREE,
@@ -77,7 +81,7 @@ _LOOK_AGAIN_NS = cython.declare(cython.longlong, 5_000)
 @cython.cfunc
 def exact_step(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """One recorded operation; takes and returns of one burst share a lock hold."""
-    operation: cython.int = vcpu.codes[vcpu.position] & 15
+    operation: cython.int = vcpu.words[vcpu.position] & 15
     if operation == HAND_OUT:
         return _hand_out(sim, vcpu)
     if operation == GIVE_BACK:
@@ -89,7 +93,7 @@ def exact_step(sim: Simulation, vcpu: Vcpu) -> cython.int:
 def _burst(sim: Simulation, vcpu: Vcpu, operation: cython.int) -> cython.int:
     """Everything of one kind that the kernel did under one zone-lock hold."""
     clock = sim.clock
-    zone: Zone = sim.zone_at(vcpu.values[vcpu.position])
+    zone: Zone = sim.zone_at(vcpu.words[vcpu.position] >> 32)
     last: cython.longlong
     done: cython.int = 1
     again: cython.bint = vcpu.phase == EXACT_AGAIN
@@ -98,8 +102,8 @@ def _burst(sim: Simulation, vcpu: Vcpu, operation: cython.int) -> cython.int:
         clock.digest.add(clock.now, vcpu.number, EVENT_LOCKED, zone.index, operation)
     while True:
         last = vcpu.times[vcpu.position]
-        vcpu.order = (vcpu.codes[vcpu.position] >> 4) & 15
-        vcpu.pfn = vcpu.values[vcpu.position]
+        vcpu.order = (vcpu.words[vcpu.position] >> 4) & 15
+        vcpu.pfn = vcpu.words[vcpu.position] >> 32
         if operation == TAKE:
             done = _take(sim, vcpu, zone)
         else:
@@ -110,9 +114,9 @@ def _burst(sim: Simulation, vcpu: Vcpu, operation: cython.int) -> cython.int:
         sim.operations += 1
         if vcpu.position >= vcpu.length:
             break
-        if vcpu.codes[vcpu.position] & 15 != operation or (
+        if vcpu.words[vcpu.position] & 15 != operation or (
             vcpu.times[vcpu.position] > last + _ONE_HOLD_NS
-            or sim.zone_at(vcpu.values[vcpu.position]) is not zone
+            or sim.zone_at(vcpu.words[vcpu.position] >> 32) is not zone
         ):
             break
     if done == 2:
@@ -157,6 +161,8 @@ def _take(sim: Simulation, vcpu: Vcpu, zone: Zone) -> cython.int:
     pages.remove(head)
     zone.nr_free[high] -= 1
     zone.free_pages -= 1 << order
+    if migratetype == HIGHATOMIC and zone.kernel >= KERNEL_6_12:
+        zone.free_highatomic -= 1 << order
     pages.state[head] = TRANSIT | high
     zone.call_block_taken(head, high, REASON_SPLIT if high > order else 0)
     pages.state[head] = 0
@@ -222,10 +228,10 @@ def _hand_out(sim: Simulation, vcpu: Vcpu) -> cython.int:
     flags: cython.uint
     point: HookPoint = sim.hooks.page_allocated
     if vcpu.phase != EXACT:
-        vcpu.flags = vcpu.codes[vcpu.position]
+        vcpu.flags = vcpu.words[vcpu.position] & 0xFFFFFFFF
         vcpu.order = (vcpu.flags >> 4) & 15
         vcpu.migratetype = (vcpu.flags >> 8) & 7
-        vcpu.pfn = vcpu.values[vcpu.position]
+        vcpu.pfn = vcpu.words[vcpu.position] >> 32
         clock.now += clock.costs.pcp_hit_ns
         if point is not None and sim.test_hook(point, vcpu.pfn, vcpu.order):
             coroutine = point.function(sim.hooks.guest, vcpu.number, vcpu.pfn, vcpu.order)
@@ -255,8 +261,8 @@ def _give_back(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """A user frees a page; a RETURN follows where it does not stay on a per-CPU list."""
     clock = sim.clock
     point: HookPoint = sim.hooks.page_freeing
-    vcpu.order = (vcpu.codes[vcpu.position] >> 4) & 15
-    vcpu.pfn = vcpu.values[vcpu.position]
+    vcpu.order = (vcpu.words[vcpu.position] >> 4) & 15
+    vcpu.pfn = vcpu.words[vcpu.position] >> 32
     vcpu.position += 1
     clock.now += clock.costs.pcp_free_ns
     clock.digest.add(clock.now, vcpu.number, EVENT_FREED, vcpu.pfn, vcpu.order)

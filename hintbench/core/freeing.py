@@ -125,7 +125,7 @@ def leave_user(sim: Simulation, pfn: cython.int, order: cython.int) -> cython.in
         sim.backing.used.change(now, -sim.backing.backed_pages(pfn, order))
     if sim.claim_freed and order >= sim.claim_order:
         # The oracle's zero-time service.
-        sim.backing.discard(pfn, order)
+        sim.backing.claim(pfn, order)
     return 0
 
 

@@ -6,6 +6,17 @@ from hintbench.core.pages cimport Pages
 from hintbench.core.vcpu cimport Vcpu
 
 
+cdef extern from *:
+    """
+    #if defined(__GNUC__) || defined(__clang__)
+    #define HINTBENCH_PREFETCH(address) __builtin_prefetch(address)
+    #else
+    #define HINTBENCH_PREFETCH(address) ((void) (address))
+    #endif
+    """
+    void prefetch "HINTBENCH_PREFETCH"(const void *address) noexcept nogil
+
+
 cdef class Simulation:
     cdef readonly VirtualClock clock
     cdef readonly Pages pages

@@ -19,6 +19,11 @@ GIVE_BACK = 3
 RETURN = 4
 NOTHING = 0
 
+# What an operation does to slots.
+FILL = 0
+EMPTY = 1
+MOVE = 2
+
 _C_UNKNOWN = cython.declare(cython.int, UNKNOWN)
 _C_BUDDY = cython.declare(cython.int, BUDDY)
 _C_PCP = cython.declare(cython.int, PCP)
@@ -27,6 +32,8 @@ _C_TAKE = cython.declare(cython.int, TAKE)
 _C_HAND_OUT = cython.declare(cython.int, HAND_OUT)
 _C_GIVE_BACK = cython.declare(cython.int, GIVE_BACK)
 _C_RETURN = cython.declare(cython.int, RETURN)
+_C_FILL = cython.declare(cython.int, FILL)
+_C_EMPTY = cython.declare(cython.int, EMPTY)
 
 
 @cython.final
@@ -150,7 +157,7 @@ class SlotWalk:
     Args:
         page_count: pages that the trace can name.
         operations: number of operations to come.
-        pages_freed: pages that all frees together free.
+        pages_freed: pages that all frees and moves together leave.
     """
 
     page_slot: cython.int[::1]
@@ -179,16 +186,17 @@ class SlotWalk:
         self.slot_count = 0
         self.written = self.starts = 0
 
-    def walk(self, is_free: object, pfn: object, order: object) -> tuple:
+    def walk(self, what: object, pfn: object, order: object, source: object) -> tuple:
         """Assign the slots of all operations, which must be in the order in which they happened.
 
         A block that is freed in parts empties its slot with the last part; one that is allocated
         over pages never freed empties their slots first.
 
         Args:
-            is_free: 1 for a free, 0 for an allocation; uint8.
+            what: FILL, EMPTY, or MOVE: the slot of page `source` goes on with page `pfn`; uint8.
             pfn: first page; int64.
             order: order; int8.
+            source: for MOVE the page that was left; int64.
 
         Returns:
             Two arrays, operation and slot, with an entry for every slot filled or emptied. The
@@ -196,19 +204,23 @@ class SlotWalk:
         """
         import numpy
 
-        frees: cython.uchar[::1] = memoryview(is_free)
+        kinds: cython.uchar[::1] = memoryview(what)
         where: cython.longlong[::1] = memoryview(pfn)
         size: cython.schar[::1] = memoryview(order)
+        left: cython.longlong[::1] = memoryview(source)
+        pages: cython.longlong = len(self.page_slot)
         operation: cython.Py_ssize_t
-        for operation in range(len(is_free)):
-            if where[operation] < 0 or where[operation] + (1 << size[operation]) > len(
-                self.page_slot
-            ):
+        if not len(what) == len(pfn) == len(order) == len(source):
+            raise ValueError("what, pfn, order and source must be equally long")
+        for operation in range(len(what)):
+            if where[operation] < 0 or where[operation] + (1 << size[operation]) > pages:
                 raise IndexError("a page of the trace lies beyond the pages that were declared")
-            if frees[operation]:
-                self._free(operation, where[operation], size[operation])
-            else:
+            if kinds[operation] == _C_FILL:
                 self._allocate(operation, where[operation], size[operation])
+            elif kinds[operation] == _C_EMPTY:
+                self._free(operation, where[operation], size[operation])
+            elif 0 <= left[operation] < pages:
+                self._move(left[operation], where[operation])
         return (
             numpy.asarray(self.operation_of)[: self.written],
             numpy.asarray(self.slot_of)[: self.written],
@@ -264,6 +276,16 @@ class SlotWalk:
                 self.left[slot] -= 1
                 if self.left[slot] == 0:
                     self._write(operation, slot)
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _move(self, source: cython.longlong, pfn: cython.longlong) -> cython.int:
+        """What the slot of one page holds lives on in another."""
+        if self.page_slot[source] < 0:
+            self._start(source, 0)
+        self.page_slot[pfn] = self.page_slot[source]
+        self.page_slot[source] = -1
         return 0
 
     @cython.cfunc

@@ -22,9 +22,9 @@ cdef class Vcpu:
     cdef public int phase
     cdef public int after
     # the tape
-    cdef unsigned int[::1] codes
-    cdef int[::1] values
+    cdef unsigned long long[::1] words
     cdef long long[::1] times
+    cdef bint timed
     cdef readonly long long position, length
     cdef object blocks
     # the operation in hand
@@ -32,11 +32,14 @@ cdef class Vcpu:
     cdef readonly int order, migratetype, slot, pfn, zone_at, highest_zone
     cdef readonly unsigned int flags
     cdef public bint no_fragment, slow
+    cdef readonly bint several_nodes
+    cdef readonly int preferred_node
     cdef public long long lock_wait, spin, slow_path
     cdef readonly int piece_end
     cdef readonly bint clearing
     cdef public bint idle
     cdef public bint woken
+    cdef readonly long long idle_ns, finished_ns
     cdef readonly Drain drain
     cdef readonly FallbackMode mode
     cdef readonly list zonelist

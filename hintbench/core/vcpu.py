@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import cython
+import numpy
 
 if cython.compiled:
     from cython.cimports.hintbench.core.constants import HIGHATOMIC, KERNEL_6_12
@@ -95,7 +96,7 @@ class Drain:
             self.pindex = pcp.next_list(self.pindex)
             self.in_list = True
             return 0
-        self.batch_free = 0
+        # What a list that ran out left over is carried on.
         while True:
             self.batch_free += 1
             self.pindex += 1
@@ -150,13 +151,18 @@ class Vcpu:
         self.highest_zone = 0
         self.flags = 0
         self.no_fragment = False
+        self.several_nodes = len({zone.node for zone in zonelist}) > 1
+        self.preferred_node = node
         self.slow = False
         self.lock_wait = 0
         self.spin = 0
         self.slow_path = 0
         self.piece_end = 0
         self.clearing = False
+        self.timed = False
         self.idle = False
+        self.idle_ns = 0
+        self.finished_ns = 0
         self.woken = False
         self.drain = Drain()
         self.mode = FallbackMode()
@@ -173,9 +179,12 @@ class Vcpu:
                 return 0
             if len(block.code):
                 break
-        self.codes = memoryview(block.code)
-        self.values = memoryview(block.value)
+        # One stream of memory instead of three: value in the high half, code in the low one.
+        words = block.value.astype(numpy.uint64) << numpy.uint64(32)
+        words |= block.code
+        self.words = memoryview(words)
         self.times = memoryview(block.time_ns)
+        self.timed = bool(block.time_ns.any())
         self.position = 0
         self.length = len(block.code)
         return 1

@@ -171,6 +171,8 @@ class Zone(Buddy):
             mark -= mark // 2
             if reserve > 1:
                 mark -= mark // 4
+        else:
+            free -= self.free_highatomic
         if free <= mark + self.lowmem_reserve[highest_zone]:
             return False
         if order == 0:
@@ -294,6 +296,7 @@ class Zone(Buddy):
             watermark.
         """
         order: cython.int = self.free_order(pfn)
+        migratetype: cython.int
         clock = self.clock
         least: cython.longlong = self.watermark_min
         self._need_lock("isolate", pfn)
@@ -302,10 +305,11 @@ class Zone(Buddy):
         if self.kernel < KERNEL_6_12:
             # min_wmark_pages() counts the boost, _watermark[WMARK_MIN] of later kernels does not.
             least += self.watermark_boost
-        if self.free_pages <= least + (1 << order):
+        if self.free_pages - self.free_highatomic <= least + (1 << order):
             self.refusals += 1
             return None
-        self.take_block(pfn, order, order, 0, REASON_ISOLATION)
+        migratetype = self.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
+        self.take_block(pfn, order, order, migratetype, REASON_ISOLATION)
         self.pages.state[pfn] = ISOLATED | order
         self.isolated_pages += 1 << order
         self.isolations += 1

@@ -1,0 +1,219 @@
+"""``hintbench speed``: what this build costs per operation, on the standard tapes.
+
+The standard tapes never change, so that figures of different commits compare:
+
+* *bare replay*: one zone of 4 GiB, order 0, 400,000 live slots, allocate and free straight from
+  the free lists, no time, no locks;
+* *order-0 churn*: 8 vCPUs of the 6.12 preset with 50,000 live slots each, a random slot freed and
+  allocated again, everything simulated, no strategy;
+* *order-9 hook*: 4 vCPUs of the 5.0 preset with 200 live huge pages each, without clearing, and a
+  Python hook on every free that isolates the block and puts it back.
+
+Each is timed several times in wall time after a warm-up, the median counts, and the end state's
+digest must be the same every time before a figure is given.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple
+
+import numpy
+
+from hintbench.boot import Machine
+from hintbench.config import GuestConfig
+from hintbench.core import BUILD, bare
+from hintbench.core import machine as core_machine
+from hintbench.core.hooks import CoreHooks, HookPoint
+from hintbench.errors import InternalError
+from hintbench.operations import Flag, OperationBlock, allocate, concatenate, free
+from hintbench.tapes import Draws
+
+ROUNDS: Final = 5
+_INTERPRETED_SHARE: Final = 40
+
+
+class Figure(NamedTuple):
+    """One measured cost.
+
+    Attributes:
+        name: of the tape.
+        ns_per_operation: wall nanoseconds per operation, the median of the rounds.
+        lowest_ns, highest_ns: the spread.
+        operations: how many operations a round timed.
+        digest: of the end state.
+    """
+
+    name: str
+    ns_per_operation: float
+    lowest_ns: float
+    highest_ns: float
+    operations: int
+    digest: str
+
+
+def measure(rounds: int = ROUNDS) -> list[Figure]:
+    """Time the standard tapes on this build.
+
+    Raises:
+        InternalError: two rounds ended in different states.
+    """
+    share = _INTERPRETED_SHARE if BUILD == "interpreted" else 1
+    tapes: dict[str, Callable[[], tuple[Callable[[], None], int, Callable[[], str]]]] = {
+        "bare replay": lambda: _bare(2_000_000 // share),
+        "order-0 churn, 8 vCPUs": lambda: _churn(2_000_000 // share),
+        "order-9 hook that isolates and puts back": lambda: _hooked(400_000 // share),
+    }
+    times: dict[str, list[float]] = {name: [] for name in tapes}
+    facts: dict[str, tuple[int, str]] = {}
+    # Interleaved, so that a drift of the machine's speed meets all alike.
+    for number in range(rounds + 1):
+        for name, prepare in tapes.items():
+            elapsed, operations, digest = _time(*prepare())
+            if facts.setdefault(name, (operations, digest)) != (operations, digest):
+                raise InternalError(f"speed: two rounds of {name!r} ended in different states")
+            if number:
+                times[name].append(elapsed / operations)
+    return [
+        Figure(name, statistics.median(each), min(each), max(each), *facts[name])
+        for name, each in times.items()
+    ]
+
+
+def _time(
+    run: Callable[[], None], operations: int, digest: Callable[[], str]
+) -> tuple[float, int, str]:
+    """Wall nanoseconds of one run, what it did, and where it ended."""
+    gc.collect()
+    gc.disable()
+    try:
+        began = time.perf_counter_ns()
+        run()
+        elapsed = time.perf_counter_ns() - began
+    finally:
+        gc.enable()
+    return elapsed, operations, digest()
+
+
+def _replace_random(first: int, live: int, count: int, order: int, stream: int) -> OperationBlock:
+    """Free a random slot and allocate it again, ``count`` times."""
+    slots = Draws(1, stream).below(live, count) + first
+    freed = free(slots)
+    flags = Flag.ZERO if order == 0 else Flag(0)
+    taken = allocate(slots, order=order, flags=flags)
+    block = concatenate([freed, taken])
+    pairs = numpy.arange(2 * count).reshape(2, count).T.reshape(-1)
+    return OperationBlock(block.code[pairs], block.value[pairs], block.time_ns[pairs])
+
+
+def _blocks(block: OperationBlock, size: int = 65_536) -> Iterator[OperationBlock]:
+    for start in range(0, len(block), size):
+        piece = slice(start, start + size)
+        yield OperationBlock(block.code[piece], block.value[piece], block.time_ns[piece])
+
+
+class _NoDriver:
+    """Stands in for the scheduler where no hook ever waits."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.simulation = machine.simulation
+
+    def wake_vcpu(self, number: int) -> None:
+        """A slot was filled."""
+        self.simulation.wake(number, self.simulation.clock.now)
+
+    def wake_kswapd(self, number: int) -> None:
+        """Memory is never short on the standard tapes."""
+
+    def allocation_failed(self, vcpu: Any) -> None:
+        """Nor does an allocation fail."""
+        raise InternalError(f"speed: an allocation of order {vcpu.order} failed")
+
+
+def _machine(
+    config: GuestConfig, tapes: list[list[OperationBlock]], slots: int
+) -> Machine:
+    def chain(blocks: list[OperationBlock]) -> Iterator[OperationBlock]:
+        for block in blocks:
+            yield from _blocks(block)
+
+    machine = Machine(config, [chain(blocks) for blocks in tapes], slots, seed=1)
+    hooks = CoreHooks()
+    machine.simulation.hooks = hooks
+    for zone in machine.zones:
+        zone.hooks = hooks
+    machine.simulation.driver = _NoDriver(machine)
+    return machine
+
+
+def _bare(count: int) -> tuple[Callable[[], None], int, Callable[[], str]]:
+    live = 400_000
+    config = GuestConfig(memory=4 << 30, vcpus=1, kernel="5.0", huge_pages=False)
+    machine = _machine(config, [[]], live)
+    zone = max(machine.zones, key=lambda each: each.managed_pages)
+    slots = (Draws(1, 7).below(live, count // 2)).astype(numpy.int32)
+    table = numpy.full(live, -1, dtype=numpy.int32)
+    bare.replay(zone, numpy.arange(live, dtype=numpy.int32), table)
+
+    def digest() -> str:
+        return f"{int(table.astype(numpy.int64).sum()):016x}"
+
+    return lambda: bare.replay(zone, slots, table), 2 * (count // 2), digest
+
+
+def _churn(count: int) -> tuple[Callable[[], None], int, Callable[[], str]]:
+    vcpus, live = 8, 50_000
+    each = count // (2 * vcpus)
+    config = GuestConfig(memory=4 << 30, vcpus=vcpus, kernel="6.12")
+    tapes = [
+        [
+            allocate(numpy.arange(cpu * live, (cpu + 1) * live)),
+            _replace_random(cpu * live, live, each, 0, cpu),
+        ]
+        for cpu in range(vcpus)
+    ]
+    machine = _machine(config, tapes, vcpus * live)
+    simulation = machine.simulation
+    simulation.begin_vcpus(0)
+    operations = vcpus * (live + 2 * each)
+    return (
+        lambda: _run(machine),
+        operations,
+        machine.clock.digest.hexadecimal,
+    )
+
+
+def _hooked(count: int) -> tuple[Callable[[], None], int, Callable[[], str]]:
+    vcpus, live = 4, 200
+    each = count // (2 * vcpus)
+    config = GuestConfig(memory=8 << 30, vcpus=vcpus, kernel="5.0")
+    tapes = [
+        [
+            allocate(numpy.arange(cpu * live, (cpu + 1) * live), order=9, flags=Flag(0)),
+            _replace_random(cpu * live, live, each, 9, cpu),
+        ]
+        for cpu in range(vcpus)
+    ]
+    machine = _machine(config, tapes, vcpus * live)
+
+    def block_freed(
+        guest: Any, cpu: int, zone: Any, pfn: int, order: int, freed: Any, origin: int
+    ) -> None:
+        block = zone.isolate(pfn)
+        if block is not None:
+            zone.put_back(block)
+
+    point = HookPoint("block_freed", block_freed, 9)
+    for zone in machine.zones:
+        zone.hooks.block_freed = point
+    machine.simulation.begin_vcpus(0)
+    operations = vcpus * (live + 2 * each)
+    return lambda: _run(machine), operations, machine.clock.digest.hexadecimal
+
+
+def _run(machine: Machine) -> None:
+    if not core_machine.run_tapes(machine.simulation):
+        raise InternalError("speed: the standard tapes do not end")

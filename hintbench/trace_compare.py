@@ -1,0 +1,175 @@
+"""How the model did against the kernel whose trace it replayed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hintbench.core import tracewords
+from hintbench.core.constants import BUDDY, KIND_MASK, NR_PAGE_ORDERS, ORDER_MASK
+from hintbench.core.tracepages import NOTHING, RETURN, TAKE
+from hintbench.trace_program import steps_in_order
+from hintbench.trace_state import free_blocks
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from hintbench.boot import Machine
+    from hintbench.trace_history import History
+    from hintbench.trace_start import TraceStart
+
+Metrics = dict[str, int | float | None]
+
+
+def compare(start: TraceStart, machine: Machine) -> tuple[Metrics, list[str]]:
+    """Compare takes, drains, refill sizes and, where it is known, the free memory at the end.
+
+    Args:
+        start: The replay.
+        machine: The guest after it.
+
+    Returns:
+        Metrics that begin with ``trace_``, and a line of text for each comparison.
+    """
+    found = start.history
+    metrics: Metrics = {}
+    lines = []
+    simulation = machine.simulation
+    for name, event, action, counts in (
+        ("takes", "mm_page_alloc_zone_locked", TAKE, simulation.taken_by_order),
+        ("drains", "mm_page_pcpu_drain", RETURN, simulation.drained_by_order),
+    ):
+        kernel = counted(found, action, with_derived=start.exact)
+        model = [int(count) for count in counts]
+        metrics |= {
+            f"trace_{name}_kernel": sum(kernel),
+            f"trace_{name}_model": sum(model),
+            f"trace_{name}_ratio": _ratio(sum(model), sum(kernel)),
+        }
+        lines.append(f"{event} by order: kernel {_orders(kernel)}; model {_orders(model)}")
+    if not start.exact:
+        sizes = refill_sizes(found)
+        refills = simulation.count_bulks("refills")
+        metrics |= {
+            "trace_refills_kernel": sum(sizes.values()),
+            "trace_refills_model": sum(refills.values()),
+            "trace_refills_of_equal_size": sum(
+                min(count, refills.get(size, 0)) for size, count in sizes.items()
+            ),
+        }
+        lines.append(f"refills by size: kernel {_sizes(sizes)}; model {_sizes(refills)}")
+    lines += _free_at_end(start, machine, metrics)
+    counts = found.derived_counts()
+    if counts:
+        told = ", ".join(f"{count:,} {reason}" for reason, count in sorted(counts.items()))
+        lines.append(f"steps that the trace does not name and its events imply: {told}")
+    lines += [f"trace: {fault}" for fault in found.trace.faults]
+    return metrics, lines
+
+
+def counted(found: History, action: int, *, with_derived: bool = False) -> list[int]:
+    """How often the kernel did something, by order.
+
+    Args:
+        found: The trace, understood.
+        action: TAKE, HAND_OUT, GIVE_BACK or RETURN.
+        with_derived: Count also what no event says, such as what compaction took.
+    """
+    steps = steps_in_order(found)
+    chosen = steps.action == action
+    if not with_derived:
+        chosen &= ~steps.derived & (found.action[steps.row] == action)
+    return [int(count) for count in np.bincount(steps.order[chosen], minlength=NR_PAGE_ORDERS)]
+
+
+def refill_sizes(found: History) -> dict[int, int]:
+    """How many refills of per-CPU lists the kernel made, by number of blocks.
+
+    A refill is a run of takes of one CPU, order and migratetype that nothing else of that CPU
+    interrupts, but for the extfrag of a claim.
+    """
+    trace = found.trace
+    span = slice(found.begin, found.end)
+    sizes: Counter[int] = Counter()
+    for cpu in range(trace.cpus):
+        rows = np.flatnonzero(trace.cpu[span] == cpu) + found.begin
+        told = (trace.kind[rows] == tracewords.EXTFRAG) & (found.action[rows] == NOTHING)
+        rows = rows[~told]
+        takes = found.action[rows] == TAKE
+        # Steals interrupt no refill, and are of the type that was asked for.
+        key = (
+            found.order[rows].astype(np.int64) << 8
+            | trace.migratetype[rows].astype(np.int64) & 0xFF
+        )
+        key[~takes] = -1
+        edges = np.flatnonzero(np.diff(key, prepend=-2, append=-2))
+        starts, lengths = edges[:-1], np.diff(edges)
+        sizes.update(lengths[takes[starts]].tolist())
+    return dict(sizes)
+
+
+def kernel_free_at_end(start: TraceStart) -> npt.NDArray[np.bool_] | None:
+    """Which pages the kernel had free at the end: as dumped, else as its events lead there."""
+    if start.free_at_end is not None:
+        return start.free_at_end
+    if start.free is None:
+        return None
+    free = np.zeros(start.page_count, dtype=bool)
+    for pfn, order in zip(start.free.pfn.tolist(), start.free.order.tolist(), strict=True):
+        free[pfn : pfn + (1 << order)] = True
+    steps = steps_in_order(start.history)
+    sizes = 1 << steps.order.astype(np.int64)
+    first = np.repeat(steps.pfn - np.concatenate([[0], np.cumsum(sizes)[:-1]]), sizes)
+    # Of several steps of one page the last one counts.
+    free[first + np.arange(len(first))] = np.repeat(steps.action == RETURN, sizes)
+    return free
+
+
+def model_free(machine: Machine) -> npt.NDArray[np.bool_]:
+    """Which pages of a guest are in free buddy blocks."""
+    state = np.asarray(machine.pages.state)
+    free = np.zeros(len(state), dtype=bool)
+    heads = np.flatnonzero(state & KIND_MASK == BUDDY)
+    orders = state[heads] & ORDER_MASK
+    for order in np.unique(orders):
+        some = heads[orders == order]
+        free[(some[:, None] + np.arange(1 << int(order))).ravel()] = True
+    return free
+
+
+def _free_at_end(start: TraceStart, machine: Machine, metrics: Metrics) -> list[str]:
+    """Free blocks by order; in an exact replay also the pages that differ."""
+    kernel = kernel_free_at_end(start)
+    if kernel is None:
+        return []
+    model = model_free(machine)
+    kernel_blocks, model_blocks = free_blocks(kernel).by_order(), free_blocks(model).by_order()
+    metrics["trace_free_pages_end_kernel"] = int(np.count_nonzero(kernel))
+    metrics["trace_free_pages_end_model"] = int(np.count_nonzero(model))
+    lines = [
+        f"free blocks at the end by order: kernel {_orders(kernel_blocks)};"
+        f" model {_orders(model_blocks)}"
+    ]
+    if start.exact:
+        pages = max(len(kernel), len(model))
+        differ = np.zeros(pages, dtype=bool)
+        differ[: len(kernel)] = kernel
+        differ[: len(model)] ^= model
+        count = int(np.count_nonzero(differ))
+        metrics["trace_pages_different_end"] = count
+        lines.append(f"pages free in only one of the two at the end: {count:,} of {pages:,}")
+    return lines
+
+
+def _ratio(model: int, kernel: int) -> float | None:
+    return model / kernel if kernel else None
+
+
+def _orders(counts: list[int] | tuple[int, ...]) -> str:
+    return " ".join(map(str, counts))
+
+
+def _sizes(counts: dict[int, int]) -> str:
+    return " ".join(f"{count}x{size}" for size, count in sorted(counts.items())) or "none"

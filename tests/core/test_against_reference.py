@@ -1,0 +1,393 @@
+"""The core beside an independent, slow model: the same lists after every operation."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hintbench import operations
+from hintbench.core.freeing import run_drain
+from hintbench.core.machine import run_tapes
+from hintbench.core.vcpu import Drain
+from hintbench.operations import OperationBlock
+from hintbench.validation import validate
+from reference_guest import Request
+from reference_lists import HIGHATOMIC, MOVABLE, RECLAIMABLE, UNMOVABLE
+
+from .driver import Bench, Setup, compare_questions, scaled, zone_config
+from .player import Player
+
+KERNELS = ("5.0", "6.12")
+MIB = 256
+both_kernels = pytest.mark.parametrize("kernel", KERNELS)
+
+MIXED_TYPES = {
+    number: (UNMOVABLE, RECLAIMABLE, MOVABLE, MOVABLE, UNMOVABLE)[number % 5]
+    for number in range(64)
+}
+RESERVED_TYPES = {**MIXED_TYPES, 3: HIGHATOMIC, 10: HIGHATOMIC, 11: HIGHATOMIC}
+
+SETUPS: dict[str, dict[str, Any]] = {
+    "one zone": {"zones": (zone_config("Normal", 0, 16 * MIB),)},
+    "four zones": {
+        "zones": (
+            zone_config("DMA", 1, 4095, managed=3840),
+            zone_config("DMA32", 4096, 8 * MIB),
+            zone_config("Normal", 8192, 16 * MIB),
+            zone_config("Movable", 16384, 8 * MIB),
+        ),
+        "vcpus": 2,
+    },
+    "two nodes": {
+        "zones": (
+            zone_config("DMA32", 0, 8 * MIB),
+            zone_config("Normal", 2048, 8 * MIB),
+            zone_config("Normal", 8192, 8 * MIB, node=1),
+        ),
+        "vcpus": 2,
+    },
+    "crooked zones": {
+        "zones": (
+            zone_config("DMA32", 700, 3000, marks=(20, 40, 60)),
+            zone_config("Normal", 4300, 4001, managed=3700, marks=(30, 60, 90)),
+        ),
+    },
+    "all types": {
+        "zones": (zone_config("DMA32", 0, 8 * MIB), zone_config("Normal", 4096, 16 * MIB)),
+        "types": MIXED_TYPES,
+        "pcp": (15, 90, 90),
+    },
+    "no watermarks": {
+        "zones": (zone_config("Normal", 0, 8 * MIB, marks=(0, 0, 0)),),
+        "types": MIXED_TYPES,
+    },
+    "high watermarks": {
+        "zones": (zone_config("Normal", 0, 24 * MIB, marks=(800, 1400, 2600)),),
+        "pcp": (31, 186, 600),
+        "free_high_batch": True,
+    },
+    "small lists": {
+        "zones": (zone_config("Normal", 0, 8 * MIB),),
+        "pcp": (2, 12, 40),
+        "vcpus": 3,
+    },
+    "large lists": {
+        "zones": (zone_config("Normal", 0, 32 * MIB, marks=(100, 150, 200)),),
+        "pcp": (63, 378, 2000),
+    },
+}
+
+
+def setup(name: str, kernel: str) -> Setup:
+    return Setup(kernel=kernel, **SETUPS[name])
+
+
+def play(bench: Bench, seed: int, steps: int) -> None:
+    """Random operations, everything compared after each."""
+    rng = random.Random(seed)
+    player = Player(bench, rng)
+    bench.compare()
+    for step in range(steps):
+        player.step()
+        bench.compare()
+        if step % 16 == 0:
+            compare_questions(bench, rng.randrange)
+            assert validate(bench.machine) == []
+
+
+@both_kernels
+@pytest.mark.parametrize("name", SETUPS)
+def test_random_operations(name: str, kernel: str) -> None:
+    play(Bench(setup(name, kernel)), seed=1, steps=scaled(1200))
+
+
+def test_random_operations_beside_a_reserve() -> None:
+    zones = SETUPS["all types"]["zones"]
+    play(Bench(Setup(zones, types=RESERVED_TYPES)), seed=1, steps=scaled(1500))
+
+
+@pytest.mark.long
+@both_kernels
+@pytest.mark.parametrize("seed", range(2, 8))
+@pytest.mark.parametrize("name", SETUPS)
+def test_many_random_operations(name: str, seed: int, kernel: str) -> None:
+    play(Bench(setup(name, kernel)), seed=seed, steps=scaled(6000))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(2, 8))
+def test_many_random_operations_beside_a_reserve(seed: int) -> None:
+    zones = SETUPS["all types"]["zones"]
+    play(Bench(Setup(zones, types=RESERVED_TYPES)), seed=seed, steps=scaled(6000))
+
+
+@st.composite
+def guests(draw: st.DrawFn) -> Setup:
+    """Small guests of one or two zones, with every kind of per-CPU list and watermark."""
+    kernel = draw(st.sampled_from(KERNELS))
+    zones = []
+    start = 0
+    for name in draw(st.sampled_from((("Normal",), ("DMA32", "Normal"), ("Normal", "Movable")))):
+        pages = draw(st.integers(1200, 4096))
+        first = start + draw(st.sampled_from((0, 0, 1, 300)))
+        least = draw(st.integers(0, 60))
+        marks = (least, least + draw(st.integers(0, 60)), least + draw(st.integers(60, 200)))
+        zones.append(zone_config(name, first, pages, marks=draw(st.sampled_from((marks, None)))))
+        start = (first + pages + 2047) & ~1023
+    kinds = (UNMOVABLE, MOVABLE, RECLAIMABLE) + ((HIGHATOMIC,) if kernel == "6.12" else ())
+    types = draw(st.dictionaries(st.integers(0, start // 512 - 1), st.sampled_from(kinds)))
+    batch = draw(st.sampled_from((1, 3, 7, 31)))
+    # As zone_set_pageset_high_and_batch() would have it.
+    least = batch * (6 if kernel == "5.0" else draw(st.integers(4, 8)))
+    most = least if kernel == "5.0" else least + draw(st.integers(0, 20 * batch))
+    return Setup(
+        tuple(zones),
+        kernel,
+        draw(st.integers(1, 2)),
+        types,
+        draw(st.sampled_from((None, (batch, least, most)))),
+        draw(st.booleans()),
+    )
+
+
+requests = st.builds(
+    Request,
+    st.sampled_from((0, 0, 0, *range(11))),
+    st.sampled_from((UNMOVABLE, MOVABLE, RECLAIMABLE)),
+    st.integers(1, 3),
+    st.booleans(),
+    st.just(False),
+)
+places = st.integers(0, 1 << 16)
+actions = st.one_of(
+    st.tuples(st.just("allocate"), requests, st.integers(1, 60)),
+    st.tuples(st.just("free"), places, st.integers(1, 60)),
+    st.tuples(st.just("isolate"), places, st.integers(0, 10)),
+    st.tuples(st.just("put back"), places, st.booleans()),
+    st.tuples(st.just("background"), places, st.booleans()),
+)
+
+
+def act(bench: Bench, action: tuple[str, Any, Any]) -> None:
+    """One action; what a number points at depends on what there is."""
+    name, what, how = action
+    if name == "allocate":
+        for number in range(how):
+            bench.allocate(number % bench.setup.vcpus, what)
+            bench.compare()
+    elif name == "free":
+        for number in range(how):
+            if bench.slots:
+                slots = list(bench.slots)
+                bench.free(number % bench.setup.vcpus, slots[what % len(slots)])
+                bench.compare()
+    elif name == "isolate":
+        index = what % len(bench.zones)
+        blocks = bench.zones[index].free_blocks(how)
+        if blocks:
+            bench.isolate(index, blocks[what % len(blocks)].pfn)
+    elif name == "put back":
+        if bench.isolated:
+            bench.put_back(what % len(bench.isolated), how)
+    elif how:
+        bench.decay(what % bench.setup.vcpus)
+    else:
+        bench.kswapd()
+    bench.compare()
+
+
+@settings(
+    max_examples=scaled(60),
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
+@given(guests(), st.lists(actions, max_size=30))
+def test_any_operations_in_any_guest(guest: Setup, plan: list[tuple[str, Any, Any]]) -> None:
+    bench = Bench(guest)
+    bench.compare()
+    for action in plan:
+        act(bench, action)
+    assert validate(bench.machine) == []
+
+
+# Not only step by step.
+
+
+def recorded(seed: int, count: int) -> OperationBlock:
+    """A tape that allocates and frees at random; it does not wait for itself."""
+    rng = random.Random(seed)
+    live: list[int] = []
+    parts = []
+    for slot in range(count):
+        order = rng.choice((0,) * 8 + (1, 2, 3, 5, 9, 10))
+        parts.append(
+            operations.allocate(
+                slot, order=order, migratetype=rng.randrange(3), flags=operations.Flag.NORETRY
+            )
+        )
+        live.append(slot)
+        while live and rng.random() < 0.48:
+            parts.append(operations.free(live.pop(rng.randrange(len(live)))))
+    return operations.concatenate(parts)
+
+
+@both_kernels
+def test_a_whole_tape_ends_where_its_single_operations_do(kernel: str) -> None:
+    tape = recorded(3, scaled(1500))
+    whole, single = (Bench(setup("one zone", kernel)) for _ in range(2))
+    whole.feeds[0].blocks.append(tape)
+    assert run_tapes(whole.simulation)
+    pfns: dict[int, int | None] = {}
+    for code, slot, order, migratetype in zip(
+        tape.operation, tape.value, tape.order, tape.migratetype, strict=True
+    ):
+        if code == operations.Operation.ALLOCATE:
+            request = Request(int(order), int(migratetype), may_block=False)
+            pfns[int(slot)] = single.model.allocate(0, request)
+        elif (pfn := pfns.pop(int(slot))) is not None:
+            single.model.free(0, pfn)
+    whole.model = single.model
+    whole.compare()
+    for at in range(len(tape)):
+        part = slice(at, at + 1)
+        single.run(0, OperationBlock(tape.code[part], tape.value[part], tape.time_ns[part]))
+    single.compare()
+    digests = [each.machine.clock.digest.hexadecimal() for each in (whole, single)]
+    assert digests[0] == digests[1]
+
+
+# vmstat, without the thread that drives it.
+
+
+@pytest.mark.parametrize("name", ["small lists", "large lists", "high watermarks"])
+def test_decay_drains_in_pieces_of_a_batch(name: str) -> None:
+    bench = Bench(setup(name, "6.12"))
+    player = Player(bench, random.Random(7))
+    decayed = 0
+    for _ in range(scaled(60)):
+        for _ in range(5):
+            player.step()
+        for vcpu, row in zip(bench.simulation.vcpus, bench.model.pcps, strict=True):
+            for pcp, other in zip(vcpu.pcps, row, strict=True):
+                holds = other.holds
+                takes = pcp.zone.lock.takes
+                left = pcp.decay()
+                while left > 0:
+                    drain = Drain()
+                    with pcp.zone.lock:
+                        drain.begin(pcp, min(left, pcp.batch), 0)
+                        assert run_drain(bench.simulation, drain)
+                    left -= pcp.batch
+                other.decay()
+                assert pcp.zone.lock.takes - takes == other.holds - holds
+                decayed += other.holds - holds
+        bench.compare()
+    assert decayed
+
+
+# What random operations rarely reach, worked out by hand.
+
+
+def test_5_0_remembers_how_many_lists_were_empty() -> None:
+    """free_pcppages_bulk() of 5.0 carries batch_free over when a list runs out."""
+    bench = Bench(
+        Setup(
+            (zone_config("Normal", 0, 8 * MIB, marks=(0, 0, 0)),),
+            "5.0",
+            types={number: number % 3 for number in range(4)},
+            pcp=(8, 1000, 1000),
+        )
+    )
+    slots: dict[int, list[int]] = {kind: [] for kind in range(3)}
+    for kind in range(3):
+        for _ in range(6):
+            bench.allocate(0, Request(0, kind))
+            slots[kind].append(list(bench.slots)[-1])
+    pcp, other = bench.simulation.vcpus[0].pcps[0], bench.model.pcps[0][0]
+    other.drain(other.count)
+    drain = Drain()
+    with pcp.zone.lock:
+        drain.begin(pcp, pcp.count, 0)
+        run_drain(bench.simulation, drain)
+    bench.compare()
+    for kind, count in ((UNMOVABLE, 6), (MOVABLE, 0), (RECLAIMABLE, 1)):
+        for _ in range(count):
+            bench.free(0, slots[kind].pop())
+    bench.compare()
+    # RECLAIMABLE has one page after an empty list: one more than its turn is left over.
+    for count in (4, 2):
+        other.drain(count)
+        with pcp.zone.lock:
+            drain.begin(pcp, count, 0)
+            run_drain(bench.simulation, drain)
+        bench.compare()
+
+
+def test_5_0_keeps_nothing_on_the_lists_of_a_small_zone() -> None:
+    """zone_batchsize() is 0 below 32 MiB, so pcp->high is 0 and every page is drained."""
+    bench = Bench(Setup((zone_config("Normal", 0, 16 * MIB),), "5.0"))
+    bench.allocate(0, Request(0, MOVABLE))
+    bench.free(0, next(iter(bench.slots)))
+    assert bench.simulation.vcpus[0].pcps[0].count == 0
+    bench.compare()
+
+
+def test_kswapd_leaves_the_zone_marked_as_below_high() -> None:
+    bench = Bench(Setup((zone_config("Normal", 0, 8 * MIB, marks=(10, 20, 1000)),)))
+    while not bench.zones[0].below_high:
+        bench.allocate(0, Request(4, MOVABLE))
+    for slot in list(bench.slots):
+        bench.free(0, slot)
+    bench.kswapd()
+    assert bench.zones[0].below_high
+    bench.compare()
+
+
+@pytest.mark.parametrize("dma32", [False, True])
+def test_fragmentation_is_avoided_on_the_own_node_only(dma32: bool) -> None:
+    """A remote pageblock is not worth it; a node without ZONE_DMA32 does not try at all."""
+    zones = [
+        zone_config("Normal", 4096, 4 * MIB, marks=(0, 0, 0)),
+        zone_config("Normal", 8192, 8 * MIB, node=1, marks=(0, 0, 0)),
+    ]
+    if dma32:
+        zones.insert(0, zone_config("DMA32", 0, 4 * MIB, marks=(0, 0, 0)))
+    bench = Bench(Setup(tuple(zones), pcp=(1, 4, 4)))
+    for _ in range(600):
+        bench.allocate(0, Request(0, MOVABLE, may_block=False))
+    for _ in range(600):
+        bench.allocate(0, Request(0, UNMOVABLE, may_block=False))
+        bench.compare()
+
+
+def test_atomic_single_pages_do_not_heed_the_boost() -> None:
+    zone = zone_config("Normal", 0, 16 * MIB, marks=(64, 80, 400))
+    bench = Bench(Setup((zone,), pcp=(1, 4, 4)))
+    while bench.failures == 0:
+        bench.allocate(0, Request(3, MOVABLE, may_block=False))
+    for slot in list(bench.slots)[::4]:
+        bench.free(0, slot)
+    # Only movable pageblocks with holes are left: whoever wants another type boosts.
+    bench.allocate(0, Request(0, UNMOVABLE, may_block=False))
+    assert bench.zones[0].watermark_boost >= 512
+    bench.compare()
+    while bench.failures == 1:
+        bench.allocate(0, Request(0, MOVABLE, atomic=True, may_block=False))
+        bench.compare()
+    assert bench.zones[0].free_pages < 64
+
+
+def test_a_reserve_alone_is_not_memory_to_wait_for() -> None:
+    """Pages of HIGHATOMIC pageblocks do not count, or direct reclaim would never end."""
+    zone = zone_config("Normal", 0, 4 * MIB, marks=(10, 20, 30))
+    bench = Bench(Setup((zone,), types={1: HIGHATOMIC}, pcp=(1, 4, 4)))
+    while bench.failures == 0:
+        bench.allocate(0, Request(0, MOVABLE))
+        bench.compare()
+    assert bench.zones[0].free_pages == 512 + 10
+    assert not bench.zones[0].watermark_ok(10)

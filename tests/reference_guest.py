@@ -1,0 +1,194 @@
+"""A second model of how a guest finds a page: zonelists, watermarks, reclaim; obvious and slow.
+
+Retells ``get_page_from_freelist``, ``__alloc_pages_slowpath`` and ``free_unref_page`` of Linux
+6.12.117 and 5.0 over the zones and per-CPU lists of :mod:`reference_allocator` and
+:mod:`reference_pcp`.  An operation is done at once: nothing runs beside it.
+
+Left out besides what :mod:`reference_lists` leaves out: taking from the HIGHATOMIC reserve and
+adding to it, reclaim that finds something, cpusets, node_reclaim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reference_allocator import ReferenceZone
+from reference_pcp import ReferencePcp
+from reference_watermarks import NORMAL_ZONE, zone_watermark_ok
+
+DMA32_ZONE = 1
+MIN, LOW, HIGH = range(3)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an allocation asks for.
+
+    Attributes:
+        order: blocks of 2**order pages.
+        migratetype: its type.
+        highest_zone: gfp_zone(): the highest zone number it may use.
+        atomic: GFP_ATOMIC: uses the reserves, may not block.
+        may_block: whether it waits for direct reclaim.
+    """
+
+    order: int
+    migratetype: int
+    highest_zone: int = NORMAL_ZONE
+    atomic: bool = False
+    may_block: bool = True
+
+
+@dataclass
+class NodeZone:
+    """A zone and where it stands: its number (DMA 0 .. Movable 3) and its node."""
+
+    number: int
+    node: int
+    lists: ReferenceZone
+
+
+class ReferenceGuest:
+    """The zones of a guest and its CPUs' lists.
+
+    Args:
+        kernel: "5.0" or "6.12".
+        zones: by their addresses.
+        pcps: by CPU, then by zone as in ``zones``.
+        nodes: the node of each CPU.
+    """
+
+    def __init__(
+        self,
+        kernel: str,
+        zones: Sequence[NodeZone],
+        pcps: Sequence[Sequence[ReferencePcp]],
+        nodes: Sequence[int],
+    ) -> None:
+        self.kernel = kernel
+        self.zones = list(zones)
+        self.pcps = [list(row) for row in pcps]
+        self.nodes = list(nodes)
+        self.orders: dict[int, int] = {}
+
+    def zone_of(self, pfn: int) -> NodeZone:
+        """page_zone()."""
+        return next(zone for zone in self.zones if zone.lists.spans(pfn))
+
+    def zonelist(self, cpu: int) -> list[NodeZone]:
+        """Of the CPU's node first, then of those after it, going round; each from the top down."""
+        home = self.nodes[cpu]
+        count = 1 + max(zone.node for zone in self.zones)
+        return sorted(self.zones, key=lambda zone: ((zone.node - home) % count, -zone.number))
+
+    # Allocate.
+
+    def allocate(self, cpu: int, request: Request) -> int | None:
+        """__alloc_pages(): the block's pfn, or None when the allocation fails."""
+        pfn = self._get_page(cpu, request, LOW, self._nofragment(cpu, request))
+        if pfn is None:
+            pfn = self._get_page(cpu, request, MIN, nofragment=False)
+        if pfn is None and request.may_block:
+            # Direct reclaim finds nothing but what lies on the per-CPU lists.
+            self.drain_all()
+            pfn = self._get_page(cpu, request, MIN, nofragment=False)
+        if pfn is not None:
+            self.orders[pfn] = request.order
+            self.zone_of(pfn).lists.mark_allocated(pfn, request.order, request.migratetype)
+        return pfn
+
+    def _usable(self, cpu: int, request: Request) -> list[NodeZone]:
+        return [zone for zone in self.zonelist(cpu) if zone.number <= request.highest_zone]
+
+    def _nofragment(self, cpu: int, request: Request) -> bool:
+        """alloc_flags_nofragment(); in 5.0 it never sets the flag."""
+        usable = self._usable(cpu, request)
+        if self.kernel == "5.0" or not usable or usable[0].number != NORMAL_ZONE:
+            return False
+        if len({zone.node for zone in self.zones}) == 1:
+            return True
+        # The DMA32 zone of the same node must have pages.
+        return any(
+            zone.number == DMA32_ZONE and zone.node == usable[0].node for zone in self.zones
+        )
+
+    def _get_page(self, cpu: int, request: Request, mark: int, nofragment: bool) -> int | None:
+        """get_page_from_freelist()."""
+        usable = self._usable(cpu, request)
+        for zone in usable:
+            if nofragment and zone.node != usable[0].node:
+                break
+            if self._may_take(zone.lists, request, mark):
+                pfn = self._rmqueue(cpu, zone, request, nofragment)
+                if pfn is not None:
+                    return pfn
+        return self._get_page(cpu, request, mark, nofragment=False) if nofragment else None
+
+    def _may_take(self, zone: ReferenceZone, request: Request, mark: int) -> bool:
+        """The watermarks that get_page_from_freelist() looks at."""
+        reserve = request.atomic and mark == MIN
+        if self.kernel == "6.12" and not zone.below_high:
+            if self._watermark_fast(zone, request, HIGH, reserve):
+                return True
+            zone.below_high = True
+        return self._watermark_fast(zone, request, mark, reserve)
+
+    def _watermark_fast(
+        self, zone: ReferenceZone, request: Request, mark: int, reserve: bool
+    ) -> bool:
+        """zone_watermark_fast()."""
+        pages = [zone.watermarks[mark] + zone.watermark_boost]
+        if self.kernel == "6.12" and request.order == 0 and reserve and mark == MIN:
+            # Such an allocation does not heed the boost.
+            pages.append(zone.watermarks[MIN])
+        return any(
+            zone_watermark_ok(
+                zone,
+                request.order,
+                each,
+                request.highest_zone,
+                min_reserve=reserve,
+                non_block=reserve,
+            )
+            for each in pages
+        )
+
+    def _rmqueue(self, cpu: int, zone: NodeZone, request: Request, nofragment: bool) -> int | None:
+        """rmqueue(): from the CPU's list, or from the buddy allocator."""
+        pcp = self.pcps[cpu][self.zones.index(zone)]
+        if pcp.caches(request.order):
+            pfn = pcp.allocate(request.order, request.migratetype, nofragment)
+            if pfn is not None or self.kernel == "5.0":
+                return pfn
+        return zone.lists.rmqueue(request.order, request.migratetype, nofragment)
+
+    # Free, and what happens in the background.
+
+    def free(self, cpu: int, pfn: int) -> None:
+        """free_unref_page() or free_one_page()."""
+        order = self.orders.pop(pfn)
+        zone = self.zone_of(pfn)
+        zone.lists.mark_freed(pfn)
+        pcp = self.pcps[cpu][self.zones.index(zone)]
+        if pcp.caches(order):
+            pcp.free(pfn, order)
+        else:
+            zone.lists.free_block(pfn, order)
+
+    def drain_all(self) -> None:
+        """drain_all_pages()."""
+        for row in self.pcps:
+            for pcp in row:
+                pcp.drain_all()
+
+    def decay(self, cpu: int) -> None:
+        """refresh_cpu_vm_stats(); only 6.12 decays."""
+        if self.kernel == "6.12":
+            for pcp in self.pcps[cpu]:
+                pcp.decay()
+
+    def kswapd(self) -> None:
+        """balance_pgdat() with nothing to reclaim: the boost ends, and that is all."""
+        for zone in self.zones:
+            zone.lists.watermark_boost = 0

@@ -1,0 +1,198 @@
+"""The traces of a real 6.12 guest that are shared beside the repository, end to end."""
+
+import csv
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import hintbench
+from hintbench.config import GuestConfig
+from hintbench.core import BUILD, tracewords
+from hintbench.core.tracepages import RETURN, TAKE
+from hintbench.layout import ZoneConfig
+from hintbench.trace_compare import refill_sizes
+from hintbench.trace_history import history
+from hintbench.trace_program import replayed_rows, steps_in_order
+from hintbench.trace_state import free_blocks, read_page_flags, read_page_types
+from hintbench.traces import read_trace
+
+FOLDER = Path(__file__).parents[2] / "shared" / "traces"
+pytestmark = [
+    pytest.mark.skipif(not FOLDER.is_dir(), reason=f"the shared traces are not at {FOLDER}"),
+    pytest.mark.skipif(BUILD == "interpreted", reason="reading them takes minutes interpreted"),
+]
+
+# Name: CPUs, zones as (name, start, spanned, managed, min, low, high), wrong pages allowed at the
+# end, and how the events split: alloc, free, batched, zone locked, drain, extfrag.
+TRACES = {
+    "linux-6.12-1cpu-1gib": (
+        1,
+        (("DMA", 0, 4096, 3840, 176, 220, 264),
+         ("DMA32", 4096, 258010, 243996, 11087, 13858, 16629)),
+        2,
+        (54_964, 55_511, 54_893, 23_909, 18_215, 1),
+    ),
+    "linux-6.12-4cpu-512mib": (
+        4,
+        (("DMA", 0, 4096, 3840, 22, 27, 32),
+         ("DMA32", 4096, 126938, 114960, 659, 823, 987)),
+        50,
+        (393_434, 398_860, 390_335, 130_972, 133_785, 195),
+    ),
+}  # fmt: skip
+KINDS = (
+    tracewords.PAGE_ALLOC,
+    tracewords.PAGE_FREE,
+    tracewords.PAGE_FREE_BATCHED,
+    tracewords.ZONE_LOCKED,
+    tracewords.PCPU_DRAIN,
+    tracewords.EXTFRAG,
+)
+
+
+class Recorded:
+    """A trace with its page flags, understood."""
+
+    def __init__(self, name):
+        self.folder = FOLDER / name
+        self.cpus, zones, self.most_wrong, self.counts = TRACES[name]
+        self.trace = read_trace(self.folder / "trace.txt.gz")
+        self.before = read_page_flags(self.folder / "kpageflags-before.u64.gz")
+        self.after = read_page_flags(self.folder / "kpageflags-after.u64.gz")
+        begin, end = replayed_rows(self.trace)
+        self.history = history(self.trace, self.before, begin=begin, end=end)
+        self.guest = GuestConfig(
+            memory=4096 * sum(zone[2] for zone in zones),
+            vcpus=self.cpus,
+            kernel="6.12",
+            zones=tuple(
+                ZoneConfig(
+                    name=zone[0],
+                    start_pfn=zone[1],
+                    spanned_pages=zone[2],
+                    managed_pages=zone[3],
+                    watermark_min=zone[4],
+                    watermark_low=zone[5],
+                    watermark_high=zone[6],
+                )
+                for zone in zones
+            ),
+        )
+
+    def run(self, exact):
+        parameters = {
+            "path": str(self.folder / "trace.txt.gz"),
+            "pages": str(self.folder / "kpageflags-before.u64.gz"),
+            "pages_end": str(self.folder / "kpageflags-after.u64.gz"),
+            "exact": exact,
+        }
+        pairs = ",".join(f"{key}={value}" for key, value in list(parameters.items())[1:])
+        return hintbench.run(
+            strategy="none",
+            workload=f"trace:{parameters['path']},{pairs}",
+            guest=self.guest,
+        )
+
+
+@pytest.fixture(scope="module", params=TRACES)
+def recorded(request):
+    return Recorded(request.param)
+
+
+def evolve(recorded, watch=()):
+    """Follow the free pages alone; yield them at the rows in `watch`, and at the end.
+
+    No step may take a page that is not free, or return one that is.
+    """
+    free = recorded.before.copy()
+    steps = steps_in_order(recorded.history)
+    moves = np.flatnonzero((steps.action == TAKE) | (steps.action == RETURN))
+    watched = iter(sorted(watch))
+    next_row = next(watched, None)
+    for row, action, pfn, order in zip(
+        steps.row[moves].tolist(),
+        steps.action[moves].tolist(),
+        steps.pfn[moves].tolist(),
+        steps.order[moves].tolist(),
+        strict=True,
+    ):
+        while next_row is not None and row >= next_row:
+            yield free
+            next_row = next(watched, None)
+        pages = free[pfn : pfn + (1 << order)]
+        assert pages.all() if action == TAKE else not pages.any(), f"row {row}, page {pfn:#x}"
+        pages[:] = action == RETURN
+    while next_row is not None:
+        yield free
+        next_row = next(watched, None)
+    yield free
+
+
+def test_every_line_is_understood(recorded):
+    kinds = np.bincount(recorded.trace.kind, minlength=12)
+    assert tuple(int(kinds[kind]) for kind in KINDS) == recorded.counts
+    assert recorded.trace.faults == ()
+    assert recorded.trace.ignored == {}
+    assert recorded.trace.cpus == recorded.cpus
+
+
+def test_free_pages_decompose_into_the_kernels_own_blocks(recorded):
+    counted = read_page_types(recorded.folder / "pagetypeinfo-before.txt").free_by_order()
+    blocks = free_blocks(recorded.before).by_order()
+    # The files were written one after the other; the busier machine went on meanwhile.
+    assert sum(map(abs, np.subtract(counted, blocks))) <= (0 if recorded.cpus == 1 else 40)
+
+
+def test_events_lead_from_the_first_page_flags_to_the_last(recorded):
+    *_, free = evolve(recorded)
+    assert np.count_nonzero(free != recorded.after) <= recorded.most_wrong
+
+
+def test_reported_blocks_are_free_when_they_are_reported(recorded):
+    reports = [
+        (text.row, int(match[1]))
+        for text in recorded.trace.texts
+        if (match := re.search(r"nents=(\d+)", text.text))
+    ]
+    with open(recorded.folder / "reported-blocks.csv", encoding="ascii") as file:
+        blocks = [
+            (int(line["address"], 16) >> 12, int(line["length"]) >> 12)
+            for line in csv.DictReader(file)
+        ]
+    assert len(blocks) == sum(count for _, count in reports)
+    states = evolve(recorded, [row for row, _ in reports])
+    for (_, count), free in zip(reports, states, strict=False):
+        for pfn, pages in blocks[:count]:
+            assert free[pfn : pfn + pages].all()
+        del blocks[:count]
+
+
+def test_exact_replay_ends_in_the_recorded_state(recorded):
+    result = recorded.run(exact=True)
+    metrics = result.metrics
+    assert result.violations == {}
+    assert metrics["trace_pages_different_end"] <= recorded.most_wrong
+    assert metrics["trace_takes_model"] == metrics["trace_takes_kernel"]
+    assert metrics["trace_drains_model"] == metrics["trace_drains_kernel"]
+
+
+def test_modelled_replay_comes_close(recorded):
+    result = recorded.run(exact=False)
+    metrics = result.metrics
+    assert result.violations == {}
+    assert abs(metrics["trace_takes_ratio"] - 1) < 0.05
+    assert abs(metrics["trace_drains_ratio"] - 1) < 0.05
+    if recorded.cpus == 1:
+        # Nothing disturbs the doubling: 63, 126 .. 2016, and two huge pages at a time.
+        sizes = refill_sizes(recorded.history)
+        assert set(sizes) == {2, 31, 63, 126, 252, 504, 1008, 2016}
+        assert metrics["trace_refills_of_equal_size"] == sum(sizes.values())
+
+
+def test_what_compaction_took_is_found(recorded):
+    reasons = Counter(step.reason for step in recorded.history.derived)
+    assert "lost" not in reasons
+    assert (reasons["compaction"] > 0) == (recorded.cpus == 4)

@@ -1,0 +1,76 @@
+"""trace: the replay of a real kernel's page allocator events.
+
+*Modelled* (``-w trace:PATH``): the allocations and frees of the trace, by CPU and time, drive the
+guest's own per-CPU lists and buddy allocator. How close the model comes to the kernel is printed
+and measured: refills, drains, free blocks at the end.
+
+*Exact* (``-w trace:PATH,exact=true,pages=KPAGEFLAGS``): the kernel's own choices are followed page
+by page, from the free blocks that a copy of /proc/kpageflags shows, so that a strategy meets the
+free lists that the real machine had. Only what the strategy itself takes out of them differs.
+
+Record with ftrace: enable the events mm_page_alloc, mm_page_free, mm_page_free_batched,
+mm_page_pcpu_drain, mm_page_alloc_zone_locked and mm_page_alloc_extfrag of the system kmem, copy
+/proc/kpageflags, and write ``kpageflags-dumped`` to trace_marker after each copy.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hintbench.trace_program import exact_program, modelled_program
+from hintbench.trace_state import read_page_flags
+from hintbench.traces import read_trace
+from hintbench.workload import Program, Workload, WorkloadSetting
+
+
+class TraceParameters(BaseModel):
+    """Parameters of `TraceReplay`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(
+        min_length=1,
+        description="text of ftrace, perf script or trace-cmd report, plain or gzip, or what"
+        " `hintbench trace import` wrote",
+    )
+    exact: bool = Field(
+        default=False, description="whether the kernel's own choices are followed; needs pages"
+    )
+    pages: str | None = Field(
+        default=None,
+        description="copy of /proc/kpageflags from when the trace began, plain or gzip; in a"
+        " modelled replay it says which memory is free at the start",
+    )
+    pages_end: str | None = Field(
+        default=None,
+        description="copy of /proc/kpageflags from when the trace ended, to compare with; none:"
+        " with pages, what the events lead to",
+    )
+    migratetypes: Literal["modern", "old"] = Field(
+        default="modern", description="old: numbers of kernels before 4.4"
+    )
+
+
+class TraceReplay(Workload):
+    """A real kernel's allocations and frees, or with exact=true its own choices of pages."""
+
+    name = "trace"
+    Parameters = TraceParameters
+    parameters: TraceParameters
+
+    def program(self, setting: WorkloadSetting) -> Program:
+        """Read the trace and make tapes of it."""
+        parameters = self.parameters
+        if parameters.exact and parameters.pages is None:
+            raise self.refusal("exact=true needs pages=FILE, a copy of /proc/kpageflags")
+        free = None if parameters.pages is None else read_page_flags(Path(parameters.pages))
+        end = None if parameters.pages_end is None else read_page_flags(Path(parameters.pages_end))
+        trace = read_trace(parameters.path, parameters.migratetypes)
+        if parameters.exact and free is not None:
+            return exact_program(
+                trace, free, vcpus=setting.vcpus, free_at_end=end, kernel=setting.kernel
+            )
+        return modelled_program(
+            trace, vcpus=setting.vcpus, free=free, free_at_end=end, kernel=setting.kernel
+        )
