@@ -124,8 +124,7 @@ class Guest:
         self.violation_texts: list[str] = []
         self.flag_sets: dict[str, tuple[UnitFlags, str]] = {}
         self._spinners: list[tuple[Context, Callable[[], bool]]] = []
-        self.hooks = CoreHooks()
-        self.hooks.guest = self
+        self.hooks = CoreHooks(self)
         machine.simulation.hooks = self.hooks
         scheduler.violate = self.violate
         scheduler.irqs_off_until_ns = machine.irqs_off_until_ns
@@ -264,9 +263,9 @@ class Guest:
                 f"flags {name!r}: order 0..10, forget one of {', '.join(FORGET)},"
                 f" meaning one of {', '.join(MEANINGS)}"
             )
-        flags = UnitFlags(name, order, self._pages.page_count)
-        flags.on_clear = lambda _flags: self._look_again()
-        flags.guest = self
+        flags = UnitFlags(
+            name, order, self._pages.page_count, self, lambda _flags: self._look_again()
+        )
         self.flag_sets[name] = (flags, meaning)
         if forget == "taken":
             self.hooks.forget_when_taken.append(flags)

@@ -98,12 +98,13 @@ class KernelThreads:
         await zone.lock.acquire()
         drain.begin(pcp, count, 0)
         while not run_drain(self.simulation, drain):
-            await zone.waiting
+            dropped: Any = zone.waiting
+            await dropped
         zone.lock.release()
         await self._free_completed(cpu)
 
     async def _free_completed(self, cpu: int) -> None:
-        point = self.guest.hooks.free_completed
+        point: Any = self.guest.hooks.free_completed
         if point is not None:
             waiting = point.function(self.guest, cpu)
             if waiting is not None:
@@ -177,7 +178,7 @@ class KernelThreads:
                     )
 
     async def _memory_low(self, vcpu: Vcpu) -> None:
-        point = self.guest.hooks.memory_low
+        point: Any = self.guest.hooks.memory_low
         if point is None:
             return
         for zone in vcpu.zonelist:

@@ -161,7 +161,10 @@ def _bare(count: int) -> tuple[Callable[[], None], int, Callable[[], str]]:
     def digest() -> str:
         return f"{int(table.astype(numpy.int64).sum()):016x}"
 
-    return lambda: bare.replay(zone, slots, table), 2 * (count // 2), digest
+    def run() -> None:
+        bare.replay(zone, slots, table)
+
+    return run, 2 * (count // 2), digest
 
 
 def _churn(count: int) -> tuple[Callable[[], None], int, Callable[[], str]]:

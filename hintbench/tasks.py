@@ -179,7 +179,8 @@ class Scheduler:
 
     def start_hook(self, vcpu: Vcpu) -> bool:
         """A hook returned a coroutine; whether it ended at once."""
-        context = Context(vcpu.coroutine, HOOK, vcpu.number, vcpu.number, vcpu.hook)
+        coroutine: Any = vcpu.coroutine
+        context = Context(coroutine, HOOK, vcpu.number, vcpu.number, vcpu.hook)
         if vcpu.hook in self.atomic_hooks:
             context.interrupts_off = 1
         self.hooks[vcpu.number] = context

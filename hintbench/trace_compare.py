@@ -61,9 +61,9 @@ def compare(start: TraceStart, machine: Machine) -> tuple[Metrics, list[str]]:
         }
         lines.append(f"refills by size: kernel {_sizes(sizes)}; model {_sizes(refills)}")
     lines += _free_at_end(start, machine, metrics)
-    counts = found.derived_counts()
-    if counts:
-        told = ", ".join(f"{count:,} {reason}" for reason, count in sorted(counts.items()))
+    reasons = found.derived_counts()
+    if reasons:
+        told = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items()))
         lines.append(f"steps that the trace does not name and its events imply: {told}")
     lines += [f"trace: {fault}" for fault in found.trace.faults]
     return metrics, lines

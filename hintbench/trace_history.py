@@ -217,23 +217,23 @@ def _bulk(
     They were taken together, so the step stands before the first of the frees that one task makes
     in a row.
     """
+    bulk = gaps[(action[gaps[:, 2]] == GIVE_BACK) & (gaps[:, 3] == PCP)]
+    if not len(bulk):
+        return []
+    frees = (trace.kind == tracewords.PAGE_FREE) | (trace.kind == tracewords.PAGE_FREE_BATCHED)
     steps = []
-    for page, previous, row, state in gaps.tolist():
-        if action[row] != GIVE_BACK or state != PCP:
-            continue
-        cpu, pid = trace.cpu[row], trace.pid[row]
-        first = before = row
-        while before > previous + 1 and row - before < 4096:
-            before -= 1
-            if trace.cpu[before] != cpu:
-                continue
-            if trace.pid[before] != pid or trace.kind[before] not in (
-                tracewords.PAGE_FREE,
-                tracewords.PAGE_FREE_BATCHED,
-            ):
-                break
-            first = before
-        steps.append(Derived(HAND_OUT, page, int(first), False, "bulk"))
+    for cpu in np.unique(trace.cpu[bulk[:, 2]]):
+        rows = np.flatnonzero(trace.cpu == cpu)
+        # A run goes on while the same task frees.
+        breaks = ~frees[rows]
+        breaks[1:] |= breaks[:-1] | (np.diff(trace.pid[rows]) != 0)
+        index = np.arange(len(rows))
+        run = np.maximum.accumulate(np.where(breaks, index, 0))
+        some = bulk[trace.cpu[bulk[:, 2]] == cpu]
+        at = np.searchsorted(rows, some[:, 2])
+        first = np.maximum(run[at], np.searchsorted(rows, some[:, 1], side="right"))
+        for (page, _, _, _), row in zip(some.tolist(), rows[first].tolist(), strict=True):
+            steps.append(Derived(HAND_OUT, page, row, False, "bulk"))
     return steps
 
 

@@ -40,7 +40,7 @@ def read_stream(file: IO[bytes], name: str) -> Trace:
     head = file.read(64)
     if not head:
         raise TraceError(f"{name}: is empty")
-    stream: IO[bytes] = io.BufferedReader(_Rejoined(head, file), 1 << 16)  # type: ignore[type-var]
+    stream: IO[bytes] = io.BufferedReader(_Rejoined(head, file), 1 << 16)
     if head.startswith(_GZIP_MAGIC):
         stream = gzip.GzipFile(fileobj=stream)  # type: ignore[assignment]
     else:

@@ -1,12 +1,12 @@
 """Do the tests of the core notice when the core is wrong?
 
-Each mutant is a copy of the core with one change of its text, run interpreted.  It is killed when
-``tests/core/test_against_reference.py`` fails on it.  All of them must be::
+Each mutant is a copy of the package with one change of its text, run interpreted.  It is killed
+when ``tests/core/test_against_reference.py`` fails on it.  All of them must be killed::
 
-    python tests/mutants_of_the_core.py              # one line a mutant; a minute or two
-    python tests/mutants_of_the_core.py steal drain  # those whose names contain one of the words
+    python tests/mutants_of_the_core.py              # a line for each; some minutes
+    python tests/mutants_of_the_core.py boost steal  # those whose names contain one of the words
 
-``tests/core/test_mutants.py`` does the same, marked ``long``.
+``tests/core/test_mutants.py`` does the same under pytest, marked ``long``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ import hintbench
 
 PACKAGE = Path(hintbench.__file__).parent
 TESTS = Path(__file__).resolve().parent
+LIST = TESTS / "core" / "mutants.txt"
 LIMIT_SECONDS = 600
+FAILED = 1
 
 
 @dataclass(frozen=True)
@@ -42,67 +44,85 @@ class Mutant:
     old: str
     new: str
 
+    def __str__(self) -> str:
+        return self.name
 
-def _core(name: str, module: str, old: str, new: str) -> Mutant:
-    return Mutant(name, f"core/{module}.py", old, new)
+    def text(self) -> str:
+        """The module's text with the change.
+
+        Raises:
+            ValueError: The text to be replaced does not stand there exactly once.
+        """
+        text = (PACKAGE / self.module).read_text(encoding="utf-8")
+        if text.count(self.old) != 1:
+            raise ValueError(f"{self.name}: {self.module} has {text.count(self.old)} such places")
+        return text.replace(self.old, self.new)
 
 
-MUTANTS = (
-    # Merging and splitting.
-    _core("buddy of the wrong order", "buddy", "buddy = pfn ^ (1 << order)", "buddy = pfn ^ 1"),
-    _core(
-        "merging stops below the pageblock",
-        "buddy",
-        "while order < MAX_PAGE_ORDER:",
-        "while order < PAGEBLOCK_ORDER:",
-    ),
-    _core(
-        "merging regardless of HIGHATOMIC",
-        "buddy",
-        "if migratetype >= HIGHATOMIC or buddy_type >= HIGHATOMIC:",
-        "if migratetype > HIGHATOMIC or buddy_type > HIGHATOMIC:",
-    ),
-    _core(
-        "a merge retypes nothing",
-        "buddy",
-        "                        self.set_pageblock_types(buddy, order, migratetype)\n",
-        "",
-    ),
-    _core(
-        "a merge retypes what is freed",
-        "buddy",
-        "self.set_pageblock_types(buddy, order, migratetype)",
-        "self.set_pageblock_types(pfn, order, buddy_type)",
-    ),
-    _core(
-        "merged buddies stay counted",
-        "buddy",
-        "            self.nr_free[order] -= 1\n            self.call_block_taken(buddy",
-        "            self.call_block_taken(buddy",
-    ),
-    _core(
-        "taken blocks stay counted",
-        "buddy",
-        "        self.nr_free[block_order] -= 1\n",
-        "",
-    ),
-    _core(
-        "upper halves at the tail",
-        "buddy",
-        "pages.add_head(self.list_of(high, migratetype), upper)",
-        "pages.add_tail(self.list_of(high, migratetype), upper)",
-    ),
-    _core(
-        "the upper half is handed out",
-        "buddy",
-        "            upper = pfn + (1 << high)\n",
-        "            upper = pfn + (1 << high) if high > order else pfn\n",
+def read_mutants() -> list[Mutant]:
+    """The mutants of ``tests/core/mutants.txt``."""
+    mutants = []
+    for part in LIST.read_text(encoding="utf-8").split("\n## ")[1:]:
+        head, *lines = part.splitlines()
+        name, module = head.rsplit(": ", 1)
+        old, new = ("\n".join(x[1:] for x in lines if x.startswith(sign)) for sign in "-+")
+        mutants.append(Mutant(name, module, old, new))
+    return mutants
+
+
+def copy_tree(folder: Path) -> None:
+    """Copy what the tests need, without extensions, into an empty folder."""
+    nothing = shutil.ignore_patterns("__pycache__", "*.so", "*.pyd", "*.c", "build-stamp.txt")
+    shutil.copytree(PACKAGE, folder / "hintbench", ignore=nothing)
+    shutil.copytree(TESTS / "core", folder / "tests" / "core", ignore=nothing)
+    for path in TESTS.glob("reference_*.py"):
+        shutil.copy(path, folder / "tests")
+    shutil.copy(TESTS.parent / "pyproject.toml", folder)
+
+
+def run_tests(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the comparison with the reference on the copy in a folder, up to the first failure."""
+    command = ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-W", "ignore"]
+    return subprocess.run(
+        [sys.executable, *command, "tests/core/test_against_reference.py"],
+        cwd=folder,
+        env={**os.environ, "HINTBENCH_CORE": "interpreted", "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_SECONDS,
+        check=False,
     )
-    if False
-    else _core(
-        "a block's last page is taken for its order",
-        "buddy",
-        "for current in range(order, NR_PAGE_ORDERS):\n            head",
-        "for current in range(order + (order == 4), NR_PAGE_ORDERS):\n            head",
-    ),
-)
+
+
+def is_killed(mutant: Mutant, folder: Path) -> bool:
+    """Whether the tests notice; the copy in ``folder`` is as it was afterwards."""
+    path = folder / "hintbench" / mutant.module
+    before = path.read_text(encoding="utf-8")
+    path.write_text(mutant.text(), encoding="utf-8")
+    try:
+        done = run_tests(folder)
+    except subprocess.TimeoutExpired:
+        return True
+    finally:
+        path.write_text(before, encoding="utf-8")
+    if done.returncode not in (0, FAILED):
+        raise RuntimeError(f"{mutant}: pytest ended with {done.returncode}\n{done.stdout[-3000:]}")
+    return done.returncode == FAILED
+
+
+def main(words: list[str]) -> int:
+    """Say of each mutant whether it was killed; 1 when one survived."""
+    survivors = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        copy_tree(folder)
+        for mutant in read_mutants():
+            if not words or any(word in mutant.name for word in words):
+                killed = is_killed(mutant, folder)
+                survivors += not killed
+                print("killed  " if killed else "SURVIVED", mutant, flush=True)
+    return int(survivors > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -18,6 +18,7 @@ from hintbench.trace_history import history
 from hintbench.trace_program import replayed_rows, steps_in_order
 from hintbench.trace_state import free_blocks, read_page_flags, read_page_types
 from hintbench.traces import read_trace
+from hintbench.workloads.trace import TraceReplay
 
 FOLDER = Path(__file__).parents[2] / "shared" / "traces"
 pytestmark = [
@@ -83,18 +84,13 @@ class Recorded:
         )
 
     def run(self, exact):
-        parameters = {
-            "path": str(self.folder / "trace.txt.gz"),
-            "pages": str(self.folder / "kpageflags-before.u64.gz"),
-            "pages_end": str(self.folder / "kpageflags-after.u64.gz"),
-            "exact": exact,
-        }
-        pairs = ",".join(f"{key}={value}" for key, value in list(parameters.items())[1:])
-        return hintbench.run(
-            strategy="none",
-            workload=f"trace:{parameters['path']},{pairs}",
-            guest=self.guest,
+        workload = TraceReplay(
+            path=str(self.folder / "trace.txt.gz"),
+            pages=str(self.folder / "kpageflags-before.u64.gz"),
+            pages_end=str(self.folder / "kpageflags-after.u64.gz"),
+            exact=exact,
         )
+        return hintbench.run(strategy="none", workload=workload, guest=self.guest)
 
 
 @pytest.fixture(scope="module", params=TRACES)

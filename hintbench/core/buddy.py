@@ -74,11 +74,17 @@ class Buddy:
     """
 
     def __init__(
-        self, pages: Pages, clock: VirtualClock, kernel: int, start_pfn: int, end_pfn: int
+        self,
+        pages: Pages,
+        clock: VirtualClock,
+        kernel: int,
+        start_pfn: int,
+        end_pfn: int,
+        hooks: Any = None,
     ) -> None:
         self.pages = pages
         self.clock = clock
-        self.hooks = None
+        self.hooks = hooks
         self.kernel = kernel
         self.start_pfn = start_pfn
         self.end_pfn = end_pfn

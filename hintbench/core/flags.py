@@ -5,6 +5,7 @@ what it knows (mid-hint, told, pending) by ``pfn >> order``.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import cython
 import numpy
@@ -21,14 +22,23 @@ class UnitFlags:
         name: shown in messages.
         order: the unit's order.
         page_count: pages covered.
+        guest: charged for searches; spins in :meth:`wait_clear`.
+        on_clear: called after units were cleared, to wake who waits for that.
     """
 
-    def __init__(self, name: str, order: int, page_count: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        order: int,
+        page_count: int,
+        guest: Any = None,
+        on_clear: Callable[["UnitFlags"], None] | None = None,
+    ) -> None:
         self.name = name
         self.order = order
         self.count = 0
-        self.on_clear = None
-        self.guest = None
+        self.on_clear = on_clear
+        self.guest = guest
         self.units = memoryview(numpy.zeros((page_count >> order) + 1, dtype=numpy.uint8))
 
     def any_set(self, pfn: cython.int, order: cython.int) -> cython.int:

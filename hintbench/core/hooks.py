@@ -50,8 +50,8 @@ class CoreHooks:
         forget_when_allocated: flags that a block loses when it is handed to a caller.
     """
 
-    def __init__(self) -> None:
-        self.guest = None
+    def __init__(self, guest: Any = None) -> None:
+        self.guest = guest
         self.page_freeing = None
         self.block_merged = None
         self.block_freed = None

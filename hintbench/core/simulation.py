@@ -59,6 +59,8 @@ class Simulation:
         backing: the host's side of every page.
         kernel: the preset.
         slots: how many slots the tapes use.
+        hooks: the hooks of the run, a :class:`CoreHooks`.
+        driver: who runs coroutines, a :class:`hintbench.tasks.Scheduler`.
     """
 
     def __init__(
@@ -70,6 +72,8 @@ class Simulation:
         backing: Any,
         kernel: int,
         slots: int,
+        hooks: Any = None,
+        driver: Any = None,
     ) -> None:
         self.clock = clock
         self.pages = pages
@@ -79,8 +83,8 @@ class Simulation:
         self.kernel = kernel
         self.winner = Winner(len(vcpus))
         self.latencies = Latencies()
-        self.hooks = None
-        self.driver = None
+        self.hooks = hooks
+        self.driver = driver
         self.slots = memoryview(numpy.full(max(slots, 1), SLOT_EMPTY, dtype=numpy.int32))
         indices = numpy.full(pages.page_count >> MAX_PAGE_ORDER, 255, dtype=numpy.uint8)
         for zone in zones:

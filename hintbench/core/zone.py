@@ -88,6 +88,8 @@ class Zone(Buddy):
         number: int,
         node: int,
         lock: LockTimeline,
+        violate: Any = None,
+        in_flight: Any = None,
     ) -> None:
         Buddy.__init__(self, pages, clock, kernel, start_pfn, end_pfn)
         self.name = name
@@ -105,8 +107,8 @@ class Zone(Buddy):
         self.held_pages = 0
         self.isolations = 0
         self.refusals = 0
-        self.violate = None
-        self.in_flight = None
+        self.violate = violate
+        self.in_flight = in_flight
 
     def __repr__(self) -> str:
         return f"<Zone {self.name} node {self.node}>"

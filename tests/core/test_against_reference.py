@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hintbench import operations
+from hintbench.core.constants import IN_USE
 from hintbench.core.freeing import run_drain
 from hintbench.core.machine import run_tapes
 from hintbench.core.vcpu import Drain
@@ -326,6 +327,53 @@ def test_5_0_remembers_how_many_lists_were_empty() -> None:
             drain.begin(pcp, count, 0)
             run_drain(bench.simulation, drain)
         bench.compare()
+
+
+def in_pieces(kernel: str, kind: int) -> Bench:
+    """A guest with nothing free but small blocks of one type."""
+    zone = zone_config("DMA32", 0, 4 * MIB, marks=(0, 0, 0))
+    bench = Bench(Setup((zone,), kernel, types={0: kind, 1: kind}, pcp=(1, 6, 6)))
+    while bench.failures == 0:
+        bench.allocate(0, Request(3, kind, may_block=False))
+    slots = list(bench.slots)[::2]
+    for slot in slots:
+        bench.free(0, slot)
+    for order in (0, 0, 0, 1, 2) * 5:
+        bench.allocate(0, Request(order, kind, may_block=False))
+        bench.compare()
+    return bench
+
+
+@both_kernels
+@pytest.mark.parametrize("kind", [UNMOVABLE, RECLAIMABLE])
+def test_movable_pages_take_the_smallest_of_the_small_blocks(kernel: str, kind: int) -> None:
+    bench = in_pieces(kernel, kind)
+    for order in (0, 2, 0, 1) * 20:
+        bench.allocate(0, Request(order, MOVABLE, may_block=False))
+        bench.compare()
+
+
+@both_kernels
+@pytest.mark.parametrize("alike", [254, 255, 256, 257])
+def test_half_of_a_pageblock_must_be_free_or_alike(kernel: str, alike: int) -> None:
+    """One pageblock of 4 free and so many alike pages; the rest belongs to the other kind."""
+    zone = zone_config("DMA32", 0, 2 * MIB, marks=(0, 0, 0))
+    # Lists that are filled page by page.
+    bench = Bench(Setup((zone,), kernel, types={0: MOVABLE}, pcp=(1, 1, 1)))
+    for number in range(508):
+        kind = UNMOVABLE if number < alike - 4 else MOVABLE
+        bench.allocate(0, Request(0, MOVABLE, may_block=False))
+        if kind == UNMOVABLE:
+            # As after a steal: it lies in a pageblock of another type.
+            slot, pfn = bench.slots.popitem()
+            bench.model.zones[0].lists.mark_freed(pfn)
+            bench.machine.pages.state[pfn] = IN_USE
+            bench.slots[slot] = pfn
+    bench.compare()
+    bench.allocate(0, Request(2, UNMOVABLE, may_block=False))
+    bench.compare()
+    expected = UNMOVABLE if alike >= 256 else MOVABLE
+    assert bench.machine.pages.pageblock_type[0] == expected
 
 
 def test_5_0_keeps_nothing_on_the_lists_of_a_small_zone() -> None:
