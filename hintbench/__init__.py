@@ -4,6 +4,7 @@ Strategies answer that question as plugins, workloads drive the modelled guest, 
 exact and repeatable in virtual time. Everything public is a name of this package::
 
     import hintbench
+
     result = hintbench.run(strategy="bitmap-and-spin", workload="memhog", seed=1)
     print(result.metrics["retained_gib_s"])
 

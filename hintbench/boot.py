@@ -152,12 +152,10 @@ class Machine:
         for zone in self.zones:
             pcp = PerCpuPages(self.pages, zone, number)
             cpus = local[zone.node] or self.config.vcpus
-            pcp.configure(
-                *pcp_bounds(self.kernel, zone.managed_pages, zone.watermark_low, cpus)
-            )
+            pcp.configure(*pcp_bounds(self.kernel, zone.managed_pages, zone.watermark_low, cpus))
             pcps.append(pcp)
         # Zonelist: own node first, then by distance; in a node from the highest zone down.
-        order = sorted(nodes, key=lambda other: ((other - node) % (nodes[-1] + 1)))
+        order = sorted(nodes, key=lambda other: (other - node) % (nodes[-1] + 1))
         zonelist = [
             zone
             for each in order
@@ -178,4 +176,3 @@ def _check_alignment(layout: Sequence[ZoneConfig]) -> None:
                     f"zones {owners[group]} and {label} share the 4 MiB at pfn"
                     f" {group << MAX_PAGE_ORDER:#x}: zones must begin and end on 4 MiB"
                 )
-

@@ -79,9 +79,7 @@ class Event:
 
                 def expire() -> None:
                     if context.parked == "sleep" and context.token == token:
-                        self._waiters = [
-                            each for each in self._waiters if each[0] is not context
-                        ]
+                        self._waiters = [each for each in self._waiters if each[0] is not context]
                         scheduler.unpark(context, False)
 
                 scheduler.simulation.schedule(
@@ -335,4 +333,3 @@ class Guest:
 
     def __repr__(self) -> str:
         return f"<Guest {self.kernel}, {len(self.cpus)} vCPUs, {len(self.zones)} zones>"
-

@@ -423,4 +423,3 @@ def _aligned(pfn: int, pages: int) -> list[tuple[int, int]]:
         found.append((pfn, order))
         pfn += 1 << order
     return found
-

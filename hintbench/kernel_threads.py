@@ -206,4 +206,3 @@ class KernelThreads:
                 f"order {vcpu.order} fails (flags {flags:#x}) while the strategy holds"
                 f" {self._in_hand(vcpu)} pages",
             )
-

@@ -60,7 +60,8 @@ def collect(
         machine: the booted guest after its run.
         guest: with the host's and the strategy's counters.
         threads: the kernel's own.
-        start_ns, end_ns: when the workload began and ended [virtual ns].
+        start_ns: when the workload began [virtual ns].
+        end_ns: when it ended [virtual ns].
     """
     simulation = machine.simulation
     virtual_ns = end_ns - start_ns

@@ -279,9 +279,7 @@ class Run:
             for vcpu in self.machine.simulation.vcpus
             if vcpu.phase == 0
         ]
-        hooks = [
-            repr(context) for context in self.scheduler.hooks if context is not None
-        ]
+        hooks = [repr(context) for context in self.scheduler.hooks if context is not None]
         if hooks:
             raise PluginError(
                 self.scheduler.plugin,

@@ -133,9 +133,7 @@ class _NoDriver:
         raise InternalError(f"speed: an allocation of order {vcpu.order} failed")
 
 
-def _machine(
-    config: GuestConfig, tapes: list[list[OperationBlock]], slots: int
-) -> Machine:
+def _machine(config: GuestConfig, tapes: list[list[OperationBlock]], slots: int) -> Machine:
     def chain(blocks: list[OperationBlock]) -> Iterator[OperationBlock]:
         for block in blocks:
             yield from _blocks(block)

@@ -309,8 +309,10 @@ class Scheduler:
                 )
 
     def _check_may_sleep(self, context: Context) -> None:
-        if context.kind == INTERRUPT or context.interrupts_off or (
-            context.kind == HOOK and context.name != "memory_low"
+        if (
+            context.kind == INTERRUPT
+            or context.interrupts_off
+            or (context.kind == HOOK and context.name != "memory_low")
         ):
             where = "with interrupts off" if context.interrupts_off else f"in {context.name}"
             self.violate("atomic-context", f"{context.name} sleeps {where}")

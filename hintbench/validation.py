@@ -103,7 +103,7 @@ def _unmerged(zone: Zone, states: numpy.ndarray) -> list[str]:
                 pair = (types[pfn >> PAGEBLOCK_ORDER], types[(pfn >> PAGEBLOCK_ORDER) + 1])
                 if pair[0] != pair[1] and max(pair) >= HIGHATOMIC:
                     continue
-            faults.append(f"{zone}: buddies {pfn:#x} and its partner of order {order} are both free")
+            faults.append(f"{zone}: {pfn:#x} and its buddy of order {order} are both free")
     return faults
 
 
@@ -142,4 +142,3 @@ def _overlaps(machine: Machine, states: numpy.ndarray) -> list[str]:
         for index in inside[:10].tolist()
     ]
     return faults
-

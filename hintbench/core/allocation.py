@@ -166,9 +166,7 @@ def _avoids_fragments(vcpu: Vcpu) -> cython.int:
 
 @cython.cfunc
 @cython.exceptval(check=False)
-def _may_use(
-    sim: Simulation, zone: Zone, vcpu: Vcpu, order: cython.int
-) -> cython.bint:
+def _may_use(sim: Simulation, zone: Zone, vcpu: Vcpu, order: cython.int) -> cython.bint:
     """The watermark checks of get_page_from_freelist()."""
     mark: cython.longlong
     reserve: cython.int = 0
@@ -349,8 +347,10 @@ def touch_pages(
     whoever else clears at this time.
     """
     clock = sim.clock
-    refault: cython.longlong = sim.backing.fault(pfn, order)
+    refault: cython.longlong = 0
     share: cython.longlong
+    if order or not sim.backing.is_backed(pfn):
+        refault = sim.backing.fault(pfn, order)
     if refault:
         clock.now += refault
         sim.refault_stall_ns += refault

@@ -72,6 +72,7 @@ else:
     from hintbench.core.vcpu import DONE, EXACT, EXACT_AGAIN, READY, Vcpu
     from hintbench.core.zone import Zone
 
+_CODE_MASK = cython.declare(cython.ulonglong, 0xFFFFFFFF)
 # Recorded takes or returns of one CPU this close together were one lock hold.
 _ONE_HOLD_NS = cython.declare(cython.longlong, 20_000)
 # How long a vCPU waits before it looks again for a page that a strategy holds.
@@ -228,7 +229,7 @@ def _hand_out(sim: Simulation, vcpu: Vcpu) -> cython.int:
     flags: cython.uint
     point: HookPoint = sim.hooks.page_allocated
     if vcpu.phase != EXACT:
-        vcpu.flags = vcpu.words[vcpu.position] & 0xFFFFFFFF
+        vcpu.flags = vcpu.words[vcpu.position] & _CODE_MASK
         vcpu.order = (vcpu.flags >> 4) & 15
         vcpu.migratetype = (vcpu.flags >> 8) & 7
         vcpu.pfn = vcpu.words[vcpu.position] >> 32

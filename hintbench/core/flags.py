@@ -112,7 +112,8 @@ class UnitFlags:
         """The first pfns of set units in a range, ascending; charged per word looked at.
 
         Args:
-            start_pfn, end_pfn: the range; the end is not part of it.
+            start_pfn: first page of the range.
+            end_pfn: the first page behind it.
             limit: stop after so many; 0 for all.
         """
         first = start_pfn >> self.order
@@ -129,7 +130,8 @@ class UnitFlags:
         """Spin until no unit that overlaps the block is set; woken by the clear.
 
         Args:
-            pfn, order: the block.
+            pfn: first page of the block.
+            order: its order.
             poll: called in the spinner's context whenever the host has a completion that nobody
                 has fetched: what lets an acknowledgement through while every vCPU spins with
                 interrupts off.

@@ -33,7 +33,6 @@ if cython.compiled:
         DONE,
         DRAIN,
         DRAIN_AGAIN,
-        FREE_COMPLETED,
         READY,
         Drain,
         Vcpu,
@@ -68,7 +67,6 @@ else:
         DONE,
         DRAIN,
         DRAIN_AGAIN,
-        FREE_COMPLETED,
         READY,
         Drain,
         Vcpu,
@@ -215,9 +213,7 @@ def check_below_high(sim: Simulation, zone: Zone) -> cython.int:
 
 
 @cython.cfunc
-def _wait_in_merge(
-    sim: Simulation, vcpu: Vcpu, zone: Zone, after: cython.int
-) -> cython.int:
+def _wait_in_merge(sim: Simulation, vcpu: Vcpu, zone: Zone, after: cython.int) -> cython.int:
     """A block_merged hook drops the lock: its coroutine runs, then the free goes on."""
     coroutine: Any = zone.waiting
     return sim.call_waiting_hook(vcpu, coroutine, "block_merged", after)
@@ -285,9 +281,7 @@ def free_completed(sim: Simulation, vcpu: Vcpu) -> cython.int:
     if point is not None:
         sim.clock.now += point.cost_ns
         coroutine = point.function(sim.hooks.guest, vcpu.number)
-        if coroutine is not None and not sim.call_waiting_hook(
-            vcpu, coroutine, point.name, DONE
-        ):
+        if coroutine is not None and not sim.call_waiting_hook(vcpu, coroutine, point.name, DONE):
             return 0
     return end_free(sim, vcpu)
 

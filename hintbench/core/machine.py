@@ -118,6 +118,8 @@ else:
         Vcpu,
     )
 
+# Declared, since a literal of more than 31 bits would be a Python object.
+_CODE_MASK = cython.declare(cython.ulonglong, 0xFFFFFFFF)
 _SIGNAL_CHECK_MASK = cython.declare(cython.longlong, 0xFFFF)
 
 
@@ -185,7 +187,7 @@ def _next_operation(sim: Simulation, vcpu: Vcpu) -> cython.int:
         return sim.block(vcpu)
     vcpu.idle = False
     word = vcpu.words[vcpu.position]
-    code = word & 0xFFFFFFFF
+    code = word & _CODE_MASK
     operation = code & 15
     if vcpu.timed:
         when = vcpu.times[vcpu.position]

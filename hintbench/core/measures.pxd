@@ -1,3 +1,18 @@
+cdef extern from *:
+    """
+    #if defined(__GNUC__) || defined(__clang__)
+    #define HINTBENCH_BIT_LENGTH(value) (64 - __builtin_clzll((unsigned long long) (value)))
+    #else
+    static int HINTBENCH_BIT_LENGTH(unsigned long long value) {
+        int length = 0;
+        while (value) { value >>= 1; length++; }
+        return length;
+    }
+    #endif
+    """
+    int bit_length "HINTBENCH_BIT_LENGTH"(long long value) noexcept nogil
+
+
 cdef class Latencies:
     cdef long long[::1] counts
     cdef long long[::1] totals
@@ -9,7 +24,6 @@ cdef class Integral:
     cdef readonly long long value
     cdef readonly long long peak
     cdef double weighted
-    cdef long long weighted_low
     cdef list samples
     cdef long long next_sample_ns
     cdef long long sample_ns

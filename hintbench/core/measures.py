@@ -11,10 +11,11 @@ if cython.compiled:
         ORDER_CLASSES,
         SUB_BUCKET_BITS,
     )
+    from cython.cimports.hintbench.core.measures import bit_length
 else:
     from hintbench.core.constants import BUCKETS, CAUSES, ORDER_CLASSES, SUB_BUCKET_BITS
 
-_BILLION = cython.declare(cython.longlong, 1_000_000_000)
+    bit_length = int.bit_length
 
 
 @cython.cfunc
@@ -35,11 +36,11 @@ def _order_class(order: cython.int) -> cython.int:
 @cython.exceptval(check=False)
 def _bucket(ns: cython.longlong) -> cython.int:
     """Log-linear: 16 buckets an octave, so a bucket is at most 1/16 wide."""
-    shift: cython.int = 0
-    limit: cython.longlong = 2 << SUB_BUCKET_BITS
-    while ns >= limit:
-        ns >>= 1
-        shift += 1
+    shift: cython.int
+    if ns < (2 << SUB_BUCKET_BITS):
+        return cython.cast(cython.int, ns)
+    shift = bit_length(ns) - SUB_BUCKET_BITS - 1
+    ns >>= shift
     if shift * (1 << SUB_BUCKET_BITS) + ns >= BUCKETS:
         return BUCKETS - 1
     return shift * (1 << SUB_BUCKET_BITS) + cython.cast(cython.int, ns)
@@ -111,22 +112,17 @@ class Integral:
     def __init__(self, value: int = 0, sample_ns: int = 0) -> None:
         self.value = value
         self.peak = value
-        self.weighted = 0
-        self.weighted_low = 0
+        self.weighted = 0.0
         self.samples = [(0, value)]
         self.sample_ns = sample_ns
         self.next_sample_ns = sample_ns
 
     def change(self, now_ns: cython.longlong, delta: cython.longlong) -> cython.int:
         """The value changes by ``delta`` pages at ``now_ns``."""
-        product: cython.longlong
         self.value += delta
         if self.value > self.peak:
             self.peak = self.value
-        # page * ns in two words: whole seconds apart, so that 2^28 pages over hours fit.
-        product = self.weighted_low + delta * (now_ns % _BILLION)
-        self.weighted += delta * (now_ns // _BILLION)
-        self.weighted_low = product
+        self.weighted += cython.cast(cython.double, delta) * now_ns
         if self.sample_ns and now_ns >= self.next_sample_ns:
             self.samples.append((now_ns, self.value))
             self.next_sample_ns = now_ns - now_ns % self.sample_ns + self.sample_ns
@@ -138,7 +134,7 @@ class Integral:
 
     def page_seconds(self, end_ns: int) -> float:
         """The integral from 0 to ``end_ns``, in pages times seconds."""
-        return self.value * end_ns / 1e9 - self.weighted - self.weighted_low / 1e9
+        return (float(self.value) * end_ns - self.weighted) / 1e9
 
     def series(self) -> list[tuple[int, int]]:
         """(virtual ns, pages) samples."""

@@ -118,8 +118,11 @@ class PerCpuPages:
 
     def pop(self, order: cython.int, migratetype: cython.int) -> cython.int:
         """The page at the head of a list, in transit; -1 when the list is empty."""
-        head: cython.int = self.list_of(order, migratetype)
-        pfn: cython.int = self.pages.next[head]
+        head: cython.int = self.first_list + migratetype
+        pfn: cython.int
+        if order or migratetype >= HIGHATOMIC:
+            head = self.list_of(order, migratetype)
+        pfn = self.pages.next[head]
         if pfn == head:
             return -1
         self.pages.remove(pfn)

@@ -141,9 +141,7 @@ class Simulation:
         """Move a vCPU's clock (a kick, an interrupt, a task that used the CPU)."""
         self.winner.set(number, at_ns)
 
-    def schedule(
-        self, at_ns: int, rank: int, number: int, callback: Callable[[], None]
-    ) -> Timer:
+    def schedule(self, at_ns: int, rank: int, number: int, callback: Callable[[], None]) -> Timer:
         """Have ``callback`` run at a virtual time.
 
         Args:

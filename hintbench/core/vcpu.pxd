@@ -27,6 +27,7 @@ cdef class Vcpu:
     cdef bint timed
     cdef readonly long long position, length
     cdef object blocks
+    cdef object buffer
     # the operation in hand
     cdef readonly long long started
     cdef readonly int order, migratetype, slot, pfn, zone_at, highest_zone

@@ -55,9 +55,7 @@ class Drain:
         self.pfn = -1
         self.drained = 0
 
-    def begin(
-        self, pcp: PerCpuPages, count: cython.longlong, pindex: cython.int
-    ) -> cython.int:
+    def begin(self, pcp: PerCpuPages, count: cython.longlong, pindex: cython.int) -> cython.int:
         """Start a drain of ``count`` pages; ``pindex`` is the list to start with (6.12)."""
         self.pcp = pcp
         self.left = min(count, pcp.count)
@@ -159,6 +157,7 @@ class Vcpu:
         self.slow_path = 0
         self.piece_end = 0
         self.clearing = False
+        self.buffer = None
         self.timed = False
         self.idle = False
         self.idle_ns = 0
@@ -180,11 +179,17 @@ class Vcpu:
             if len(block.code):
                 break
         # One stream of memory instead of three: value in the high half, code in the low one.
-        words = block.value.astype(numpy.uint64) << numpy.uint64(32)
+        # The array is kept: fresh memory for every block would be a page fault every 512 operations.
+        length = len(block.code)
+        if self.buffer is None or len(self.buffer) < length:
+            self.buffer = numpy.empty(length, dtype=numpy.uint64)
+            self.words = memoryview(self.buffer)
+        words = self.buffer[:length]
+        words[:] = block.value
+        words <<= numpy.uint64(32)
         words |= block.code
-        self.words = memoryview(words)
         self.times = memoryview(block.time_ns)
         self.timed = bool(block.time_ns.any())
         self.position = 0
-        self.length = len(block.code)
+        self.length = length
         return 1
