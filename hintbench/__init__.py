@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hintbench.host import Completion, Host
     from hintbench.operations import Migratetype, OperationBlock
     from hintbench.results import Result
-    from hintbench.run import run
+    from hintbench.runner import run
     from hintbench.strategy import Claims, HookFilter, Strategy, hookimpl
     from hintbench.tasks import Task
     from hintbench.validation import validate
@@ -66,7 +66,7 @@ _HOMES = {
     "ZoneConfig": "config",
     "hookimpl": "strategy",
     "operations": "",
-    "run": "run",
+    "run": "runner",
     "tapes": "",
     "validate": "validation",
 }
@@ -117,7 +117,6 @@ def __getattr__(name: str) -> Any:
     if not home:
         return import_module(f"hintbench.{name}")
     value = getattr(import_module(f"hintbench.{home}"), name)
-    # Also replaces a submodule of the same name, which `hintbench.run` is.
     globals()[name] = value
     return value
 

@@ -82,6 +82,7 @@ class Machine:
         empty: bool = False,
     ) -> None:
         self.config = config
+        self.empty = empty
         self.kernel = KERNEL_6_12 if config.kernel == "6.12" else KERNEL_5_0
         layout = sorted(config.layout(), key=lambda zone: zone.start_pfn)
         _check_alignment(layout)

@@ -122,14 +122,55 @@ class GuestConfig(BaseModel):
         return sum(zone.managed for zone in self.layout())
 
 
+def _recorded_zones(*zones: tuple[str, int, int, int, int, int, int]) -> tuple[dict[str, Any], ...]:
+    """Zones by the figures of a machine's /proc/zoneinfo."""
+    names = (
+        "name",
+        "start_pfn",
+        "spanned_pages",
+        "managed_pages",
+        "watermark_min",
+        "watermark_low",
+        "watermark_high",
+    )
+    return tuple(dict(zip(names, zone, strict=True)) for zone in zones)
+
+
 PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
     "default": {"memory": "8GiB", "vcpus": 4, "kernel": "6.12"},
     "small": {"memory": "1GiB", "vcpus": 1, "kernel": "6.12"},
     "seed": {"memory": "8GiB", "vcpus": 4, "kernel": "5.0", "host": {"kick": "vcpu-thread"}},
     "numa": {"memory": "16GiB", "vcpus": 8, "kernel": "6.12", "nodes": 2},
     "large": {"memory": "64GiB", "vcpus": 32, "kernel": "6.12"},
+    "sample-trace": {
+        "vcpus": 2,
+        "kernel": "6.12",
+        "zones": _recorded_zones(
+            ("DMA", 1, 4095, 3840, 45, 56, 67),
+            ("DMA32", 4096, 28672, 24576, 291, 363, 435),
+        ),
+    },
+    "linux-6.12-1cpu-1gib": {
+        "vcpus": 1,
+        "kernel": "6.12",
+        "zones": _recorded_zones(
+            ("DMA", 1, 4095, 3840, 176, 220, 264),
+            ("DMA32", 4096, 258010, 243996, 11087, 13858, 16629),
+        ),
+    },
+    "linux-6.12-4cpu-512mib": {
+        "vcpus": 4,
+        "kernel": "6.12",
+        "zones": _recorded_zones(
+            ("DMA", 1, 4095, 3840, 22, 27, 32),
+            ("DMA32", 4096, 126938, 114960, 659, 823, 987),
+        ),
+    },
 }
-"""Guests by name; "seed" is what the review of the series v9 talked about."""
+"""Guests by name; "seed" is what the review of the series v9 talked about.
+
+Those with zones are the machines of recorded traces, as their /proc/zoneinfo tells.
+"""
 
 
 class Cell(BaseModel):

@@ -292,7 +292,7 @@ def _simulate(cell: Cell, setting: _Setting) -> Outcome:
 
 
 def _run_cell(cell: Cell, setting: _Setting) -> Result:
-    from hintbench.run import run
+    from hintbench.runner import run
 
     for plugin in setting.plugins:
         load_plugin(plugin)

@@ -13,7 +13,7 @@ from hintbench.core.constants import (
     PAGE_ALLOC_COSTLY_ORDER,
     PCP,
 )
-from hintbench.errors import TraceError
+from hintbench.trace_fit import check_pages
 from hintbench.trace_start import UNKNOWN_TYPE
 from hintbench.trace_state import free_blocks
 
@@ -36,10 +36,10 @@ def load(start: TraceStart, machine: Machine) -> None:
         machine: The guest.
 
     Raises:
-        TraceError: When the guest has no such pages.
+        TraceError: When the guest has other pages than the machine that was traced.
     """
     zone_of = _zones_by_page(machine)
-    _check_fits(start, machine, zone_of)
+    _check_fits(start, machine)
     types = np.asarray(machine.pages.pageblock_type)
     known = np.flatnonzero(start.pageblock_type[: len(types)] != UNKNOWN_TYPE)
     types[known] = start.pageblock_type[known]
@@ -68,23 +68,14 @@ def _zones_by_page(machine: Machine) -> npt.NDArray[np.int16]:
     return zones
 
 
-def _check_fits(start: TraceStart, machine: Machine, zone_of: npt.NDArray[np.int16]) -> None:
-    """Refuse a guest that lacks pages of the trace."""
-    named = [start.pcp.pfn, start.in_use_pfn[start.in_use_slot >= 0]]
+def _check_fits(start: TraceStart, machine: Machine) -> None:
+    """Refuse a guest that has other pages than the trace and its page flags tell of."""
+    named = np.flatnonzero(start.history.last_row >= 0)
+    known_pages = None
     if start.free is not None:
-        named.append(start.free.pfn)
-    pages = np.concatenate(named)
-    inside = pages[pages < len(zone_of)]
-    absent = np.concatenate([pages[pages >= len(zone_of)], inside[zone_of[inside] < 0]])
-    if len(absent):
-        mebibytes = -(-start.page_count // 256)
-        zones = ", ".join(
-            f"{zone.name} {zone.start_pfn:#x}..{zone.end_pfn - 1:#x}" for zone in machine.zones
-        )
-        raise TraceError(
-            f"the trace uses page {int(absent.max()):#x}, which the guest does not have"
-            f" ({zones}): the traced machine has at least {mebibytes} MiB"
-        )
+        named = np.union1d(named, start.free.pfn)
+        known_pages = start.page_count
+    check_pages(start.history.trace, named, machine.zones, known_pages)
 
 
 def _covered(

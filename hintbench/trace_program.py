@@ -17,6 +17,7 @@ from hintbench.core import tracepages, tracewords
 from hintbench.core.tracepages import GIVE_BACK, HAND_OUT, RETURN, TAKE
 from hintbench.errors import TraceError
 from hintbench.operations import Flag, Operation, OperationBlock, encode
+from hintbench.trace_fit import check_cpus, name_of
 from hintbench.trace_history import PCP_ORDERS, History, history
 from hintbench.trace_start import begin_time_ns, pcp_type, start_of
 from hintbench.workload import Program
@@ -122,7 +123,7 @@ def modelled_program(
     Raises:
         TraceError: When the guest has fewer vCPUs than the trace has CPUs.
     """
-    _check_cpus(trace, vcpus)
+    check_cpus(trace, vcpus)
     begin, end = replayed_rows(trace) if free is not None else (0, len(trace))
     found = history(trace, free, begin=begin, end=end, kernel=kernel)
     used, moved = _without_compaction(found, steps_in_order(found))
@@ -174,10 +175,10 @@ def exact_program(
         TraceError: When the guest has fewer vCPUs than the trace has CPUs, or the page flags
             cover less than the trace names.
     """
-    _check_cpus(trace, vcpus)
+    check_cpus(trace, vcpus)
     if len(free) < trace.page_count:
         raise TraceError(
-            f"the page flags cover {len(free)} pages, the trace names page"
+            f"the page flags cover {len(free)} pages, {name_of(trace)} names page"
             f" {trace.page_count - 1:#x}: they are not of one machine"
         )
     begin, end = replayed_rows(trace)
@@ -376,11 +377,3 @@ def _distinct_times(times_ns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Times that all differ and keep their order; an event a nanosecond is never too many."""
     number = np.arange(len(times_ns), dtype=np.int64)
     return np.maximum.accumulate(times_ns - number) + number
-
-
-def _check_cpus(trace: Trace, vcpus: int) -> None:
-    if trace.cpus > vcpus:
-        raise TraceError(
-            f"the trace is of {trace.cpus} CPUs, the guest has {vcpus}:"
-            f" give it at least {trace.cpus} vCPUs"
-        )

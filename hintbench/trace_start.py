@@ -101,7 +101,7 @@ class TraceStart:
             machine: The guest.
 
         Raises:
-            TraceError: When the guest has no such pages.
+            TraceError: When the guest has other pages than the machine that was traced.
         """
         from hintbench.trace_load import load
 

@@ -25,6 +25,11 @@ SCHEMA: Final = "hintbench-trace"
 SCHEMA_VERSION: Final = 1
 MigratetypeOrder: TypeAlias = Literal["modern", "old"]
 
+_DATA: Final = Path(__file__).parent / "data"
+SAMPLE: Final = _DATA / "sample-trace.txt.gz"
+"""A small trace that belongs to hintbench, of the guest preset "sample-trace"."""
+SAMPLE_PAGES: Final = _DATA / "sample-kpageflags-before.u64.gz"
+SAMPLE_PAGES_END: Final = _DATA / "sample-kpageflags-after.u64.gz"
 _ZIP_MAGIC: Final = b"PK\x03\x04"
 _MOST_PAGES: Final = 1 << 30  # 4 TiB; beyond, a line is damaged
 # What the parser calls a fault, and how it is told.

@@ -1,7 +1,8 @@
 """``validate()``: is the guest's memory in order?
 
 Frame conservation, list symmetry, alignment, no two free buddies of one order left unmerged,
-and every counter against what the lists hold.
+and every counter against what the lists hold. A recording that was loaded into an empty guest
+need not mention every page, so there the number of pages proves nothing.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from hintbench.core.constants import (
     BUDDY,
     HIGHATOMIC,
     ISOLATED,
+    KERNEL_6_12,
     KIND_MASK,
     MAX_PAGE_ORDER,
     MIGRATE_TYPES,
+    NR_LOWORDER_PCP_LISTS,
     NR_PAGE_ORDERS,
     NR_PCP_LISTS,
     ORDER_MASK,
@@ -44,6 +47,8 @@ def validate(machine: Machine) -> list[str]:
         faults += _unmerged(zone, states)
     faults += _pcp_lists(machine, states)
     faults += _overlaps(machine, states)
+    if not machine.empty:
+        faults += _lost_pages(machine, states)
     return faults
 
 
@@ -54,6 +59,7 @@ def _free_lists(zone: Zone, states: numpy.ndarray) -> list[str]:
     faults = []
     listed = 0
     pages = 0
+    reserved = 0
     for order in range(NR_PAGE_ORDERS):
         count = 0
         for migratetype in range(MIGRATE_TYPES):
@@ -63,6 +69,8 @@ def _free_lists(zone: Zone, states: numpy.ndarray) -> list[str]:
                 faults.append(f"{zone}: {error}")
                 continue
             count += len(pfns)
+            if migratetype == HIGHATOMIC:
+                reserved += len(pfns) << order
             for pfn in pfns:
                 if states[pfn] != BUDDY | order:
                     faults.append(f"{zone}: pfn {pfn:#x} on list {order} has {states[pfn]:#04x}")
@@ -76,6 +84,10 @@ def _free_lists(zone: Zone, states: numpy.ndarray) -> list[str]:
         pages += count << order
     if pages != zone.free_pages:
         faults.append(f"{zone}: counts {zone.free_pages} free pages, lists {pages}")
+    if zone.kernel >= KERNEL_6_12 and reserved != zone.free_highatomic:
+        faults.append(
+            f"{zone}: counts {zone.free_highatomic} free HIGHATOMIC pages, lists {reserved}"
+        )
     kinds = states[zone.start_pfn : zone.end_pfn] & KIND_MASK
     heads = int(numpy.count_nonzero(kinds == BUDDY))
     if heads != listed:
@@ -108,21 +120,35 @@ def _unmerged(zone: Zone, states: numpy.ndarray) -> list[str]:
 
 
 def _pcp_lists(machine: Machine, states: numpy.ndarray) -> list[str]:
+    """Per-CPU lists, heads and counters agree."""
+    import numpy
+
     faults = []
+    listed = 0
     for vcpu in machine.simulation.vcpus:
         for pcp in vcpu.pcps:
+            name = f"pcp of CPU {vcpu.number} in {pcp.zone}"
             pages = 0
             for index in range(NR_PCP_LISTS):
-                for pfn in pcp.pages_of(index):
-                    pages += 1 << (int(states[pfn]) & ORDER_MASK)
-                    if states[pfn] & KIND_MASK != PCP:
-                        faults.append(
-                            f"pcp of CPU {vcpu.number}: pfn {pfn:#x} has {states[pfn]:#04x}"
-                        )
+                try:
+                    pfns = pcp.pages_of(index)
+                except ValueError as error:
+                    faults.append(f"{name}: {error}")
+                    continue
+                order = PAGEBLOCK_ORDER if index >= NR_LOWORDER_PCP_LISTS else index // HIGHATOMIC
+                pages += len(pfns) << order
+                listed += len(pfns)
+                for pfn in pfns:
+                    if states[pfn] != PCP | order:
+                        faults.append(f"{name}: pfn {pfn:#x} has {states[pfn]:#04x}")
+                    if not pcp.zone.start_pfn <= pfn < pcp.zone.end_pfn:
+                        faults.append(f"{name}: pfn {pfn:#x} is of another zone")
             if pages != pcp.count:
-                faults.append(
-                    f"pcp of CPU {vcpu.number} in {pcp.zone}: counts {pcp.count}, lists {pages}"
-                )
+                faults.append(f"{name}: counts {pcp.count}, lists {pages}")
+    marked = int(numpy.count_nonzero(states & KIND_MASK == PCP))
+    # An exact replay takes pages from no list: its tapes name them.
+    if not machine.empty and marked != listed:
+        faults.append(f"{marked} heads are marked per-CPU, {listed} are on lists")
     return faults
 
 
@@ -141,4 +167,18 @@ def _overlaps(machine: Machine, states: numpy.ndarray) -> list[str]:
         f"head {heads[index + 1]:#x} lies inside the block of {heads[index]:#x}"
         for index in inside[:10].tolist()
     ]
+    return faults
+
+
+def _lost_pages(machine: Machine, states: numpy.ndarray) -> list[str]:
+    """Conservation: the blocks of a zone, whoever has them, make up its managed pages."""
+    import numpy
+
+    faults = []
+    for zone in machine.zones:
+        mine = states[zone.start_pfn : zone.end_pfn]
+        orders = numpy.bincount(mine[mine != 0] & ORDER_MASK, minlength=1).tolist()
+        pages = sum(count << order for order, count in enumerate(orders))
+        if pages != zone.managed_pages:
+            faults.append(f"{zone}: manages {zone.managed_pages} pages, its blocks have {pages}")
     return faults

@@ -109,9 +109,7 @@ class ReferenceGuest:
         if len({zone.node for zone in self.zones}) == 1:
             return True
         # The DMA32 zone of the same node must have pages.
-        return any(
-            zone.number == DMA32_ZONE and zone.node == usable[0].node for zone in self.zones
-        )
+        return any(zone.number == DMA32_ZONE and zone.node == usable[0].node for zone in self.zones)
 
     def _get_page(self, cpu: int, request: Request, mark: int, nofragment: bool) -> int | None:
         """get_page_from_freelist()."""

@@ -355,6 +355,7 @@ def test_wheel_from_sdist_is_complete(wheel: Path) -> None:
         if path.is_file() and path.suffix not in built and path.name != _builds.STAMP
     }
     assert expected <= names
+    assert {path for path in expected if path.startswith("hintbench/data/")}
     assert {name.split("/")[0] for name in names} == {"hintbench"}
     assert not [name for name in names if name.endswith((".c", ".so", ".pyd", _builds.STAMP))]
 
@@ -365,6 +366,8 @@ def test_wheel_runs(wheel: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     code = (
         "import hintbench.core, hintbench.strategies.none, hintbench.workloads.churn\n"
+        "from hintbench.traces import SAMPLE, SAMPLE_PAGES, SAMPLE_PAGES_END\n"
+        "assert all(path.is_file() for path in (SAMPLE, SAMPLE_PAGES, SAMPLE_PAGES_END))\n"
         "print(hintbench.core.BUILD, hintbench.strategies.none.__file__)"
     )
     done = run_python(code, tmp_path / "elsewhere", PYTHONPATH=str(tmp_path / "installed"))

@@ -198,9 +198,9 @@ def fake_run(monkeypatch):
             raise TraceError("trace.txt: empty")
         return result(strategy.name, workload.name, seed)
 
-    module = type(matrix)("hintbench.run")
+    module = type(matrix)("hintbench.runner")
     module.run = run
-    monkeypatch.setitem(__import__("sys").modules, "hintbench.run", module)
+    monkeypatch.setitem(__import__("sys").modules, "hintbench.runner", module)
     for name in ("find_strategy", "find_workload"):
         monkeypatch.setattr(matrix, name, find)
 

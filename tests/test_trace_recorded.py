@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import hintbench
-from hintbench.config import GuestConfig
+from hintbench.config import load_guest
 from hintbench.core import BUILD, tracewords
 from hintbench.core.tracepages import RETURN, TAKE
-from hintbench.layout import ZoneConfig
+from hintbench.errors import TraceError
 from hintbench.trace_compare import refill_sizes
 from hintbench.trace_history import history
 from hintbench.trace_program import replayed_rows, steps_in_order
@@ -26,24 +26,12 @@ pytestmark = [
     pytest.mark.skipif(BUILD == "interpreted", reason="reading them takes minutes interpreted"),
 ]
 
-# Name: CPUs, zones as (name, start, spanned, managed, min, low, high), wrong pages allowed at the
-# end, and how the events split: alloc, free, batched, zone locked, drain, extfrag.
+# Name, also of the guest preset: wrong pages allowed at the end, and how the events split: alloc,
+# free, batched, zone locked, drain, extfrag.
 TRACES = {
-    "linux-6.12-1cpu-1gib": (
-        1,
-        (("DMA", 0, 4096, 3840, 176, 220, 264),
-         ("DMA32", 4096, 258010, 243996, 11087, 13858, 16629)),
-        2,
-        (54_964, 55_511, 54_893, 23_909, 18_215, 1),
-    ),
-    "linux-6.12-4cpu-512mib": (
-        4,
-        (("DMA", 0, 4096, 3840, 22, 27, 32),
-         ("DMA32", 4096, 126938, 114960, 659, 823, 987)),
-        50,
-        (393_434, 398_860, 390_335, 130_972, 133_785, 195),
-    ),
-}  # fmt: skip
+    "linux-6.12-1cpu-1gib": (2, (54_964, 55_511, 54_893, 23_909, 18_215, 1)),
+    "linux-6.12-4cpu-512mib": (50, (393_434, 398_860, 390_335, 130_972, 133_785, 195)),
+}
 KINDS = (
     tracewords.PAGE_ALLOC,
     tracewords.PAGE_FREE,
@@ -59,38 +47,23 @@ class Recorded:
 
     def __init__(self, name):
         self.folder = FOLDER / name
-        self.cpus, zones, self.most_wrong, self.counts = TRACES[name]
+        self.most_wrong, self.counts = TRACES[name]
         self.trace = read_trace(self.folder / "trace.txt.gz")
         self.before = read_page_flags(self.folder / "kpageflags-before.u64.gz")
         self.after = read_page_flags(self.folder / "kpageflags-after.u64.gz")
         begin, end = replayed_rows(self.trace)
         self.history = history(self.trace, self.before, begin=begin, end=end)
-        self.guest = GuestConfig(
-            memory=4096 * sum(zone[2] for zone in zones),
-            vcpus=self.cpus,
-            kernel="6.12",
-            zones=tuple(
-                ZoneConfig(
-                    name=zone[0],
-                    start_pfn=zone[1],
-                    spanned_pages=zone[2],
-                    managed_pages=zone[3],
-                    watermark_min=zone[4],
-                    watermark_low=zone[5],
-                    watermark_high=zone[6],
-                )
-                for zone in zones
-            ),
-        )
+        self.guest = load_guest(name)
+        self.cpus = self.guest.vcpus
 
-    def run(self, exact):
+    def run(self, exact, guest=None):
         workload = TraceReplay(
             path=str(self.folder / "trace.txt.gz"),
             pages=str(self.folder / "kpageflags-before.u64.gz"),
             pages_end=str(self.folder / "kpageflags-after.u64.gz"),
             exact=exact,
         )
-        return hintbench.run(strategy="none", workload=workload, guest=self.guest)
+        return hintbench.run(strategy="none", workload=workload, guest=guest or self.guest)
 
 
 @pytest.fixture(scope="module", params=TRACES)
@@ -192,3 +165,11 @@ def test_what_compaction_took_is_found(recorded):
     reasons = Counter(step.reason for step in recorded.history.derived)
     assert "lost" not in reasons
     assert (reasons["compaction"] > 0) == (recorded.cpus == 4)
+
+
+@pytest.mark.parametrize("recorded", ["linux-6.12-1cpu-1gib"], indirect=True)
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_guest_that_is_too_small_is_refused(recorded, exact):
+    small = load_guest(memory="256MiB", vcpus=recorded.cpus)
+    with pytest.raises(TraceError, match=f"is in no zone .*--guest {recorded.folder.name}"):
+        recorded.run(exact, small)

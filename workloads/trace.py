@@ -8,11 +8,15 @@ and measured: refills, drains, free blocks at the end.
 by page, from the free blocks that a copy of /proc/kpageflags shows, so that a strategy meets the
 free lists that the real machine had. Only what the strategy itself takes out of them differs.
 
+Without a path (``-w trace --guest sample-trace``) a small trace is replayed that belongs to
+hintbench, with its page flags; ``exact=true`` works with it too.
+
 Record with ftrace: enable the events mm_page_alloc, mm_page_free, mm_page_free_batched,
 mm_page_pcpu_drain, mm_page_alloc_zone_locked and mm_page_alloc_extfrag of the system kmem, copy
 /proc/kpageflags, and write ``kpageflags-dumped`` to trace_marker after each copy.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hintbench.trace_program import exact_program, modelled_program
 from hintbench.trace_state import read_page_flags
-from hintbench.traces import read_trace
+from hintbench.traces import SAMPLE, SAMPLE_PAGES, SAMPLE_PAGES_END, read_trace
 from hintbench.workload import Program, Workload, WorkloadSetting
 
 
@@ -29,10 +33,11 @@ class TraceParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    path: str = Field(
+    path: str | None = Field(
+        default=None,
         min_length=1,
         description="text of ftrace, perf script or trace-cmd report, plain or gzip, or what"
-        " `hintbench trace import` wrote",
+        " `hintbench trace import` wrote; none: hintbench's sample, for --guest sample-trace",
     )
     exact: bool = Field(
         default=False, description="whether the kernel's own choices are followed; needs pages"
@@ -40,7 +45,7 @@ class TraceParameters(BaseModel):
     pages: str | None = Field(
         default=None,
         description="copy of /proc/kpageflags from when the trace began, plain or gzip; in a"
-        " modelled replay it says which memory is free at the start",
+        " modelled replay it says which memory is free at the start, which matters under pressure",
     )
     pages_end: str | None = Field(
         default=None,
@@ -62,11 +67,15 @@ class TraceReplay(Workload):
     def program(self, setting: WorkloadSetting) -> Program:
         """Read the trace and make tapes of it."""
         parameters = self.parameters
-        if parameters.exact and parameters.pages is None:
+        pages, pages_end = self._page_files()
+        if parameters.exact and pages is None:
             raise self.refusal("exact=true needs pages=FILE, a copy of /proc/kpageflags")
-        free = None if parameters.pages is None else read_page_flags(Path(parameters.pages))
-        end = None if parameters.pages_end is None else read_page_flags(Path(parameters.pages_end))
-        trace = read_trace(parameters.path, parameters.migratetypes)
+        free = None if pages is None else read_page_flags(pages)
+        end = None if pages_end is None else read_page_flags(pages_end)
+        if parameters.path is None:
+            trace = replace(read_trace(SAMPLE), sources=("sample-trace",))
+        else:
+            trace = read_trace(parameters.path, parameters.migratetypes)
         if parameters.exact and free is not None:
             return exact_program(
                 trace, free, vcpus=setting.vcpus, free_at_end=end, kernel=setting.kernel
@@ -74,3 +83,16 @@ class TraceReplay(Workload):
         return modelled_program(
             trace, vcpus=setting.vcpus, free=free, free_at_end=end, kernel=setting.kernel
         )
+
+    def _page_files(self) -> tuple[str | Path | None, str | Path | None]:
+        """Where the page flags of the trace's beginning and end are."""
+        parameters = self.parameters
+        given = parameters.pages, parameters.pages_end
+        if parameters.path is not None:
+            return given
+        if any(given) or parameters.migratetypes != "modern":
+            raise self.refusal(
+                "pages, pages_end and migratetypes belong to the trace that path names,"
+                " and there is no path: write trace:FILE"
+            )
+        return SAMPLE_PAGES, SAMPLE_PAGES_END

@@ -29,7 +29,11 @@ if cython.compiled:
         IN_USE,
         IN_USE_MOVABLE,
         KERNEL_6_12,
+        KIND_MASK,
         MOVABLE,
+        ORDER_MASK,
+        PAGEBLOCK_ORDER,
+        PAGEBLOCK_PAGES,
         PCP,
         SLAB,
         SLOT_FAILED,
@@ -82,7 +86,11 @@ else:
         IN_USE,
         IN_USE_MOVABLE,
         KERNEL_6_12,
+        KIND_MASK,
         MOVABLE,
+        ORDER_MASK,
+        PAGEBLOCK_ORDER,
+        PAGEBLOCK_PAGES,
         PCP,
         SLAB,
         SLOT_FAILED,
@@ -337,6 +345,25 @@ def state_of(flags: cython.uint, migratetype: cython.int, order: cython.int) -> 
 
 
 @cython.cfunc
+@cython.exceptval(-1)
+def _used_around(sim: Simulation, pfn: cython.int) -> cython.int:
+    """Pages in use beside a block whose touch has brought its whole 2 MiB unit back.
+
+    Their owners have not touched them since the host took the unit, and yet they are backed now.
+    """
+    here: cython.int = pfn & ~(PAGEBLOCK_PAGES - 1)
+    end: cython.int = here + PAGEBLOCK_PAGES
+    state: cython.int
+    count: cython.int = 0
+    while here < end:
+        state = sim.pages.state[here]
+        if here != pfn and IN_USE <= (state & KIND_MASK) <= SLAB:
+            count += 1 << (state & ORDER_MASK)
+        here += 1 << (state & ORDER_MASK)
+    return count
+
+
+@cython.cfunc
 def touch_pages(
     sim: Simulation, vcpu: Vcpu, pfn: cython.int, order: cython.int, clear: cython.bint
 ) -> cython.int:
@@ -349,8 +376,12 @@ def touch_pages(
     clock = sim.clock
     refault: cython.longlong = 0
     share: cython.longlong
+    huge: cython.longlong
     if order or not sim.backing.is_backed(pfn):
+        huge = sim.backing.huge_refaults
         refault = sim.backing.fault(pfn, order)
+        if order < PAGEBLOCK_ORDER and sim.backing.huge_refaults != huge:
+            sim.backing.used.change(clock.now, _used_around(sim, pfn))
     if refault:
         clock.now += refault
         sim.refault_stall_ns += refault

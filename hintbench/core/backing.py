@@ -62,10 +62,15 @@ class Backing:
         sample_ns: int = 0,
     ) -> None:
         self.words = memoryview(numpy.zeros(page_count >> 6, dtype=numpy.uint64))
+        # Units that are not all there cannot be mapped as a huge page.
+        self.partial = set()
         total = 0
         for start, pages in present:
             total += pages
             self._fill(start, pages)
+            for edge in (start, start + pages):
+                if edge & (PAGEBLOCK_PAGES - 1):
+                    self.partial.add(edge >> PAGEBLOCK_ORDER)
         self.clock = clock
         self.huge_granule = huge_granule
         self.backed = Integral(total, sample_ns)
@@ -128,6 +133,7 @@ class Backing:
         last: cython.int
         page: cython.int
         small: cython.int = 0
+        counted: cython.int = 0
         huge: cython.int = 0
         brought: cython.int = 0
         cost: cython.longlong
@@ -138,7 +144,10 @@ class Backing:
             unit = pfn >> PAGEBLOCK_ORDER
             last = (pfn + (1 << order) - 1) >> PAGEBLOCK_ORDER
             while unit <= last:
-                if self.backed_pages(unit << PAGEBLOCK_ORDER, PAGEBLOCK_ORDER) == 0:
+                if (
+                    self.backed_pages(unit << PAGEBLOCK_ORDER, PAGEBLOCK_ORDER) == 0
+                    and unit not in self.partial
+                ):
                     brought += self._back_unit(unit)
                     self._count_early(unit << PAGEBLOCK_ORDER, PAGEBLOCK_PAGES)
                     huge += 1
@@ -148,7 +157,11 @@ class Backing:
                 if not self.is_backed(page):
                     self.words[page >> 6] |= _ONE << (page & 63)
                     small += 1
-            self._count_early(pfn, small)
+                    counted += 1
+                if page & (PAGEBLOCK_PAGES - 1) == PAGEBLOCK_PAGES - 1:
+                    self._count_early(page, counted)
+                    counted = 0
+            self._count_early(pfn, counted)
         brought += small
         self.small_refaults += small
         self.huge_refaults += huge

@@ -179,7 +179,7 @@ class Vcpu:
             if len(block.code):
                 break
         # One stream of memory instead of three: value in the high half, code in the low one.
-        # The array is kept: fresh memory for every block would be a page fault every 512 operations.
+        # The array is kept: fresh memory would be a page fault every 512 operations.
         length = len(block.code)
         if self.buffer is None or len(self.buffer) < length:
             self.buffer = numpy.empty(length, dtype=numpy.uint64)

@@ -33,11 +33,12 @@ SLOTS = 1 << 13
 MOST_STEPS = 100_000
 ZONE_NAMES = ("DMA", "DMA32", "Normal", "Movable")
 TYPES = 4
+NO_FLAGS = Flag(0)
 
 
-def scaled(count: int) -> int:
-    """So many repetitions, fewer where the core runs interpreted."""
-    return max(1, count // 2) if BUILD == "interpreted" else count
+def scaled(count: int, slower: int = 2) -> int:
+    """So many repetitions; fewer where the core runs interpreted, which is so much slower."""
+    return max(1, count // slower) if BUILD == "interpreted" else count
 
 
 class Feed:
@@ -103,15 +104,22 @@ class Setup:
 class Bench:
     """A booted guest, and a reference in the same state.
 
+    Args:
+        setup: the guest.
+        seed: enters the digest.
+        guest: further fields of its ``GuestConfig``.
+
     Attributes:
         machine: the core's.
         model: the reference's.
         slots: what is allocated: the pfn by slot.
     """
 
-    def __init__(self, setup: Setup, seed: int = 1) -> None:
+    def __init__(self, setup: Setup, seed: int = 1, **guest: Any) -> None:
         self.setup = setup
-        self.config = GuestConfig(zones=setup.zones, kernel=setup.kernel, vcpus=setup.vcpus)
+        self.config = GuestConfig(
+            zones=setup.zones, kernel=setup.kernel, vcpus=setup.vcpus, **guest
+        )
         self.feeds = [Feed() for _ in range(setup.vcpus)]
         self.machine = Machine(self.config, self.feeds, SLOTS, seed, empty=bool(setup.types))
         self.simulation = self.machine.simulation
@@ -193,6 +201,8 @@ class Bench:
                 zone.add_free_block(pfn, order)
                 expected.lists.free_one_page(pfn, order, to_tail=to_tail)
                 pfn += 1 << order
+        # Every page was loaded, as by a boot.
+        self.machine.empty = False
 
     # -- operations -----------------------------------------------------------------------------
 
@@ -211,7 +221,7 @@ class Bench:
                 return steps
         raise AssertionError(f"the operation does not end, phase {vcpu.phase}")
 
-    def allocate(self, cpu: int, request: Request, flags: Flag = Flag(0)) -> int | None:
+    def allocate(self, cpu: int, request: Request, flags: Flag = NO_FLAGS) -> int | None:
         """Both allocate; the pfn, which must be the same, or None."""
         slot = self.free_slots.pop()
         block = operations.allocate(

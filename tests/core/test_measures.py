@@ -1,0 +1,217 @@
+"""Histograms, percentiles, integrals over time: against numbers worked out the long way."""
+
+from __future__ import annotations
+
+import random
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hintbench import operations
+from hintbench.core.constants import (
+    BUCKETS,
+    CAUSE_REFAULT,
+    CAUSE_TOTAL,
+    CAUSE_ZEROING,
+    CAUSES,
+    ORDER_CLASSES,
+)
+from hintbench.core.measures import Integral, Latencies, bucket_upper_ns
+from hintbench.metrics import percentile_ns
+from hintbench.operations import Flag
+from reference_guest import Request
+from reference_lists import MOVABLE
+
+from .driver import Bench, Setup, scaled, zone_config
+
+MIB = 256
+ZONES = (zone_config("Normal", 0, 16 * MIB, marks=(0, 0, 0)),)
+CLASS_OF_ORDER = (0, 1, 1, 1, 2, 2, 2, 2, 2, 3, 4)
+INTERESTING_NS = sorted(
+    {
+        max(0, base + delta)
+        for power in range(46)
+        for base in (1 << power, 3 << power >> 1, 17 << power >> 4)
+        for delta in (-1, 0, 1)
+    }
+)
+
+
+def bucket_of(ns: int) -> int:
+    """The bucket that a latency falls into, found by looking at them all."""
+    return next(bucket for bucket in range(BUCKETS) if ns <= bucket_upper_ns(bucket))
+
+
+def test_buckets_are_narrow_and_leave_nothing_out() -> None:
+    before = -1
+    for bucket in range(BUCKETS):
+        upper = bucket_upper_ns(bucket)
+        width = upper - before
+        assert width >= 1
+        # All values of a bucket are within a sixteenth of each other.
+        assert width == 1 or 16 * width <= before + 1
+        before = upper
+    assert before >= 24 * 3600 * 10**9
+
+
+def test_a_latency_falls_into_its_bucket() -> None:
+    """A hit on a per-CPU list takes as long as it is priced, and nothing else."""
+    bench = Bench(Setup(ZONES, pcp=(60, 2000, 2000)))
+    latencies = bench.simulation.latencies
+    bench.allocate(0, Request(0, MOVABLE))
+    pcp = bench.simulation.vcpus[0].pcps[0]
+    for ns in INTERESTING_NS[:: 1 if scaled(2) == 2 else 3]:
+        if not pcp.count:
+            bench.machine.clock.costs.pcp_hit_ns = 50
+            bench.allocate(0, Request(0, MOVABLE))
+        bench.machine.clock.costs.pcp_hit_ns = ns
+        before = latencies.histogram(0, CAUSE_TOTAL)
+        total = latencies.total_ns(0, CAUSE_TOTAL)
+        bench.allocate(0, Request(0, MOVABLE))
+        after = latencies.histogram(0, CAUSE_TOTAL)
+        grown = [bucket for bucket in range(BUCKETS) if after[bucket] != before[bucket]]
+        assert grown == [bucket_of(ns)]
+        assert latencies.total_ns(0, CAUSE_TOTAL) - total == ns
+        assert latencies.max_ns(0, CAUSE_TOTAL) >= ns
+
+
+def test_what_is_beyond_the_last_bucket_is_in_it() -> None:
+    bench = Bench(Setup(ZONES, pcp=(4, 40, 40)))
+    bench.allocate(0, Request(0, MOVABLE))
+    bench.machine.clock.costs.pcp_hit_ns = 1 << 50
+    bench.allocate(0, Request(0, MOVABLE))
+    latencies = bench.simulation.latencies
+    assert latencies.histogram(0, CAUSE_TOTAL)[BUCKETS - 1] == 1
+    assert latencies.max_ns(None, CAUSE_TOTAL) == 1 << 50
+
+
+@pytest.mark.parametrize("order", range(11))
+def test_latencies_are_kept_by_class_of_order(order: int) -> None:
+    bench = Bench(Setup(ZONES))
+    bench.allocate(0, Request(order, MOVABLE), Flag.ZERO)
+    latencies = bench.simulation.latencies
+    for cause in (CAUSE_TOTAL, CAUSE_ZEROING):
+        counts = [sum(latencies.histogram(each, cause)) for each in range(ORDER_CLASSES)]
+        assert counts == [int(each == CLASS_OF_ORDER[order]) for each in range(ORDER_CLASSES)]
+        assert sum(latencies.histogram(None, cause)) == 1
+    assert latencies.total_ns(None, CAUSE_ZEROING) == (
+        bench.config.costs.clear_page_ns << order
+    )
+    assert latencies.total_ns(None, CAUSE_REFAULT) == 0
+
+
+def test_a_fresh_histogram_is_empty() -> None:
+    latencies = Latencies()
+    for cause in range(CAUSES):
+        assert sum(latencies.histogram(None, cause)) == 0
+        assert latencies.max_ns(None, cause) == latencies.total_ns(None, cause) == 0
+        assert percentile_ns(latencies.histogram(None, cause), 0.5) is None
+
+
+@settings(max_examples=scaled(200), deadline=None, derandomize=True)
+@given(
+    st.lists(st.integers(0, 1 << 44), min_size=1, max_size=200),
+    st.sampled_from((0.0, 0.5, 0.9, 0.99, 0.999, 1.0)),
+)
+def test_percentiles_are_those_of_the_values(values: list[int], share: float) -> None:
+    """At most one bucket's width above: a sixteenth."""
+    histogram = [0] * BUCKETS
+    for value in values:
+        histogram[bucket_of_fast(value)] += 1
+    rank = max(0, -(-Fraction(share).limit_denominator(1000) * len(values) // 1) - 1)
+    exact = sorted(values)[int(rank)]
+    got = percentile_ns(histogram, share)
+    assert got is not None
+    if share > 0:
+        assert exact <= got <= exact + exact // 16
+    else:
+        assert got == 0 or histogram[0] == 0
+
+
+UPPER = [bucket_upper_ns(bucket) for bucket in range(BUCKETS)]
+
+
+def bucket_of_fast(ns: int) -> int:
+    import bisect
+
+    return bisect.bisect_left(UPPER, ns)
+
+
+def test_both_ways_to_find_a_bucket_agree() -> None:
+    assert all(bucket_of(ns) == bucket_of_fast(ns) for ns in INTERESTING_NS)
+
+
+# Values integrated over time.
+
+changes = st.lists(
+    st.tuples(st.integers(0, 3600 * 10**9), st.integers(-(1 << 28), 1 << 28)), max_size=60
+)
+
+
+@settings(max_examples=scaled(200), deadline=None, derandomize=True)
+@given(st.integers(0, 1 << 28), changes)
+def test_an_integral_is_the_sum_of_its_rectangles(start: int, steps: list[tuple[int, int]]) -> None:
+    """Changes may come slightly out of order, as steps of different vCPUs do."""
+    integral = Integral(start)
+    for at_ns, delta in steps:
+        integral.add(at_ns, delta)
+    end = 3700 * 10**9
+    exact = Fraction(start * end)
+    size = Fraction(abs(start) * end)
+    for at_ns, delta in steps:
+        exact += Fraction(delta * (end - at_ns))
+        size += abs(delta) * end
+    assert integral.value == start + sum(delta for _, delta in steps)
+    got = Fraction(integral.page_seconds(end)) * 10**9
+    assert abs(got - exact) <= size * Fraction(1, 10**13)
+
+
+def test_the_peak_is_the_highest_value_ever() -> None:
+    integral = Integral(10)
+    for at_ns, delta in ((5, 7), (6, -12), (9, 3)):
+        integral.add(at_ns, delta)
+    assert (integral.value, integral.peak) == (8, 17)
+
+
+def test_samples_are_at_least_their_spacing_apart() -> None:
+    rng = random.Random(1)
+    integral = Integral(100, sample_ns=1000)
+    now = value = 0
+    values = {0: 100}
+    for _ in range(500):
+        now += rng.randrange(1, 700)
+        delta = rng.randrange(-5, 6)
+        integral.add(now, delta)
+        value += delta
+        values[now] = 100 + value
+    series = integral.series()
+    assert len(series) > 50
+    assert all(values[at_ns] == pages for at_ns, pages in series)
+    windows = [at_ns // 1000 for at_ns, _ in series]
+    assert windows == sorted(set(windows))
+
+
+def test_no_samples_unless_asked_for() -> None:
+    integral = Integral(3)
+    integral.add(10**12, 4)
+    assert integral.series() == [(0, 3)]
+
+
+def test_clearing_shares_the_memory_bandwidth() -> None:
+    """Whoever clears while others do gets his share of the machine's bandwidth."""
+    bench = Bench(Setup(ZONES, vcpus=4))
+    costs = bench.config.costs
+    slots = iter(range(4))
+    for vcpu in range(4):
+        bench.feeds[vcpu].blocks.append(operations.allocate(next(slots), order=10))
+    from hintbench.core.machine import run_tapes
+
+    assert run_tapes(bench.simulation)
+    latencies = bench.simulation.latencies
+    expected = sum(
+        max(costs.clear_page_ns, costs.memory_page_ns * clearing) << 10
+        for clearing in range(1, 5)
+    )
+    assert latencies.total_ns(None, CAUSE_ZEROING) == expected
