@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from typing import Literal
 
 import pytest
@@ -89,10 +90,9 @@ class NaiveBacking:
     def page_seconds(self, name: str, end_ns: int) -> float:
         """The integral, rectangle by rectangle."""
         changes = [*self.changes[name], (end_ns, 0)]
-        return sum(
-            value * (after - before)
-            for (before, value), (after, _) in zip(changes, changes[1:], strict=False)
-        ) / 1e9
+        return (
+            sum(value * (after - before) for (before, value), (after, _) in pairwise(changes)) / 1e9
+        )
 
     def compare(self) -> None:
         backing = self.bench.machine.backing
@@ -333,9 +333,7 @@ def test_the_oracle_pays_nothing_for_refaults() -> None:
         (61_000_000_000, (0, 0, 0)),
     ],
 )
-def test_early_refaults_are_counted_by_their_age(
-    age_ns: int, early: tuple[int, int, int]
-) -> None:
+def test_early_refaults_are_counted_by_their_age(age_ns: int, early: tuple[int, int, int]) -> None:
     """Each unit by its own discard: the older of two is not taken for the younger."""
     bench = HostedBench("2MiB")
     bench.discard(0, 1)
@@ -350,6 +348,4 @@ def test_early_refaults_are_counted_by_their_age(
 def test_what_the_guest_config_says_is_what_the_host_does() -> None:
     for granule in BOTH:
         config = GuestConfig(zones=ZONES, host=HostConfig(granule=granule))
-        assert HostedBench(config.host.granule).machine.backing.huge_granule == (
-            granule == "2MiB"
-        )
+        assert HostedBench(config.host.granule).machine.backing.huge_granule == (granule == "2MiB")

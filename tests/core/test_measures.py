@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import random
 from fractions import Fraction
 
@@ -18,6 +19,7 @@ from hintbench.core.constants import (
     CAUSES,
     ORDER_CLASSES,
 )
+from hintbench.core.machine import run_tapes
 from hintbench.core.measures import Integral, Latencies, bucket_upper_ns
 from hintbench.metrics import percentile_ns
 from hintbench.operations import Flag
@@ -96,9 +98,7 @@ def test_latencies_are_kept_by_class_of_order(order: int) -> None:
         counts = [sum(latencies.histogram(each, cause)) for each in range(ORDER_CLASSES)]
         assert counts == [int(each == CLASS_OF_ORDER[order]) for each in range(ORDER_CLASSES)]
         assert sum(latencies.histogram(None, cause)) == 1
-    assert latencies.total_ns(None, CAUSE_ZEROING) == (
-        bench.config.costs.clear_page_ns << order
-    )
+    assert latencies.total_ns(None, CAUSE_ZEROING) == (bench.config.costs.clear_page_ns << order)
     assert latencies.total_ns(None, CAUSE_REFAULT) == 0
 
 
@@ -134,8 +134,6 @@ UPPER = [bucket_upper_ns(bucket) for bucket in range(BUCKETS)]
 
 
 def bucket_of_fast(ns: int) -> int:
-    import bisect
-
     return bisect.bisect_left(UPPER, ns)
 
 
@@ -206,12 +204,9 @@ def test_clearing_shares_the_memory_bandwidth() -> None:
     slots = iter(range(4))
     for vcpu in range(4):
         bench.feeds[vcpu].blocks.append(operations.allocate(next(slots), order=10))
-    from hintbench.core.machine import run_tapes
-
     assert run_tapes(bench.simulation)
     latencies = bench.simulation.latencies
     expected = sum(
-        max(costs.clear_page_ns, costs.memory_page_ns * clearing) << 10
-        for clearing in range(1, 5)
+        max(costs.clear_page_ns, costs.memory_page_ns * clearing) << 10 for clearing in range(1, 5)
     )
     assert latencies.total_ns(None, CAUSE_ZEROING) == expected
