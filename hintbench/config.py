@@ -139,7 +139,12 @@ def _recorded_zones(*zones: tuple[str, int, int, int, int, int, int]) -> tuple[d
 PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
     "default": {"memory": "8GiB", "vcpus": 4, "kernel": "6.12"},
     "small": {"memory": "1GiB", "vcpus": 1, "kernel": "6.12"},
-    "seed": {"memory": "8GiB", "vcpus": 4, "kernel": "5.0", "host": {"kick": "vcpu-thread"}},
+    "seed": {
+        "memory": "8GiB",
+        "vcpus": 4,
+        "kernel": "5.0",
+        "host": {"kick": "vcpu-thread", "descriptor_bytes": 4096},
+    },
     "numa": {"memory": "16GiB", "vcpus": 8, "kernel": "6.12", "nodes": 2},
     "large": {"memory": "64GiB", "vcpus": 32, "kernel": "6.12"},
     "sample-trace": {

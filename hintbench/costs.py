@@ -129,10 +129,12 @@ class Costs(BaseModel):
         "estimate: one scan of the inactive lists",
     )
     reclaim_retries: int = _cost(
-        16,
+        1,
         1,
         16,
-        "attempts of direct reclaim before an allocation that may block fails",
+        "rounds of direct reclaim before an allocation that may block fails: should_reclaim_retry()"
+        " gives up at once when neither free nor reclaimable memory would do, and up to 16 rounds"
+        " are a guest with a page cache",
         "MAX_RECLAIM_RETRIES in mm/internal.h",
         unit="attempts",
     )
@@ -218,6 +220,13 @@ class HostConfig(BaseModel):
     )
     unmap_small_ns: int = _cost(
         400, 200, 1_800, "discarding 4 KiB mapped small", "200 us for 2 MiB mapped as 4 KiB"
+    )
+    unmap_call_ns: int = _cost(
+        1_700,
+        1_700,
+        3_000,
+        "discarding 4 KiB by a madvise of its own, as QEMU did for the series v9",
+        "MADV_DONTNEED of 4 KiB, server of the 2020s",
     )
     split_huge_ns: int = _cost(
         20_000, 10_000, 40_000, "the first discard of 4 KiB inside a huge mapping", "MADV_DONTNEED"

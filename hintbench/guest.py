@@ -7,13 +7,14 @@ from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from hintbench.contexts import Context, Park
 from hintbench.core import scan
 from hintbench.core.constants import KIND_MASK, ORDER_MASK, SLAB
 from hintbench.core.flags import UnitFlags
 from hintbench.core.hooks import CoreHooks
 from hintbench.core.measures import Integral
 from hintbench.host import Host
-from hintbench.tasks import Context, Park, Scheduler, Task
+from hintbench.tasks import Scheduler, Task
 
 if TYPE_CHECKING:
     from hintbench.boot import Machine
@@ -125,7 +126,6 @@ class Guest:
         self.hooks = CoreHooks(self)
         machine.simulation.hooks = self.hooks
         scheduler.violate = self.violate
-        scheduler.irqs_off_until_ns = machine.irqs_off_until_ns
         self.host.violate = self.violate
         self.isolated = Integral(0)
         for zone in machine.zones:

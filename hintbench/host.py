@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy
 
+from hintbench.contexts import RANK_HOST, Context, Park
 from hintbench.core.constants import (
     COMPOUND,
     COMPOUND_MOVABLE,
@@ -24,7 +25,7 @@ from hintbench.core.constants import (
 )
 from hintbench.core.hooks import Block
 from hintbench.core.measures import Integral
-from hintbench.tasks import RANK_HOST, Context, Park, Scheduler
+from hintbench.tasks import Scheduler
 
 if TYPE_CHECKING:
     from hintbench.config import HostConfig
@@ -55,7 +56,7 @@ class Completion:
 class Report:
     """A report on its way: its descriptors, and what to do when it is done."""
 
-    __slots__ = ("blocks", "cpu", "descriptors", "finished", "next", "synchronous")
+    __slots__ = ("blocks", "cpu", "descriptors", "finished", "next", "queued", "synchronous")
 
     def __init__(
         self, blocks: tuple[Block, ...], cpu: int, joined: bool, finished: Callable[[], None]
@@ -66,6 +67,7 @@ class Report:
         self.descriptors = _descriptors(blocks, joined)
         self.next = 0
         self.synchronous = False
+        self.queued = 0
 
 
 def _descriptors(blocks: Iterable[Block], joined: bool) -> list[tuple[int, int]]:
@@ -129,7 +131,7 @@ class Host:
         if not self._may_submit():
             return False
         report = Report(blocks, self.clock.cpu, joined, lambda: None)
-        if self.config.kick == "vcpu-thread":
+        if self.config.kick != "device-thread":
             # The kicking vCPU is out of the guest for the whole service.
             def held(context: Context) -> None:
                 report.finished = lambda: self.scheduler.unpark(context, True)
@@ -170,10 +172,10 @@ class Host:
             self._completions.append(Completion(blocks, True))
             self._wake_pollers()
             if self.config.acknowledge == "interrupt":
-                self.scheduler.deliver(cpu, "acknowledgement", on_interrupt)
+                self.scheduler.processors.deliver(cpu, "acknowledgement", on_interrupt)
 
         report = Report(blocks, cpu, joined, completed)
-        if self.config.kick == "vcpu-thread":
+        if self.config.kick != "device-thread":
 
             def held(context: Context) -> None:
                 def done() -> None:
@@ -281,12 +283,16 @@ class Host:
         config = self.config
         self._count(report)
         self._outstanding += 1
+        report.queued = 1
         if config.kick == "vcpu-thread":
             self.clock.now += config.call_vcpu_thread_ns
             arrives = self.clock.now
         elif config.kick == "hypercall":
+            # Calls of several vCPUs are served side by side, each by its own.
             self.clock.now += config.hypercall_ns
-            arrives = self.clock.now
+            report.synchronous = True
+            self._serve(report)
+            return
         else:
             self.clock.now += config.call_device_thread_ns
             arrives = self.clock.now + config.device_latency_ns
@@ -337,7 +343,8 @@ class Host:
             if huge and count == PAGEBLOCK_PAGES and not small:
                 cost += config.unmap_huge_ns
             else:
-                cost += config.unmap_small_ns * backed + (config.split_huge_ns if huge else 0)
+                each = config.unmap_call_ns if small else config.unmap_small_ns
+                cost += each * backed + (config.split_huge_ns if huge else 0)
         return cost
 
     def _discard(self, report: Report, pfn: int, pages: int) -> None:
@@ -355,7 +362,16 @@ class Host:
             self.clock.digest.record(self.clock.now, -1, EVENT_DISCARDED, pfn, order)
             if taken:
                 held = report.cpu if self.config.kick == "vcpu-thread" else -1
-                self.kicks += self.scheduler.kick_others(held, self.config.vcpu_kick_ns)
+                # Every madvise that unmapped something flushes the other vCPUs' TLBs.
+                calls = (
+                    max(1, taken * PAGE_SIZE // unit)
+                    if (unit := self.config.descriptor_bytes)
+                    else 1
+                )
+                kicked = self.scheduler.processors.kick_others(
+                    held, self.config.vcpu_kick_ns * calls
+                )
+                self.kicks += kicked * calls
         self._serve(report)
 
     def _check_not_used(self, pfn: int, pages: int) -> None:
@@ -379,6 +395,7 @@ class Host:
             self.clock.now, report.cpu, EVENT_ACKNOWLEDGED, len(report.blocks), 0
         )
         if report.synchronous:
+            self._outstanding -= report.queued
             report.finished()
             return
         self._outstanding -= 1
@@ -390,7 +407,7 @@ class Host:
         if self.config.acknowledge == "poll" or report.cpu < 0:
             self.scheduler.unpark(context, True)
             return
-        self.scheduler.deliver(
+        self.scheduler.processors.deliver(
             report.cpu, "acknowledgement", lambda: self.scheduler.unpark(context, True)
         )
 

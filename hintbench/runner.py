@@ -139,6 +139,7 @@ class Run:
         self.scheduler = Scheduler(
             self.machine.simulation,
             strategy.name or type(strategy).__name__,
+            self.machine.irqs_off_until_ns,
             interrupt_ns=costs.interrupt_ns,
             switch_ns=costs.task_switch_ns,
             wake_ns=costs.context_spin_wake_ns,

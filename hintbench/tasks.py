@@ -1,96 +1,38 @@
-"""Coroutines in virtual time: who waits for what, and which context has a vCPU.
+"""Coroutines in virtual time: who waits for what.
 
 A *context* is a coroutine with a CPU: a hook that waits (it is the vCPU), a task (a kthread or
 work item), an interrupt.  The core calls :class:`Scheduler` when a hook returns a coroutine; the
-event queue calls it for everything else.  A vCPU belongs to one context at a time: interrupt
-before task before tape; a vCPU that spins, holds a lock or is out of the guest belongs to nobody
-else.
+event queue calls it for everything else.  Which of several contexts has a vCPU is decided in
+:mod:`hintbench.processors`.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from hintbench.core.constants import NEVER, PAYER_INTERRUPT, PAYER_TASK, PAYER_THREAD
+from hintbench.contexts import (
+    HOOK,
+    INTERRUPT,
+    RANK_INTERRUPT,
+    RANK_TASK,
+    TASK,
+    Context,
+    Park,
+)
+from hintbench.core.constants import PAYER_INTERRUPT, PAYER_TASK, PAYER_THREAD
 from hintbench.core.locks import LockRequest
 from hintbench.errors import HintbenchError, PluginError
+from hintbench.processors import Processors
 
 if TYPE_CHECKING:
-    from hintbench.core.simulation import Simulation, Timer
+    from hintbench.core.simulation import Simulation
     from hintbench.core.vcpu import Vcpu
 
-RANK_HOST: Final = 0
-RANK_INTERRUPT: Final = 1
-RANK_TASK: Final = 2
-
-HOOK: Final = "hook"
-TASK: Final = "task"
-INTERRUPT: Final = "interrupt"
 _FIRST_TASK_NUMBER = 1 << 16
-
-
-class Park:
-    """What a coroutine yields to wait: somebody calls :meth:`Scheduler.unpark` on its context.
-
-    Args:
-        kind: ``"sleep"`` gives the CPU away; ``"spin"`` keeps it busy; ``"held"`` means that the
-            vCPU is out of the guest, where not even interrupts reach it.
-        register: called with the context once it is parked.
-    """
-
-    __slots__ = ("kind", "register")
-
-    def __init__(self, kind: str, register: Callable[[Context], None]) -> None:
-        self.kind = kind
-        self.register = register
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        return (yield self)
-
-
-class Context:
-    """A coroutine, where it runs, and how it waits."""
-
-    __slots__ = (
-        "coroutine",
-        "cpu",
-        "delay_ns",
-        "interrupts_off",
-        "joiners",
-        "kind",
-        "name",
-        "number",
-        "outcome",
-        "parked",
-        "parked_at",
-        "pending_lock",
-        "timer",
-        "token",
-    )
-
-    def __init__(
-        self, coroutine: Coroutine[Any, Any, Any], kind: str, cpu: int, number: int, name: str
-    ) -> None:
-        self.coroutine = coroutine
-        self.kind = kind
-        self.cpu = cpu
-        self.number = number
-        self.name = name
-        self.interrupts_off = 0
-        self.parked = ""
-        self.parked_at = 0
-        self.token = 0
-        self.delay_ns = 0
-        self.pending_lock: Any = None
-        self.timer: Timer | None = None
-        self.outcome: Any = None
-        self.joiners: list[Context] = []
-
-    def __repr__(self) -> str:
-        return f"<{self.kind} {self.name} on CPU {self.cpu}>"
+KERNEL_CONTEXTS = ("vmstat", "memory_low")
+"""What the kernel does by itself: decay of the per-CPU lists, direct reclaim."""
 
 
 class Task:
@@ -119,27 +61,13 @@ class Task:
         return repr(self._context)
 
 
-class Cpu:
-    """Who has a vCPU besides its tape, and who waits for it."""
-
-    __slots__ = ("began", "interrupt", "interrupts", "occupant", "runnable", "saved", "woken")
-
-    def __init__(self) -> None:
-        self.occupant: Context | None = None
-        self.interrupt: Context | None = None
-        self.runnable: deque[Context] = deque()
-        self.interrupts: deque[tuple[str, Callable[[], Any]]] = deque()
-        self.saved = 0
-        self.woken = False
-        self.began = 0
-
-
 class Scheduler:
     """Runs contexts over a simulation; the core's ``driver``.
 
     Args:
         simulation: the core's state.
         plugin: whose coroutines these are, for error messages.
+        irqs_off_until_ns: by CPU, until when its last lock hold had interrupts off.
         interrupt_ns: the cost of taking an interrupt.
         switch_ns: the cost of switching to a task.
         wake_ns: how long a spinner takes to see the change it spins for.
@@ -149,6 +77,7 @@ class Scheduler:
         self,
         simulation: Simulation,
         plugin: str,
+        irqs_off_until_ns: Any,
         *,
         interrupt_ns: int,
         switch_ns: int,
@@ -157,19 +86,24 @@ class Scheduler:
         self.simulation = simulation
         self.clock = simulation.clock
         self.plugin = plugin
-        self.interrupt_ns = interrupt_ns
-        self.switch_ns = switch_ns
         self.wake_ns = wake_ns
-        self.cpus = [Cpu() for _ in simulation.vcpus]
-        self.hooks: list[Context | None] = [None] * len(simulation.vcpus)
+        self.irqs_off_until_ns = irqs_off_until_ns
+        self.processors = Processors(
+            simulation,
+            irqs_off_until_ns,
+            self._continue,
+            lambda context: self._advance(context, None),
+            interrupt_ns=interrupt_ns,
+            switch_ns=switch_ns,
+        )
+        self.hooks = self.processors.hooks
         self.contexts: list[Context] = []
         self.current: Context | None = None
         self.next_number = _FIRST_TASK_NUMBER
         self.violate: Callable[[str, str], None] = lambda rule, text: None
         self.reclaim: Callable[[Vcpu], Coroutine[Any, Any, Any]] | None = None
         self.on_failure: Callable[[Vcpu], None] = lambda vcpu: None
-        self.on_kswapd: Callable[[int], None] = lambda cpu: None
-        self.irqs_off_until_ns: Any = None
+        self.on_kswapd: Callable[[int], bool] = lambda cpu: False
         self.spin_ns = 0
         self.lock_takes = 0
         self.atomic_hooks: frozenset[str] = frozenset()
@@ -194,12 +128,7 @@ class Scheduler:
 
     def wake_vcpu(self, number: int) -> None:
         """A vCPU waits for a slot that has just been filled."""
-        at_ns = self.clock.now
-        cpu = self.cpus[number]
-        if cpu.occupant or cpu.interrupt:
-            cpu.saved, cpu.woken = at_ns, True
-        else:
-            self.simulation.wake(number, at_ns)
+        self.processors.wake_tape(number, self.clock.now)
 
     def slow_path(self, vcpu: Vcpu) -> Coroutine[Any, Any, Any]:
         """Direct reclaim of a blocking allocation."""
@@ -210,9 +139,9 @@ class Scheduler:
         """An allocation has failed for good."""
         self.on_failure(vcpu)
 
-    def wake_kswapd(self, number: int) -> None:
-        """An allocation went below the low watermark."""
-        self.on_kswapd(number)
+    def wake_kswapd(self, number: int) -> bool:
+        """An allocation went below the low watermark; whether kswapd slept."""
+        return self.on_kswapd(number)
 
     # -- driving a coroutine --------------------------------------------------------------------
 
@@ -225,7 +154,7 @@ class Scheduler:
             context.pending_lock = None
             self._enter(context)
             waited = lock.take()
-            self.lock_takes += context.name != "vmstat"
+            self.lock_takes += context.name not in KERNEL_CONTEXTS
             if context.kind == HOOK:
                 self.simulation.vcpus[context.cpu].lock_wait += waited
         return self._advance(context, value)
@@ -253,7 +182,9 @@ class Scheduler:
         except StopIteration as stop:
             context.parked = "done"
             context.outcome = stop.value
-            self._check_no_lock(context, "ended")
+            if context.name != "block_merged":
+                # That hook is called with the zone lock held, and ends with it held again.
+                self._check_no_lock(context, "ended")
             self._finished(context)
             return True
         except HintbenchError:
@@ -291,9 +222,12 @@ class Scheduler:
         context.token += 1
         if context.kind == HOOK:
             self.simulation.block(self.simulation.vcpus[context.cpu])
-        elif context.kind == TASK and request.kind == "sleep":
-            self._vacate(context)
+        # What registering costs (the kick of a report) is still this context's time.
         request.register(context)
+        if request.kind == "sleep":
+            self.processors.vacate(context)
+        elif request.kind == "spin":
+            self.processors.release_soon(context.cpu)
 
     def _check_no_lock(self, context: Context, what: str) -> None:
         for zone in self.simulation.zones:
@@ -344,15 +278,19 @@ class Scheduler:
     def _finished(self, context: Context) -> None:
         if context.kind == HOOK:
             self.hooks[context.cpu] = None
-            self._release_soon(context.cpu)
+            if context.interrupts_off:
+                self.irqs_off_until_ns[context.cpu] = max(
+                    self.irqs_off_until_ns[context.cpu], self.clock.now
+                )
+            self.processors.release_soon(context.cpu)
             return
         if context.kind == INTERRUPT:
-            self._end_interrupt(context)
+            self.processors.end_interrupt(context)
             return
         self.contexts.remove(context)
         for joiner in context.joiners:
             self.unpark(joiner, None)
-        self._vacate(context)
+        self.processors.vacate(context)
 
     # -- waking ---------------------------------------------------------------------------------
 
@@ -374,15 +312,11 @@ class Scheduler:
         if kind in ("spin", "held"):
             self._account_spin(context, now)
         if context.kind == HOOK:
-            cpu = self.cpus[context.cpu]
-            if cpu.occupant or cpu.interrupt:
-                cpu.saved, cpu.woken = now, True
-            else:
-                self.simulation.set_clock(context.cpu, now)
+            self.processors.wake_tape(context.cpu, now)
         elif kind in ("spin", "held"):
             self._come_back(context, now)
         else:
-            self._schedule_ready(context, now)
+            self.processors.make_ready(context, now)
 
     def _account_spin(self, context: Context, now: int) -> None:
         waited = max(0, now - context.parked_at)
@@ -400,150 +334,8 @@ class Scheduler:
         context = Context(coroutine, TASK, cpu, self.next_number, name)
         context.parked = "ready"
         self.contexts.append(context)
-        self._schedule_ready(context, self.clock.now)
+        self.processors.make_ready(context, self.clock.now)
         return Task(self, context)
-
-    def _schedule_ready(self, context: Context, at_ns: int) -> None:
-        context.timer = self.simulation.schedule(
-            at_ns, RANK_TASK, context.cpu, lambda: self._ready(context)
-        )
-
-    def _ready(self, context: Context) -> None:
-        """A task may run: at once, or when its CPU is free for it."""
-        if context.cpu < 0:
-            self._continue(context)
-            return
-        cpu = self.cpus[context.cpu]
-        if cpu.occupant is not None or self._blocked(context.cpu) or cpu.runnable:
-            cpu.runnable.append(context)
-            return
-        self._dispatch(context)
-
-    def _dispatch(self, context: Context) -> None:
-        cpu = self.cpus[context.cpu]
-        start = max(self.clock.now, self.irqs_off_until_ns[context.cpu])
-        if start > self.clock.now:
-            self._schedule_ready(context, start)
-            return
-        cpu.occupant = context
-        self._save_tape(context.cpu)
-        self.clock.now += self.switch_ns
-        self._continue(context)
-
-    def _save_tape(self, number: int) -> None:
-        cpu = self.cpus[number]
-        cpu.saved = self.simulation.clock_of(number)
-        cpu.woken = False
-        cpu.began = self.clock.now
-        self.simulation.set_clock(number, NEVER)
-
-    def _restore_tape(self, number: int) -> None:
-        """The tape has its CPU back, as much later as the others used it."""
-        cpu = self.cpus[number]
-        now = self.clock.now
-        if cpu.saved >= NEVER:
-            return
-        if cpu.woken or self.simulation.vcpus[number].idle:
-            self.simulation.set_clock(number, max(cpu.saved, now))
-        else:
-            self.simulation.set_clock(number, cpu.saved + now - cpu.began)
-
-    def _vacate(self, context: Context) -> None:
-        """A task gives its CPU away."""
-        if context.cpu < 0:
-            return
-        cpu = self.cpus[context.cpu]
-        if cpu.occupant is context:
-            cpu.occupant = None
-            if cpu.interrupt is None:
-                self._restore_tape(context.cpu)
-        self._release_soon(context.cpu)
-
-    def _release_soon(self, number: int) -> None:
-        """Whoever waits for the CPU gets it as the next event, not inside this step."""
-        cpu = self.cpus[number]
-        if cpu.interrupts or cpu.runnable:
-            self.simulation.schedule(
-                self.clock.now, RANK_INTERRUPT, number, lambda: self._release(number)
-            )
-
-    def _release(self, number: int) -> None:
-        """A CPU may be free: interrupts first, then the next task."""
-        cpu = self.cpus[number]
-        while cpu.interrupts and self._takes_interrupts(number) and cpu.interrupt is None:
-            name, handler = cpu.interrupts.popleft()
-            self.deliver(number, name, handler)
-        if cpu.runnable and cpu.occupant is None and not self._blocked(number):
-            self._dispatch(cpu.runnable.popleft())
-
-    def _blocked(self, number: int) -> bool:
-        """Whether the vCPU cannot run a task: in an interrupt, spinning, or out of the guest."""
-        context = self.hooks[number]
-        if self.cpus[number].interrupt is not None:
-            return True
-        return context is not None and context.parked != "sleep"
-
-    def _takes_interrupts(self, number: int) -> bool:
-        for context in (self.hooks[number], self.cpus[number].occupant):
-            if context is None or context.parked == "sleep":
-                continue
-            if context.interrupts_off or context.parked in ("held", "lock"):
-                return False
-        return True
-
-    # -- interrupts -----------------------------------------------------------------------------
-
-    def deliver(self, number: int, name: str, handler: Callable[[], Any]) -> None:
-        """Raise an interrupt on a vCPU: it runs when the vCPU has interrupts on."""
-        cpu = self.cpus[number]
-        if cpu.interrupt is not None or not self._takes_interrupts(number):
-            cpu.interrupts.append((name, handler))
-            return
-        start = max(self.clock.now, self.irqs_off_until_ns[number])
-        if start > self.clock.now:
-            self.simulation.schedule(
-                start, RANK_INTERRUPT, number, lambda: self.deliver(number, name, handler)
-            )
-            return
-        self.next_number += 1
-        context = Context(_as_coroutine(handler), INTERRUPT, number, self.next_number, name)
-        context.interrupts_off = 1
-        cpu.interrupt = context
-        context.parked_at = self.clock.now
-        if cpu.occupant is None:
-            self._save_tape(number)
-        self.clock.now += self.interrupt_ns
-        self._advance(context, None)
-
-    def _end_interrupt(self, context: Context) -> None:
-        number = context.cpu
-        cpu = self.cpus[number]
-        cpu.interrupt = None
-        self.irqs_off_until_ns[number] = max(self.irqs_off_until_ns[number], self.clock.now)
-        if cpu.occupant is None:
-            self._restore_tape(number)
-        elif cpu.occupant.parked in ("lock", "ready"):
-            cpu.occupant.delay_ns += self.clock.now - context.parked_at
-        self._release_soon(number)
-
-    def kick_others(self, but: int, cost_ns: int) -> int:
-        """A remote TLB flush interrupts every running vCPU; how many there were."""
-        kicked = 0
-        for vcpu in self.simulation.vcpus:
-            number = vcpu.number
-            if number == but or vcpu.idle:
-                continue
-            cpu = self.cpus[number]
-            if cpu.occupant or cpu.interrupt:
-                if cpu.saved < NEVER:
-                    cpu.saved += cost_ns
-                    kicked += 1
-                continue
-            at_ns = self.simulation.clock_of(number)
-            if at_ns < NEVER:
-                self.simulation.set_clock(number, at_ns + cost_ns)
-                kicked += 1
-        return kicked
 
     @contextmanager
     def interrupts_off(self) -> Iterator[None]:
@@ -561,7 +353,7 @@ class Scheduler:
             if number >= 0 and not context.interrupts_off:
                 now = self.clock.now
                 self.irqs_off_until_ns[number] = max(self.irqs_off_until_ns[number], now)
-                self._release_soon(number)
+                self.processors.release_soon(number)
 
     @property
     def atomic(self) -> bool:
@@ -574,10 +366,3 @@ class Scheduler:
             or context.interrupts_off > 0
             or (context.kind == HOOK and context.name != "memory_low")
         )
-
-
-async def _as_coroutine(handler: Callable[[], Any]) -> None:
-    """Run a plain function as a context; it may return a coroutine."""
-    waiting = handler()
-    if waiting is not None:
-        await waiting

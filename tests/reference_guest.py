@@ -190,3 +190,4 @@ class ReferenceGuest:
         """balance_pgdat() with nothing to reclaim: the boost ends, and that is all."""
         for zone in self.zones:
             zone.lists.watermark_boost = 0
+            zone.lists.reclaim_active = False

@@ -211,7 +211,7 @@ class TestFiles:
         file.write_text('preset = "seed"\nmemory = "2GiB"\n[host]\nqueue_capacity = 2\n')
         guest = load_guest(str(file))
         assert (guest.memory, guest.kernel) == (2 * GIB, "5.0")
-        assert guest.host == HostConfig(kick="vcpu-thread", queue_capacity=2)
+        assert guest.host == HostConfig(kick="vcpu-thread", descriptor_bytes=4096, queue_capacity=2)
 
     def test_kernel_may_be_written_as_a_number(self, tmp_path):
         file = tmp_path / "guest.toml"

@@ -201,6 +201,24 @@ def _may_use(sim: Simulation, zone: Zone, vcpu: Vcpu, order: cython.int) -> cyth
 
 
 @cython.cfunc
+def _wake_kswapd(sim: Simulation, vcpu: Vcpu) -> cython.int:
+    """wakeup_kswapd(): costs something only when kswapd sleeps."""
+    if vcpu.flags & FLAG_NO_KSWAPD == 0 and sim.driver.wake_kswapd(vcpu.number):
+        sim.kswapd_wakes += 1
+        sim.clock.now += sim.clock.costs.kswapd_wake_ns
+    return 0
+
+
+@cython.cfunc
+def _after_boost(sim: Simulation, vcpu: Vcpu, zone: Zone) -> cython.int:
+    """The end of rmqueue(): a fallback that boosted the watermarks wakes kswapd."""
+    if zone.boosted:
+        zone.boosted = False
+        _wake_kswapd(sim, vcpu)
+    return 0
+
+
+@cython.cfunc
 def find_zone(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """get_page_from_freelist(): the first zone that may give a page, from ``zone_at`` on."""
     clock = sim.clock
@@ -237,10 +255,7 @@ def find_zone(sim: Simulation, vcpu: Vcpu) -> cython.int:
             # __alloc_pages_slowpath(): wake kswapd and go down to the min watermark.
             vcpu.slow = True
             sim.slow_paths += 1
-            if vcpu.flags & FLAG_NO_KSWAPD == 0:
-                sim.kswapd_wakes += 1
-                clock.now += clock.costs.kswapd_wake_ns
-                sim.driver.wake_kswapd(vcpu.number)
+            _wake_kswapd(sim, vcpu)
         else:
             break
         vcpu.zone_at = 0
@@ -292,11 +307,15 @@ def refill_step(sim: Simulation, vcpu: Vcpu) -> cython.int:
         sim.refills[got] += 1
     zone.lock.release()
     vcpu.pfn = pcp.pop(order, vcpu.migratetype)
-    if vcpu.pfn < 0:
+    if vcpu.pfn >= 0:
+        vcpu.phase = HAND_OVER
+    elif sim.kernel >= KERNEL_6_12:
+        # rmqueue() looks once more, in rmqueue_buddy(), before it goes on to the next zone.
+        vcpu.phase = DIRECT_TAKE
+    else:
         vcpu.zone_at += 1
         vcpu.phase = FIND_ZONE
-    else:
-        vcpu.phase = HAND_OVER
+    _after_boost(sim, vcpu, zone)
     return sim.requeue(vcpu)
 
 
@@ -317,6 +336,7 @@ def direct_take_step(sim: Simulation, vcpu: Vcpu) -> cython.int:
         vcpu.zone_at += 1
         vcpu.phase = FIND_ZONE
     zone.lock.release()
+    _after_boost(sim, vcpu, zone)
     return sim.requeue(vcpu)
 
 

@@ -17,6 +17,8 @@ cdef class Buddy:
     cdef public bint allow_boost
     cdef public long long watermark_boost
     cdef public bint below_high
+    cdef public bint boosted
+    cdef public bint reclaim_active
     cdef public bint quiet, editing_refused
     cdef public object claim
     cdef public int claim_order

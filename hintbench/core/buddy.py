@@ -70,7 +70,8 @@ class Buddy:
         claim: called with (pfn, order) of every merged block of ``claim_order`` or more; the
             oracle's zero-time service.
         waiting: the coroutine of a ``block_merged`` hook that dropped the lock; the merge stands
-            at ``merge_pfn``, ``merge_order``, ``merge_type`` and goes on with :meth:`merge`.
+            at ``merge_pfn``, ``merge_order``, ``merge_type``. Whoever frees takes them from here
+            at once (:class:`hintbench.core.vcpu.Drain`) and goes on with :meth:`merge`.
     """
 
     def __init__(
@@ -95,6 +96,8 @@ class Buddy:
         self.allow_boost = True
         self.watermark_boost = 0
         self.below_high = False
+        self.boosted = False
+        self.reclaim_active = False
         self.high_watermark_pages = 0
         self.quiet = False
         self.claim = None
@@ -142,7 +145,6 @@ class Buddy:
             ``waiting`` is set afterwards the merge has not ended.
         """
         self.charge_block(pfn)
-        self.pages.state[pfn] = TAIL
         self.free_pages += 1 << order
         if migratetype == HIGHATOMIC and self.kernel >= KERNEL_6_12:
             self.free_highatomic += 1 << order
@@ -163,6 +165,8 @@ class Buddy:
         point: HookPoint
         buddy: cython.int = pfn
         buddy_type: cython.int
+        # While a hook waited, the page in hand was marked; its head may now end up inside a block.
+        pages.state[pfn] = TAIL
         while order < MAX_PAGE_ORDER:
             buddy = pfn ^ (1 << order)
             if pages.state[buddy] != (BUDDY | order):

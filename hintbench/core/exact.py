@@ -122,7 +122,7 @@ def _burst(sim: Simulation, vcpu: Vcpu, operation: cython.int) -> cython.int:
             break
     if done == 2:
         # A block_merged hook waits, and has dropped the lock itself.
-        if not sim.call_waiting_hook(vcpu, zone.waiting, "block_merged", EXACT_AGAIN):
+        if not sim.call_waiting_hook(vcpu, vcpu.drain.waiting, "block_merged", EXACT_AGAIN):
             return 0
         vcpu.phase = EXACT_AGAIN
         return _burst(sim, vcpu, operation)
@@ -192,18 +192,9 @@ def _return(sim: Simulation, vcpu: Vcpu, zone: Zone) -> cython.int:
     head: cython.int
     state: cython.int
     migratetype: cython.int
-    if zone.waiting is not None:
-        zone.waiting = None
-        zone.merge(
-            zone.merge_pfn,
-            zone.merge_order,
-            zone.merge_type,
-            False,
-            ORIGIN_PCP_DRAIN,
-            pfn,
-            order,
-        )
-        return 1 if zone.waiting is None else 2
+    if vcpu.drain.waiting is not None:
+        vcpu.drain.resume_merge(zone, ORIGIN_PCP_DRAIN, pfn, order)
+        return 1 if vcpu.drain.waiting is None else 2
     head = pages.head_of(pfn)
     state = pages.state[head] if head >= 0 else 0
     if (state & KIND_MASK) in (BUDDY, ISOLATED):
@@ -219,7 +210,10 @@ def _return(sim: Simulation, vcpu: Vcpu, zone: Zone) -> cython.int:
         False,
         ORIGIN_PCP_DRAIN if order <= 3 or order == PAGEBLOCK_ORDER else ORIGIN_DIRECT_FREE,
     )
-    return 1 if zone.waiting is None else 2
+    if zone.waiting is not None:
+        vcpu.drain.keep_merge(zone)
+        return 2
+    return 1
 
 
 @cython.cfunc

@@ -103,6 +103,7 @@ def _boost_watermark(zone: Buddy, high_pages: cython.longlong) -> cython.int:
     most = high_pages * _BOOST_FACTOR // 10000
     if most < PAGEBLOCK_PAGES:
         most = PAGEBLOCK_PAGES
+    zone.boosted = True
     zone.watermark_boost += PAGEBLOCK_PAGES
     if zone.watermark_boost > most:
         zone.watermark_boost = most

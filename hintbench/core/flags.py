@@ -84,6 +84,7 @@ class UnitFlags:
     def set(self, pfn: int, order: int = 0) -> int:
         """Set every unit that overlaps the block; the number that were clear."""
         self._check(pfn, order)
+        self._charge()
         changed = 0
         for unit in range(pfn >> self.order, ((pfn + (1 << order) - 1) >> self.order) + 1):
             if not self.units[unit]:
@@ -99,6 +100,7 @@ class UnitFlags:
             The number of units that were set.
         """
         self._check(pfn, order)
+        self._charge()
         changed = self.forget(pfn, order)
         if changed and self.on_clear is not None:
             self.on_clear(self)
@@ -141,6 +143,11 @@ class UnitFlags:
     def set_units(self) -> list[int]:
         """The first pfn of every unit that is set, in order."""
         return [int(unit) << self.order for unit in numpy.flatnonzero(numpy.asarray(self.units))]
+
+    def _charge(self) -> None:
+        """An atomic operation on the flag's word."""
+        if self.guest is not None:
+            self.guest.spend(self.guest.costs.flag_ns)
 
     def _check(self, pfn: int, order: int) -> None:
         if pfn < 0 or order < 0 or (pfn + (1 << order) - 1) >> self.order >= len(self.units):

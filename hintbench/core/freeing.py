@@ -161,7 +161,7 @@ def run_drain(sim: Simulation, drain: Drain) -> cython.bint:
     """Free the pages of a drain under the zone lock, which the caller holds.
 
     Returns:
-        False when a ``block_merged`` hook wants to drop the lock: ``zone.waiting`` is its
+        False when a ``block_merged`` hook wants to drop the lock: ``drain.waiting`` is its
         coroutine, and once that has ended and holds the lock again the drain goes on here.
     """
     zone: Zone = drain.pcp.zone
@@ -169,18 +169,9 @@ def run_drain(sim: Simulation, drain: Drain) -> cython.bint:
     pfn: cython.int
     migratetype: cython.int
     size: cython.longlong
-    if zone.waiting is not None:
-        zone.waiting = None
-        zone.merge(
-            zone.merge_pfn,
-            zone.merge_order,
-            zone.merge_type,
-            False,
-            ORIGIN_PCP_DRAIN,
-            drain.pfn,
-            drain.order,
-        )
-        if zone.waiting is not None:
+    if drain.waiting is not None:
+        drain.resume_merge(zone, ORIGIN_PCP_DRAIN, drain.pfn, drain.order)
+        if drain.waiting is not None:
             return False
     while True:
         pfn = drain.next_pfn()
@@ -194,6 +185,7 @@ def run_drain(sim: Simulation, drain: Drain) -> cython.bint:
             migratetype = drain.pindex
         zone.free_one_page(pfn, drain.order, migratetype, False, ORIGIN_PCP_DRAIN)
         if zone.waiting is not None:
+            drain.keep_merge(zone)
             return False
     size = drain.drained
     if size > _LARGEST_BULK:
@@ -213,9 +205,9 @@ def check_below_high(sim: Simulation, zone: Zone) -> cython.int:
 
 
 @cython.cfunc
-def _wait_in_merge(sim: Simulation, vcpu: Vcpu, zone: Zone, after: cython.int) -> cython.int:
+def _wait_in_merge(sim: Simulation, vcpu: Vcpu, after: cython.int) -> cython.int:
     """A block_merged hook drops the lock: its coroutine runs, then the free goes on."""
-    coroutine: Any = zone.waiting
+    coroutine: Any = vcpu.drain.waiting
     return sim.call_waiting_hook(vcpu, coroutine, "block_merged", after)
 
 
@@ -228,7 +220,7 @@ def drain_step(sim: Simulation, vcpu: Vcpu, again: cython.bint) -> cython.int:
         vcpu.lock_wait += zone.lock.take()
         clock.digest.add(clock.now, vcpu.number, EVENT_LOCKED, zone.index, 0)
     while not run_drain(sim, vcpu.drain):
-        if not _wait_in_merge(sim, vcpu, zone, DRAIN_AGAIN):
+        if not _wait_in_merge(sim, vcpu, DRAIN_AGAIN):
             return 0
     zone.lock.release()
     check_below_high(sim, zone)
@@ -251,11 +243,8 @@ def direct_step(sim: Simulation, vcpu: Vcpu, again: cython.bint) -> cython.int:
         order = PAGEBLOCK_ORDER
         origin = ORIGIN_SPLIT
     while vcpu.pfn < vcpu.piece_end:
-        if zone.waiting is not None:
-            zone.waiting = None
-            zone.merge(
-                zone.merge_pfn, zone.merge_order, zone.merge_type, False, origin, vcpu.pfn, order
-            )
+        if vcpu.drain.waiting is not None:
+            vcpu.drain.resume_merge(zone, origin, vcpu.pfn, order)
         else:
             clock.digest.add(clock.now, vcpu.number, EVENT_RETURNED, vcpu.pfn, order)
             zone.free_one_page(
@@ -265,8 +254,10 @@ def direct_step(sim: Simulation, vcpu: Vcpu, again: cython.bint) -> cython.int:
                 False,
                 origin,
             )
-        if zone.waiting is not None:
-            if not _wait_in_merge(sim, vcpu, zone, DIRECT_AGAIN):
+            if zone.waiting is not None:
+                vcpu.drain.keep_merge(zone)
+        if vcpu.drain.waiting is not None:
+            if not _wait_in_merge(sim, vcpu, DIRECT_AGAIN):
                 return 0
         else:
             vcpu.pfn += 1 << order

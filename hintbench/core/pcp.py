@@ -187,7 +187,7 @@ class PerCpuPages:
         return self.high
 
     def _drain_high(self, free_high: cython.bint) -> cython.Py_ssize_t:
-        """nr_pcp_high(); there is no active reclaim in the model, so that branch is missing."""
+        """nr_pcp_high()."""
         high: cython.longlong = self._clamped_high()
         freed: cython.longlong
         if high == 0:
@@ -195,6 +195,11 @@ class PerCpuPages:
         if free_high:
             self.high = max(high - (self.batch << PCP_BATCH_SCALE_MAX), self.high_min)
             return 0
+        if self.zone.reclaim_active:
+            # ZONE_RECLAIM_ACTIVE: while kswapd runs, next to nothing stays on the lists.
+            freed = max(self.free_count, self.batch)
+            self.high = max(high - freed, self.high_min)
+            return min(self.batch << 2, self.high)
         if self.high_min == self.high_max:
             return high
         if self.zone.below_high:

@@ -11,9 +11,13 @@ cdef class Drain:
     cdef bint in_list
     cdef int order, pfn
     cdef readonly long long drained
+    cdef readonly object waiting
+    cdef int merge_pfn, merge_order, merge_type
     cpdef int begin(self, PerCpuPages pcp, long long count, int pindex) except -1
     cdef int next_pfn(self) except -2
     cdef int _next_list(self) except -1
+    cdef int keep_merge(self, Zone zone) except -1
+    cdef int resume_merge(self, Zone zone, int origin, int freed_pfn, int freed_order) except -1
 
 
 cdef class Vcpu:

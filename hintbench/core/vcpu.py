@@ -10,10 +10,12 @@ if cython.compiled:
     from cython.cimports.hintbench.core.constants import HIGHATOMIC, KERNEL_6_12
     from cython.cimports.hintbench.core.fallback import FallbackMode
     from cython.cimports.hintbench.core.pcp import PerCpuPages, index_order
+    from cython.cimports.hintbench.core.zone import Zone
 else:
     from hintbench.core.constants import HIGHATOMIC, KERNEL_6_12
     from hintbench.core.fallback import FallbackMode
     from hintbench.core.pcp import PerCpuPages, index_order
+    from hintbench.core.zone import Zone
 
     # The phases of an operation (an enum of vcpu.pxd when compiled).  Each is a step of its own.
     READY = 0
@@ -43,6 +45,11 @@ class Drain:
 
     6.12 empties one list after the other from ``pindex`` on; 5.0 goes round robin over the
     migratetypes and takes more from a list the more empty ones it met (``batch_free``).
+
+    Attributes:
+        waiting: the coroutine of a ``block_merged`` hook that has dropped the zone lock. The merge
+            stands at ``merge_pfn``, ``merge_order`` and ``merge_type``; they are kept here, since
+            meanwhile others free pages of the same zone.
     """
 
     def __init__(self) -> None:
@@ -54,6 +61,10 @@ class Drain:
         self.order = 0
         self.pfn = -1
         self.drained = 0
+        self.waiting = None
+        self.merge_pfn = 0
+        self.merge_order = 0
+        self.merge_type = 0
 
     def begin(self, pcp: PerCpuPages, count: cython.longlong, pindex: cython.int) -> cython.int:
         """Start a drain of ``count`` pages; ``pindex`` is the list to start with (6.12)."""
@@ -70,7 +81,8 @@ class Drain:
         """Unlink the next page, coldest first; -1 when the drain is done."""
         pcp: PerCpuPages = self.pcp
         head: cython.int
-        if self.left <= 0:
+        if self.left <= 0 or pcp.count <= 0:
+            # Also when somebody else emptied the lists before the lock was granted.
             return -1
         head = pcp.first_list + self.pindex
         if not self.in_list or pcp.pages.next[head] == head:
@@ -86,6 +98,33 @@ class Drain:
             self.batch_free -= 1
             self.in_list = self.batch_free > 0
         return self.pfn
+
+    def keep_merge(self, zone: Zone) -> cython.int:
+        """Remember a merge of ``zone`` whose hook waits."""
+        self.waiting = zone.waiting
+        self.merge_pfn = zone.merge_pfn
+        self.merge_order = zone.merge_order
+        self.merge_type = zone.merge_type
+        zone.waiting = None
+        return 0
+
+    def resume_merge(
+        self, zone: Zone, origin: cython.int, freed_pfn: cython.int, freed_order: cython.int
+    ) -> cython.int:
+        """The hook has ended: go on with its merge. Another hook may make it wait again."""
+        self.waiting = None
+        zone.merge(
+            self.merge_pfn,
+            self.merge_order,
+            self.merge_type,
+            False,
+            origin,
+            freed_pfn,
+            freed_order,
+        )
+        if zone.waiting is not None:
+            self.keep_merge(zone)
+        return 0
 
     def _next_list(self) -> cython.int:
         pcp: PerCpuPages = self.pcp

@@ -220,6 +220,11 @@ class Zone(Buddy):
             head = pfn & ~((1 << order) - 1)
             state = self.pages.state[head]
             if (state & KIND_MASK) == BUDDY and (state & ORDER_MASK) >= order:
+                # The head's struct page is read, hot or cold, and stays in its owner's cache.
+                if self.pages.pageblock_cpu[head >> PAGEBLOCK_ORDER] == self.clock.cpu:
+                    self.clock.now += self.clock.costs.block_hot_ns
+                else:
+                    self.clock.now += self.clock.costs.block_cold_ns
                 return make_block(head, state & ORDER_MASK, self)
         return None
 

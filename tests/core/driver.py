@@ -18,11 +18,11 @@ from hintbench.core import BUILD
 from hintbench.core.constants import NEVER, NR_PAGE_ORDERS, NR_PCP_LISTS
 from hintbench.core.hooks import Block
 from hintbench.core.machine import step_vcpu
-from hintbench.guest import Guest
-from hintbench.kernel_threads import KernelThreads
 from hintbench.layout import ZoneConfig
 from hintbench.operations import Flag, OperationBlock
-from hintbench.tasks import Scheduler
+from hintbench.runner import Run
+from hintbench.strategy import Strategy
+from hintbench.workload import Program, Workload, WorkloadSetting
 from reference_allocator import ReferenceZone
 from reference_guest import NodeZone, ReferenceGuest, Request
 from reference_lists import MAX_PAGE_ORDER, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES
@@ -54,6 +54,37 @@ class Feed:
         if not self.blocks:
             raise StopIteration
         return self.blocks.popleft()
+
+
+class Fed(Workload):
+    """Tapes that are written while they are read."""
+
+    name = "fed"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.feeds: list[Feed] = []
+        self.initial: object | None = None
+
+    def program(self, setting: WorkloadSetting) -> Program:
+        self.feeds += [Feed() for _ in range(setting.vcpus)]
+        return Program(SLOTS, tuple(self.feeds), 0, self.initial)
+
+
+class Nothing(Strategy):
+    """Reports nothing."""
+
+    name = "nothing"
+
+
+def pieces(pfn: int, end_pfn: int) -> Iterator[tuple[int, int]]:
+    """A range of pages in aligned blocks, (pfn, order), none larger than a pageblock."""
+    while pfn < end_pfn:
+        order = PAGEBLOCK_ORDER
+        while pfn % (1 << order) or pfn + (1 << order) > end_pfn:
+            order -= 1
+        yield pfn, order
+        pfn += 1 << order
 
 
 def zone_config(
@@ -120,25 +151,19 @@ class Bench:
         self.config = GuestConfig(
             zones=setup.zones, kernel=setup.kernel, vcpus=setup.vcpus, **guest
         )
-        self.feeds = [Feed() for _ in range(setup.vcpus)]
-        self.machine = Machine(self.config, self.feeds, SLOTS, seed, empty=bool(setup.types))
+        fed = Fed()
+        self.feeds = fed.feeds
+        if setup.types:
+            fed.initial = self
+        run = Run(Nothing(), fed, self.config, seed)
+        self.machine, self.guest, self.threads = run.machine, run.guest, run.threads
+        self.scheduler = run.scheduler
         self.simulation = self.machine.simulation
-        costs = self.config.costs
-        self.scheduler = Scheduler(
-            self.simulation,
-            "tests",
-            interrupt_ns=costs.interrupt_ns,
-            switch_ns=costs.task_switch_ns,
-            wake_ns=costs.context_spin_wake_ns,
-        )
-        self.simulation.driver = self.scheduler
-        self.guest = Guest(self.machine, self.scheduler, self.config, seed)
-        self.threads = KernelThreads(self.machine, self.guest, self.scheduler)
         # kswapd comes when a test says so.
-        self.scheduler.on_kswapd = lambda cpu: None
+        self.scheduler.on_kswapd = lambda cpu: False
         self.zones = self.machine.zones
         self.model = self._reference()
-        self._load_types()
+        self._free_memory()
         self.slots: dict[int, int] = {}
         self.free_slots = list(range(SLOTS))
         self.isolated: list[Block] = []
@@ -181,28 +206,27 @@ class Bench:
         assert (mine.batch, mine.high_min, mine.high_max) == (batch, least, most)
         return pcp
 
-    def _load_types(self) -> None:
-        """Free all memory to lists of the types that were asked for, or as at boot."""
-        if not self.setup.types:
-            for zone in self.model.zones:
-                zone.lists.free_boot_memory()
-            return
-        types = self.machine.pages.pageblock_type
+    def load(self, machine: Machine) -> None:
+        """Free all memory of a guest to lists of the types that were asked for."""
+        types = machine.pages.pageblock_type
         for number, kind in self.setup.types.items():
             if number < len(types):
                 types[number] = kind
-        to_tail = self.setup.kernel == "6.12"
-        for zone, expected in zip(self.zones, self.model.zones, strict=True):
-            pfn = zone.end_pfn - zone.managed_pages
-            while pfn < zone.end_pfn:
-                order = PAGEBLOCK_ORDER
-                while pfn % (1 << order) or pfn + (1 << order) > zone.end_pfn:
-                    order -= 1
+        for zone in machine.zones:
+            for pfn, order in pieces(zone.end_pfn - zone.managed_pages, zone.end_pfn):
                 zone.add_free_block(pfn, order)
-                expected.lists.free_one_page(pfn, order, to_tail=to_tail)
-                pfn += 1 << order
         # Every page was loaded, as by a boot.
-        self.machine.empty = False
+        machine.empty = False
+
+    def _free_memory(self) -> None:
+        """The reference's memory becomes free as the core's did."""
+        for zone in self.model.zones:
+            lists = zone.lists
+            if not self.setup.types:
+                lists.free_boot_memory()
+                continue
+            for pfn, order in pieces(lists.end_pfn - lists.managed_pages, lists.end_pfn):
+                lists.free_one_page(pfn, order, to_tail=self.setup.kernel == "6.12")
 
     # -- operations -----------------------------------------------------------------------------
 
@@ -290,8 +314,13 @@ class Bench:
         self.settle()
         self.model.decay(cpu)
 
+    def wake_kswapd(self) -> None:
+        """kswapd begins to look round."""
+        for zone, other in zip(self.zones, self.model.zones, strict=True):
+            zone.reclaim_active = other.lists.reclaim_active = True
+
     def kswapd(self) -> None:
-        """kswapd wakes, looks round, and sleeps again."""
+        """kswapd wakes, unless it is awake, looks round, and sleeps again."""
         self.threads.wake_kswapd(0)
         self.settle()
         self.model.kswapd()
@@ -338,6 +367,7 @@ def compare_zone(zone: Any, expected: ReferenceZone) -> None:
     assert types == [expected.pageblock_type(number * PAGEBLOCK_PAGES) for number in blocks]
     assert zone.watermark_boost == expected.watermark_boost
     assert zone.below_high == expected.below_high
+    assert zone.reclaim_active == expected.reclaim_active
 
 
 def compare_pcp(pcp: Any, expected: ReferencePcp) -> None:

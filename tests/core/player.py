@@ -61,6 +61,8 @@ class Player:
             self.bench.decay(self._cpu())
         elif chance < 0.11:
             self.bench.kswapd()
+        elif chance < 0.12:
+            self.bench.wake_kswapd()
         elif self.rng.random() < self.grow and len(self.bench.slots) < SLOTS - 1:
             self._allocate()
         elif self.bench.slots:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hintbench import operations
-from hintbench.core.constants import IN_USE
+from hintbench.core.constants import IN_USE, NEVER
 from hintbench.core.freeing import run_drain
-from hintbench.core.machine import run_tapes
+from hintbench.core.hooks import HookPoint
+from hintbench.core.locks import LockTimeline
+from hintbench.core.machine import run_tapes, step_vcpu
 from hintbench.core.vcpu import Drain
 from hintbench.operations import OperationBlock
 from hintbench.validation import validate
@@ -23,6 +26,8 @@ from .driver import Bench, Setup, compare_questions, scaled, zone_config
 from .player import Player
 
 KERNELS = ("5.0", "6.12")
+DRAIN = 7
+"""Vcpu.phase: the drain is begun and waits for the zone lock."""
 MIB = 256
 both_kernels = pytest.mark.parametrize("kernel", KERNELS)
 
@@ -261,6 +266,124 @@ def test_a_whole_tape_ends_where_its_single_operations_do(kernel: str) -> None:
     single.compare()
     digests = [each.machine.clock.digest.hexadecimal() for each in (whole, single)]
     assert digests[0] == digests[1]
+
+
+# Operations that a hook suspends in the middle.
+
+
+class Waiter:
+    """Hooks that wait now and then, for a lock that nobody has, and change nothing."""
+
+    def __init__(self, bench: Bench, rng: random.Random) -> None:
+        self.rng = rng
+        self.waits = 0
+        clock = bench.machine.clock
+        self.own_lock = LockTimeline(clock, "own", bench.machine.irqs_off_until_ns)
+
+    def anywhere(self, *where: object) -> Coroutine[Any, Any, None] | None:
+        """page_freeing, page_allocated, free_completed."""
+        return self._wait() if self.rng.random() < 0.5 else None
+
+    def merged(
+        self, guest: object, cpu: int, zone: Any, pfn: int, order: int
+    ) -> Coroutine[Any, Any, None] | None:
+        """block_merged, which may drop the zone lock."""
+        return self._drop(zone) if self.rng.random() < 0.5 else None
+
+    async def _wait(self) -> None:
+        self.waits += 1
+        async with self.own_lock:
+            pass
+
+    async def _drop(self, zone: Any) -> None:
+        self.waits += 1
+        zone.lock.release()
+        await zone.lock.acquire()
+
+
+@both_kernels
+@pytest.mark.parametrize("name", ["four zones", "all types", "small lists"])
+@pytest.mark.parametrize(
+    "hook", ["page_freeing", "page_allocated", "free_completed", "block_merged"]
+)
+def test_hooks_that_wait_change_nothing(hook: str, name: str, kernel: str) -> None:
+    bench = Bench(setup(name, kernel))
+    waiter = Waiter(bench, random.Random(9))
+    function = waiter.merged if hook == "block_merged" else waiter.anywhere
+    setattr(bench.guest.hooks, hook, HookPoint(hook, function))
+    play(bench, seed=4, steps=scaled(500))
+    assert waiter.waits > 0
+
+
+@pytest.mark.parametrize(("kernel", "order"), [("5.0", 0), ("5.0", 5), ("6.12", 5), ("6.12", 8)])
+def test_two_merges_of_one_zone_may_wait_at_once(kernel: str, order: int) -> None:
+    """Each CPU keeps what its own merge has come to while the zone lock is dropped."""
+    zone = zone_config("DMA32", 0, 16 * MIB, marks=(0, 0, 0))
+    bench = Bench(Setup((zone,), kernel, vcpus=2, pcp=(1, 1, 1)))
+    flags = bench.guest.flags("busy", order=0)
+    busy_pfn = 4095
+
+    async def wait(zone: Any, cpu: int) -> None:
+        zone.lock.release()
+        if cpu == 0:
+            await flags.wait_clear(busy_pfn)
+        await zone.lock.acquire()
+
+    def merged(guest: object, cpu: int, zone: Any, pfn: int, order: int) -> object:
+        return wait(zone, cpu)
+
+    pfns = [bench.allocate(0, Request(order, MOVABLE)) for _ in range(1024 >> order)]
+    slot_of = {pfn: slot for slot, pfn in bench.slots.items()}
+    # Far apart, so that neither merges with the other's.
+    first, second = slot_of[pfns[0]], slot_of[pfns[512 >> order]]
+    for pfn in (pfns[1], pfns[(512 >> order) + 1]):
+        bench.free(0, slot_of[pfn])
+    assert bench.simulation.vcpus[0].pcps[0].count == 0
+    bench.guest.hooks.block_merged = HookPoint("block_merged", merged)
+    flags.set(busy_pfn)
+    bench.feeds[0].blocks.append(operations.free(first))
+    while bench.simulation.clock_of(0) < NEVER:
+        step_vcpu(bench.simulation, 0)
+    bench.free(1, second)
+    flags.clear(busy_pfn)
+    while bench.simulation.vcpus[0].phase != 0:
+        step_vcpu(bench.simulation, 0)
+    bench.model.free(0, bench.slots.pop(first))
+    bench.compare()
+    assert validate(bench.machine) == []
+
+
+@both_kernels
+@pytest.mark.parametrize("taken", ["all", "some"])
+def test_lists_may_be_drained_before_the_drain_that_waits_for_the_lock(
+    taken: str, kernel: str
+) -> None:
+    """Direct reclaim on another CPU comes first: only what is left is drained."""
+    zone = zone_config("DMA32", 0, 16 * MIB, marks=(0, 0, 0))
+    pcp_limits = (4, 24, 24)
+    bench = Bench(Setup((zone,), kernel, vcpus=2, pcp=pcp_limits))
+    for _ in range(40):
+        bench.allocate(0, Request(0, MOVABLE))
+    vcpu, pcp = bench.simulation.vcpus[0], bench.simulation.vcpus[0].pcps[0]
+    while vcpu.phase != DRAIN:
+        if vcpu.phase == 0:
+            bench.feeds[0].blocks.append(operations.free(bench.slots.popitem()[0]))
+        step_vcpu(bench.simulation, 0)
+    assert pcp.count
+    drain = Drain()
+    with zone_lock(bench):
+        drain.begin(pcp, pcp.count if taken == "all" else pcp.count - 2, 0)
+        assert run_drain(bench.simulation, drain)
+    while vcpu.phase != 0:
+        step_vcpu(bench.simulation, 0)
+    assert pcp.count == 0
+    assert validate(bench.machine) == []
+
+
+def zone_lock(bench: Bench) -> Any:
+    """The lock of the first zone, as another CPU takes it."""
+    bench.machine.clock.context = bench.machine.clock.cpu = 1
+    return bench.zones[0].lock
 
 
 # vmstat, without the thread that drives it.
