@@ -1,7 +1,7 @@
 """Do the tests of the core notice when the core is wrong?
 
 Each mutant is a copy of the package with one change of its text, run interpreted.  It is killed
-when ``tests/core/test_against_reference.py`` fails on it.  All of them must be killed::
+when a comparison with the reference fails on it.  All of them must be killed::
 
     python tests/mutants_of_the_core.py              # a line for each; some minutes
     python tests/mutants_of_the_core.py boost steal  # those whose names contain one of the words
@@ -25,6 +25,10 @@ import hintbench
 PACKAGE = Path(hintbench.__file__).parent
 TESTS = Path(__file__).resolve().parent
 LIST = TESTS / "core" / "mutants.txt"
+COMPARISONS = [
+    "tests/core/test_reference_corners.py",
+    "tests/core/test_against_reference.py",
+]
 LIMIT_SECONDS = 600
 FAILED = 1
 
@@ -90,7 +94,7 @@ def run_tests(folder: Path) -> subprocess.CompletedProcess[str]:
     """Run the comparison with the reference on the copy in a folder, up to the first failure."""
     command = ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-W", "ignore"]
     return subprocess.run(
-        [sys.executable, *command, "tests/core/test_against_reference.py"],
+        [sys.executable, *command, *COMPARISONS],
         cwd=folder,
         env={**os.environ, "HINTBENCH_CORE": "interpreted", "PYTHONPATH": str(folder)},
         capture_output=True,

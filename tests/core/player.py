@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 
 from hintbench.operations import Flag
+from hintbench.validation import validate
 from reference_guest import Request
 from reference_lists import MOVABLE, RECLAIMABLE, UNMOVABLE
 
+from .comparison import compare_questions
 from .driver import SLOTS, Bench
 
 ORDERS = (
@@ -122,3 +124,16 @@ class Player:
         blocks = self.bench.zones[index].free_blocks(0)
         if blocks:
             self.bench.rotate(index, self.rng.choice(blocks).pfn)
+
+
+def play(bench: Bench, seed: int, steps: int) -> None:
+    """Random operations, everything compared after each."""
+    rng = random.Random(seed)
+    player = Player(bench, rng)
+    bench.compare()
+    for step in range(steps):
+        player.step()
+        bench.compare()
+        if step % 16 == 0:
+            compare_questions(bench, rng.randrange)
+            assert validate(bench.machine) == []

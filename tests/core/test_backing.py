@@ -17,8 +17,8 @@ from reference_guest import Request
 from reference_lists import MOVABLE, PAGEBLOCK_PAGES
 
 from .driver import NO_FLAGS, Bench, Setup, scaled, zone_config
+from .setups import MIB
 
-MIB = 256
 Granule = Literal["4KiB", "2MiB"]
 BOTH: tuple[Granule, ...] = ("4KiB", "2MiB")
 both_granules = pytest.mark.parametrize("granule", BOTH)
@@ -180,7 +180,7 @@ def first(bench: HostedBench, order: int) -> int:
 def test_random_discards_touches_allocations_and_frees(granule: Granule) -> None:
     bench = HostedBench(granule)
     rng = random.Random(11)
-    for step in range(scaled(1500)):
+    for step in range(scaled(800)):
         chance = rng.random()
         if chance < 0.3:
             bench.discard(*free_piece(bench, rng))

@@ -14,8 +14,7 @@ from hintbench.validation import validate
 from reference_watermarks import ReferenceWatermarks, ZoneSize, pcp_limits, zone_batchsize
 
 from .driver import scaled, zone_config
-
-MIB = 256
+from .setups import MIB
 
 
 def boot(config: GuestConfig) -> Machine:

@@ -27,8 +27,8 @@ from reference_guest import Request
 from reference_lists import MOVABLE
 
 from .driver import Bench, Setup, scaled, zone_config
+from .setups import MIB
 
-MIB = 256
 ZONES = (zone_config("Normal", 0, 16 * MIB, marks=(0, 0, 0)),)
 CLASS_OF_ORDER = (0, 1, 1, 1, 2, 2, 2, 2, 2, 3, 4)
 INTERESTING_NS = sorted(

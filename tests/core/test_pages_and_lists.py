@@ -26,10 +26,11 @@ from hintbench.core.flags import UnitFlags
 from hintbench.core.hooks import Block
 from hintbench.core.pages import Pages
 
-from .driver import Bench, Setup, lists_of, scaled, zone_config
+from .comparison import lists_of
+from .driver import Bench, Setup, scaled, zone_config
 from .player import Player
+from .setups import MIB
 
-MIB = 256
 USED = (IN_USE, IN_USE_MOVABLE, COMPOUND, COMPOUND_MOVABLE, SLAB)
 
 

@@ -27,8 +27,8 @@ from reference_lists import HIGHATOMIC, MOVABLE, UNMOVABLE
 
 from .driver import Bench, Setup, scaled, zone_config
 from .player import Player
+from .setups import MIB
 
-MIB = 256
 Damage = Callable[[Bench], None]
 
 
@@ -67,10 +67,12 @@ def a_head(bench: Bench, kind: int, least_order: int = 0) -> int:
 
 
 def a_listed(bench: Bench, least_order: int = 0) -> int:
-    """A free block of the last zone that has a neighbour on its list."""
+    """A free block of the last zone, of a large order or with a neighbour on its list."""
     lists = bench.model.zones[-1].lists.all_lists()
     return next(
-        pfns[0] for (order, _), pfns in lists.items() if len(pfns) > 1 and order >= least_order
+        pfns[0]
+        for (order, _), pfns in lists.items()
+        if order >= least_order and (least_order or len(pfns) > 1)
     )
 
 
