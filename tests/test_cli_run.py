@@ -60,8 +60,10 @@ class Waits(Strategy):
     @hookimpl
     def guest_started(self, guest):
         time.sleep(1)
+        with open("signalled", "w") as file:
+            file.write(repr(time.monotonic()))
         os.kill(int(os.environ["VICTIM"]), signal.SIGINT)
-        time.sleep(5)
+        time.sleep(50)
 """
 
 
@@ -158,7 +160,6 @@ class TestRun:
             "os.execv(sys.argv[1], sys.argv[1:])"
         )
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        began = time.monotonic()
         done = subprocess.run(
             [sys.executable, "-c", script, *command],
             cwd=broken,
@@ -169,7 +170,9 @@ class TestRun:
             timeout=60,
         )
         assert done.returncode == 130
-        assert time.monotonic() - began < 5
+        # Half a second is promised; a loaded machine gets four.
+        signalled = float((broken / "signalled").read_text())
+        assert time.monotonic() - signalled < 4
         content = json.loads((broken / "out.json").read_text())
         assert "none" in [result["strategy"] for result in content["results"]]
         assert "interrupted: " in done.stderr
