@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from hintbench.errors import HintbenchError, PluginError
     from hintbench.guest import Event, Guest, PerCpu
     from hintbench.hookspecs import Freed, Origin, Reason
-    from hintbench.host import Completion, Host
+    from hintbench.host import Host
     from hintbench.operations import Migratetype, OperationBlock
+    from hintbench.reports import Completion
     from hintbench.results import Result
     from hintbench.runner import run
     from hintbench.strategy import Claims, HookFilter, Strategy, hookimpl
@@ -37,7 +38,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Block": "core.hooks",
     "Claims": "strategy",
-    "Completion": "host",
+    "Completion": "reports",
     "Costs": "config",
     "Event": "guest",
     "Experiment": "config",

@@ -7,6 +7,7 @@ pluggy validates the implementations; its calls cost over a microsecond each, a 
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -135,6 +136,25 @@ def plugin_name(plugin: object) -> str:
     """The name a plugin gave itself, else the name of its class."""
     name = getattr(plugin, "name", None)
     return name if isinstance(name, str) and name else type(plugin).__name__
+
+
+def hook_codes(plugins: Sequence[object]) -> dict[CodeType, tuple[str, str]]:
+    """Which plugin's hook a frame of a traceback belongs to.
+
+    Args:
+        plugins: Objects that `bind_hooks` has seen.
+
+    Returns:
+        By code object the plugin's name and the hook's.
+    """
+    found = {}
+    for plugin in plugins:
+        for method in _methods_of.get(type(plugin), ()):
+            function = inspect.unwrap(getattr(plugin, method.attribute))
+            code = getattr(getattr(function, "__func__", function), "__code__", None)
+            if code is not None:
+                found[code] = plugin_name(plugin), method.hook
+    return found
 
 
 class FanOut:

@@ -1,4 +1,8 @@
-"""Contexts: the coroutines that live in virtual time, and how they wait."""
+"""What runs in virtual time besides the tapes: contexts, how they wait, and a CPU's share of them.
+
+A *context* is a coroutine with a CPU: a hook that waits (it is the vCPU), a task (a kthread or
+work item) or an interrupt.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +11,21 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from hintbench.core.simulation import Timer
+    from hintbench.core.locks import LockTimeline
 
 RANK_HOST: Final = 0
 RANK_INTERRUPT: Final = 1
 RANK_TASK: Final = 2
-"""Order of events at one virtual time; all of them before the vCPUs."""
 
 HOOK: Final = "hook"
 TASK: Final = "task"
 INTERRUPT: Final = "interrupt"
+KERNEL: Final = "kernel"
+"""Whose CPU time it is: the kernel's own, in vmstat and in direct reclaim."""
 
 
 class Park:
-    """What a coroutine yields to wait: somebody calls :meth:`Scheduler.unpark` on its context.
+    """What a coroutine yields to wait: somebody calls `Scheduler.unpark` on its context.
 
     Args:
         kind: ``"sleep"`` gives the CPU away; ``"spin"`` keeps it busy; ``"held"`` means that the
@@ -38,15 +43,39 @@ class Park:
         return (yield self)
 
 
+class Step:
+    """What a coroutine yields to let everybody go first whose clock is behind its own.
+
+    What a context does from one await to the next happens at once. One that has spent time and
+    then looks at what others change too would see them as they were.
+    """
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return (yield self)
+
+
 class Context:
-    """A coroutine, where it runs, and how it waits."""
+    """A coroutine, where it runs, and how it waits.
+
+    Attributes:
+        interrupts_off: how many sections that switch interrupts off it is in.
+        atomic: how many sections that forbid sleeping, with interrupts on.
+        parked: "" while it runs; "sleep", "spin" or "held" as in `Park`; "lock" when its request
+            for a lock is its next step; "ready" when its turn will come; "done".
+        kernel: it runs the kernel's own code, not the strategy's.
+        take_seen: the state of the strategy's hands when it took a lock last; None: no lock since.
+    """
 
     __slots__ = (
+        "atomic",
         "coroutine",
         "cpu",
         "delay_ns",
         "interrupts_off",
         "joiners",
+        "kernel",
         "kind",
         "name",
         "number",
@@ -54,7 +83,7 @@ class Context:
         "parked",
         "parked_at",
         "pending_lock",
-        "timer",
+        "take_seen",
         "token",
     )
 
@@ -67,30 +96,61 @@ class Context:
         self.number = number
         self.name = name
         self.interrupts_off = 0
+        self.atomic = 0
         self.parked = ""
         self.parked_at = 0
         self.token = 0
         self.delay_ns = 0
-        self.pending_lock: Any = None
-        self.timer: Timer | None = None
+        self.pending_lock: LockTimeline | None = None
         self.outcome: Any = None
+        self.kernel = False
+        self.take_seen: object = None
         self.joiners: list[Context] = []
+
+    @property
+    def rank(self) -> int:
+        """Its place among what happens at one time; a thread of the host has no vCPU."""
+        if self.cpu < 0:
+            return RANK_HOST
+        return RANK_INTERRUPT if self.kind == INTERRUPT else RANK_TASK
+
+    @property
+    def payer(self) -> str:
+        """Who its CPU time is booked to."""
+        return KERNEL if self.kernel else self.kind
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.name} on CPU {self.cpu}>"
 
 
 class Cpu:
-    """Who has a vCPU besides its tape, and who waits for it."""
+    """Who has a vCPU besides its tape, and who waits for it.
+
+    Attributes:
+        occupant: the task that runs on it.
+        interrupt: the interrupt that runs on it, above everything else.
+        runnable: tasks that wait for it.
+        interrupts: interrupts that wait until it has interrupts on.
+        free_at: when the last task or interrupt left it, which may be ahead of what runs next.
+        saved: the tape's clock while somebody else has the vCPU.
+        began: since when.
+        woken: what the tape waited for came meanwhile, at ``saved``.
+        interrupted_at: when the interrupt came.
+        was_busy: the occupant was computing then, not spinning.
+        postponed: the occupant's turn came while an interrupt had the vCPU.
+    """
 
     __slots__ = (
         "began",
-        "busy_until_ns",
+        "free_at",
         "interrupt",
+        "interrupted_at",
         "interrupts",
         "occupant",
+        "postponed",
         "runnable",
         "saved",
+        "was_busy",
         "woken",
     )
 
@@ -99,7 +159,15 @@ class Cpu:
         self.interrupt: Context | None = None
         self.runnable: deque[Context] = deque()
         self.interrupts: deque[tuple[str, Callable[[], Any]]] = deque()
+        self.free_at = 0
         self.saved = 0
-        self.woken = False
         self.began = 0
-        self.busy_until_ns = 0
+        self.woken = False
+        self.interrupted_at = 0
+        self.was_busy = False
+        self.postponed = False
+
+    @property
+    def taken(self) -> bool:
+        """Whether somebody else than its tape has the vCPU."""
+        return self.occupant is not None or self.interrupt is not None

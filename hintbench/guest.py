@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from hintbench.contexts import Context, Park
+from hintbench.contexts import Context, Park, Step
 from hintbench.core import scan
 from hintbench.core.constants import KIND_MASK, ORDER_MASK, SLAB
 from hintbench.core.flags import UnitFlags
@@ -84,7 +84,7 @@ class Event:
                         scheduler.unpark(context, False)
 
                 scheduler.simulation.schedule(
-                    scheduler.clock.now + timeout_ns, 2, context.cpu, expire
+                    scheduler.clock.now + timeout_ns, context.rank, context.cpu, expire
                 )
 
         return bool(await Park("sleep", register))
@@ -125,7 +125,8 @@ class Guest:
         self._spinners: list[tuple[Context, Callable[[], bool]]] = []
         self.hooks = CoreHooks(self)
         machine.simulation.hooks = self.hooks
-        scheduler.violate = self.violate
+        scheduler.rules.violate = self.violate
+        scheduler.in_hand = self._in_hand
         self.host.violate = self.violate
         self.isolated = Integral(0)
         for zone in machine.zones:
@@ -178,17 +179,29 @@ class Guest:
 
         def register(context: Context) -> None:
             scheduler.simulation.schedule(
-                scheduler.clock.now + ns, 2, context.cpu, lambda: scheduler.unpark(context, None)
+                scheduler.clock.now + ns,
+                context.rank,
+                context.cpu,
+                lambda: scheduler.unpark(context, None),
             )
 
         await Park("sleep", register)
+
+    async def step(self) -> None:
+        """Let everything happen first that is earlier in virtual time.
+
+        What a coroutine does from one await to the next happens at once. One that has spent time,
+        and then looks at what others change without a lock, sees it as it was before it did.
+        """
+        await Step()
 
     async def spin_while(
         self, condition: Callable[[], bool], poll: Callable[[], None] | None = None
     ) -> None:
         """Keep the vCPU busy as long as ``condition()`` holds.
 
-        It is looked at again whenever a flag is cleared or the host has answered.
+        It is looked at again whenever a flag is cleared, and whenever a task, an interrupt or a
+        waiting hook has run up to its next await. What a plain hook changes is not seen by itself.
 
         Args:
             condition: cheap and without side effects.
@@ -199,7 +212,6 @@ class Guest:
             poll()
         while condition():
             await Park("spin", lambda context: self._watch(context, condition, poll))
-            self._spinners = [each for each in self._spinners if each[1] is not condition]
             if poll is not None and self.host.has_completions:
                 poll()
 
@@ -207,16 +219,26 @@ class Guest:
         self, context: Context, condition: Callable[[], bool], poll: Callable[[], None] | None
     ) -> None:
         self._spinners = [*self._spinners, (context, condition)]
+        self._scheduler.look_again = self._look_again
         if poll is not None:
             self.host.watch(context, poll)
 
     def _look_again(self) -> None:
-        """A flag was cleared or a completion came: spinners whose condition ended go on."""
+        """Something has changed: spinners whose condition ended go on."""
         for context, condition in self._spinners:
-            if not condition():
+            if context.parked == "spin" and not condition():
                 self.host.unwatch(context)
                 self._scheduler.unpark(context, None)
         self._spinners = [each for each in self._spinners if each[0].parked == "spin"]
+        if not self._spinners:
+            self._scheduler.look_again = None
+
+    def _in_hand(self) -> object:
+        """What changes with every block isolated, given back or marked as in flight."""
+        return (
+            [(zone.isolations, zone.isolated_pages) for zone in self.zones],
+            [flags.count for flags, meaning in self.flag_sets.values() if meaning == "in-flight"],
+        )
 
     def event(self) -> Event:
         """Something that tasks can wait for."""
@@ -271,11 +293,6 @@ class Guest:
             self.hooks.forget_when_allocated.append(flags)
         return flags
 
-    @property
-    def strategy_lock_takes(self) -> int:
-        """Takes of zone locks by the strategy's own contexts."""
-        return self._scheduler.lock_takes
-
     # -- struct page ----------------------------------------------------------------------------
 
     def zone_of(self, pfn: int) -> Zone:
@@ -284,7 +301,7 @@ class Guest:
         return zone
 
     def page_ref_count(self, pfn: int) -> int:
-        """page_ref_count(). Zero does not mean that the page is free."""
+        """The page's reference count. Zero does not mean that the page is free."""
         self._check(pfn)
         return scan.ref_count(self._pages, pfn)
 
@@ -294,13 +311,13 @@ class Guest:
         return scan.compound_head(self._pages, pfn) >= 0
 
     def compound_head(self, pfn: int) -> int:
-        """compound_head(); the page itself when it is not compound."""
+        """The head of the compound page around it; itself when it is not compound."""
         self._check(pfn)
         head = scan.compound_head(self._pages, pfn)
         return head if head >= 0 else pfn
 
     def compound_order(self, pfn: int) -> int:
-        """compound_order() of the head; 0 when it is not compound."""
+        """The order of the compound page around it; 0 when it is not compound."""
         self._check(pfn)
         head = scan.compound_head(self._pages, pfn)
         return self._pages.state[head] & ORDER_MASK if head >= 0 else 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy
 
-from hintbench.contexts import RANK_HOST, Context, Park
+from hintbench.contexts import RANK_HOST, Context, Park, Step
 from hintbench.core.constants import (
     COMPOUND,
     COMPOUND_MOVABLE,
@@ -19,66 +19,20 @@ from hintbench.core.constants import (
     IN_USE_MOVABLE,
     KIND_MASK,
     PAGE_SIZE,
-    PAGEBLOCK_ORDER,
     PAGEBLOCK_PAGES,
     SLAB,
 )
-from hintbench.core.hooks import Block
 from hintbench.core.measures import Integral
+from hintbench.processors import as_coroutine
+from hintbench.reports import Completion, Report, aligned, backed_pages
 from hintbench.tasks import Scheduler
 
 if TYPE_CHECKING:
     from hintbench.config import HostConfig
+    from hintbench.core.hooks import Block
     from hintbench.core.simulation import Simulation
 
 _USED_KINDS: Final = (IN_USE, IN_USE_MOVABLE, COMPOUND, COMPOUND_MOVABLE, SLAB)
-
-
-class Completion:
-    """The host's answer to one report.
-
-    Attributes:
-        blocks: as they were reported.
-        ok: False when the host refused or the device was reset; nothing can be said of the
-            memory then.
-    """
-
-    __slots__ = ("blocks", "ok")
-
-    def __init__(self, blocks: tuple[Block, ...], ok: bool) -> None:
-        self.blocks = blocks
-        self.ok = ok
-
-    def __repr__(self) -> str:
-        return f"Completion({len(self.blocks)} blocks, ok={self.ok})"
-
-
-class Report:
-    """A report on its way: its descriptors, and what to do when it is done."""
-
-    __slots__ = ("blocks", "cpu", "descriptors", "finished", "next", "queued", "synchronous")
-
-    def __init__(
-        self, blocks: tuple[Block, ...], cpu: int, joined: bool, finished: Callable[[], None]
-    ) -> None:
-        self.blocks = blocks
-        self.cpu = cpu
-        self.finished = finished
-        self.descriptors = _descriptors(blocks, joined)
-        self.next = 0
-        self.synchronous = False
-        self.queued = 0
-
-
-def _descriptors(blocks: Iterable[Block], joined: bool) -> list[tuple[int, int]]:
-    """(first pfn, pages) for each descriptor; joined: neighbours in the list share one."""
-    found: list[tuple[int, int]] = []
-    for block in blocks:
-        if joined and found and sum(found[-1]) == block.pfn:
-            found[-1] = (found[-1][0], found[-1][1] + block.pages)
-        else:
-            found.append((block.pfn, block.pages))
-    return found
 
 
 class Host:
@@ -89,6 +43,8 @@ class Host:
 
     Attributes:
         attached: whether there is a device to report to.
+        accepts: False while the host refuses whatever it serves: it discards nothing, and answers
+            that it failed.
     """
 
     def __init__(self, config: HostConfig, simulation: Simulation, scheduler: Scheduler) -> None:
@@ -98,11 +54,13 @@ class Host:
         self.clock = simulation.clock
         self.backing = simulation.backing
         self.attached = True
+        self.accepts = True
         self.violate: Callable[[str, str], None] = lambda rule, text: None
         self._queue: deque[Report] = deque()
         self._busy = False
         self._outstanding = 0
         self._completions: deque[Completion] = deque()
+        self._pending_interrupts: list[tuple[int, Callable[[], Any]]] = []
         self._waiting_polls: list[tuple[Context, Callable[[], None]]] = []
         self.in_flight = Integral(0)
         self.reported_blocks = 0
@@ -126,24 +84,22 @@ class Host:
 
         Returns:
             Whether the host took them; False also when the queue is full or no device is there.
+
+        Raises:
+            PluginError: the caller may not sleep.
         """
-        blocks = tuple(blocks)
-        if not self._may_submit():
+        self.scheduler.require_sleep("reports and waits")
+        report = await self._submit(tuple(blocks), joined)
+        if report is None:
             return False
-        report = Report(blocks, self.clock.cpu, joined, lambda: None)
-        if self.config.kick != "device-thread":
-            # The kicking vCPU is out of the guest for the whole service.
-            def held(context: Context) -> None:
-                report.finished = lambda: self.scheduler.unpark(context, True)
-                self._submit(report)
 
-            return bool(await Park("held", held))
+        def wait(context: Context) -> None:
+            if self._holds:
+                report.finished = lambda: self.scheduler.unpark(context, report.ok)
+            else:
+                report.finished = lambda: self._interrupt(report, context)
 
-        def asleep(context: Context) -> None:
-            report.finished = lambda: self._interrupt(report, context)
-            self._submit(report)
-
-        return bool(await Park("sleep", asleep))
+        return bool(await Park("held" if self._holds else "sleep", wait))
 
     async def post(
         self,
@@ -152,65 +108,58 @@ class Host:
         *,
         joined: bool = False,
     ) -> bool:
-        """Tell the host and do not wait; completions are fetched with :meth:`poll`.
+        """Tell the host and do not wait; completions are fetched with `poll`.
 
         Args:
             blocks: what to report.
             on_interrupt: called without arguments in hard-interrupt context on this CPU when the
-                host has answered; may return a coroutine that spins but does not sleep.
+                host has answered; may return a coroutine that spins but does not sleep. Answers
+                that come before it runs share one interrupt.
             joined: neighbours in the list share a descriptor.
 
         Returns:
             False when the queue is full or no device is there; nothing was submitted then.
         """
-        blocks = tuple(blocks)
-        if not self._may_submit():
+        report = await self._submit(tuple(blocks), joined)
+        if report is None:
             return False
-        cpu = self.clock.cpu
 
         def completed() -> None:
-            self._completions.append(Completion(blocks, True))
+            self._completions.append(Completion(report.blocks, report.ok))
             self._wake_pollers()
             if self.config.acknowledge == "interrupt":
-                self.scheduler.processors.deliver(cpu, "acknowledgement", on_interrupt)
+                self._raise_interrupt(report.cpu, on_interrupt)
 
-        report = Report(blocks, cpu, joined, completed)
-        if self.config.kick != "device-thread":
+        report.finished = completed
+        if self._holds:
 
             def held(context: Context) -> None:
-                def done() -> None:
+                def back() -> None:
                     completed()
-                    self.scheduler.unpark(context, True)
+                    self.scheduler.unpark(context, None)
 
-                report.finished = done
-                self._submit(report)
+                report.finished = back
 
             await Park("held", held)
-            return True
-
-        def short(context: Context) -> None:
-            self._submit(report)
-            self.scheduler.unpark(context, True, self.clock.now - self.scheduler.wake_ns)
-
-        await Park("spin", short)
         return True
 
     async def hypercall(self, blocks: Iterable[Block]) -> bool:
         """A synchronous call: the vCPU is out of the guest until the memory is gone.
 
-        Unlike reports, calls of several vCPUs are served side by side.
+        Unlike reports, calls of several vCPUs are served side by side, and there is no queue that
+        could be full.
+
+        Returns:
+            False when no host listens.
         """
-        blocks = tuple(blocks)
+        await Step()
         if not self.attached:
             return False
-        report = Report(blocks, self.clock.cpu, False, lambda: None)
+        report = Report(tuple(blocks), self.clock.cpu, False)
+        self._call(report, self.config.hypercall_ns)
 
         def held(context: Context) -> None:
-            report.finished = lambda: self.scheduler.unpark(context, True)
-            report.synchronous = True
-            self._count(report)
-            self.clock.now += self.config.hypercall_ns
-            self._serve(report)
+            report.finished = lambda: self.scheduler.unpark(context, report.ok)
 
         return bool(await Park("held", held))
 
@@ -247,6 +196,8 @@ class Host:
                 zone.claim_order = at_order
                 zone.claim = self.backing.claim
         else:
+            # A huge refault would bring free neighbours back with the page that is touched.
+            self.backing.huge_granule = False
             simulation.claim_freed = True
             simulation.claim_order = at_order
         for zone in simulation.zones:
@@ -257,19 +208,50 @@ class Host:
 
     # -- the service ----------------------------------------------------------------------------
 
-    def _may_submit(self) -> bool:
-        if not self.attached or self._outstanding >= self.config.queue_capacity:
+    @property
+    def _holds(self) -> bool:
+        """Whether a report keeps the kicking vCPU out of the guest for its whole service."""
+        return self.config.kick != "device-thread"
+
+    async def _submit(self, blocks: tuple[Block, ...], joined: bool) -> Report | None:
+        """Put a report into the queue and kick; None when it has no room or there is no device."""
+        config = self.config
+        # The caller may be ahead of those who submit before it, and of the host's answers.
+        await Step()
+        report = Report(blocks, self.clock.cpu, joined)
+        if not self.attached:
             self.refused_reports += 1
-            return False
-        return True
+            return None
+        if config.kick == "hypercall":
+            self._call(report, config.hypercall_ns)
+            return report
+        if self._outstanding >= config.queue_capacity:
+            self.refused_reports += 1
+            return None
+        self._count(report)
+        self._outstanding += 1
+        if config.kick == "vcpu-thread":
+            self.clock.now += config.call_vcpu_thread_ns
+            arrives = self.clock.now
+        else:
+            self.clock.now += config.call_device_thread_ns
+            arrives = self.clock.now + config.device_latency_ns
+        self.simulation.schedule(arrives, RANK_HOST, 0, lambda: self._arrived(report))
+        return report
+
+    def _call(self, report: Report, call_ns: int) -> None:
+        """Enter the hypervisor, which serves the report in the vCPU's own thread, at once."""
+        self._count(report)
+        report.queued = False
+        self.clock.now += call_ns
+        self.simulation.schedule(self.clock.now, RANK_HOST, 0, lambda: self._serve(report))
 
     def _count(self, report: Report) -> None:
-        pages = sum(block.pages for block in report.blocks)
         self.reported_batches += 1
         self.reported_blocks += len(report.blocks)
-        self.reported_pages += pages
+        self.reported_pages += report.pages
         self.calls += 1
-        self.in_flight.add(self.clock.now, pages)
+        self.in_flight.add(self.clock.now, report.pages)
         first = report.blocks[0] if report.blocks else None
         self.clock.digest.record(
             self.clock.now,
@@ -278,25 +260,6 @@ class Host:
             first.pfn if first else 0,
             min(len(report.blocks), 15),
         )
-
-    def _submit(self, report: Report) -> None:
-        config = self.config
-        self._count(report)
-        self._outstanding += 1
-        report.queued = 1
-        if config.kick == "vcpu-thread":
-            self.clock.now += config.call_vcpu_thread_ns
-            arrives = self.clock.now
-        elif config.kick == "hypercall":
-            # Calls of several vCPUs are served side by side, each by its own.
-            self.clock.now += config.hypercall_ns
-            report.synchronous = True
-            self._serve(report)
-            return
-        else:
-            self.clock.now += config.call_device_thread_ns
-            arrives = self.clock.now + config.device_latency_ns
-        self.simulation.schedule(arrives, RANK_HOST, 0, lambda: self._arrived(report))
 
     def _arrived(self, report: Report) -> None:
         self._queue.append(report)
@@ -312,11 +275,13 @@ class Host:
 
     def _serve(self, report: Report) -> None:
         """Work through the next descriptor of a report, or end it."""
+        if report.next == 0:
+            report.ok = self.accepts
         if report.next >= len(report.descriptors):
             self._end(report)
             return
         pfn, pages = report.descriptors[report.next]
-        cost = self._cost(pfn, pages)
+        cost = self._cost(pfn, pages) if report.ok else self.config.descriptor_ns
         self.cpu_ns += cost
         self.simulation.schedule(
             self.clock.now + cost, RANK_HOST, 1, lambda: self._discard(report, pfn, pages)
@@ -331,13 +296,13 @@ class Host:
             return cost
         for first in range(pfn, pfn + pages, PAGEBLOCK_PAGES):
             count = min(PAGEBLOCK_PAGES, pfn + pages - first)
-            backed = _backed(self.backing, first, count)
+            backed = backed_pages(self.backing, first, count)
             if not backed:
                 continue
             start = first & ~(PAGEBLOCK_PAGES - 1)
             huge = (
                 self.backing.huge_granule
-                and _backed(self.backing, start, PAGEBLOCK_PAGES) == PAGEBLOCK_PAGES
+                and backed_pages(self.backing, start, PAGEBLOCK_PAGES) == PAGEBLOCK_PAGES
             )
             small = unit is not None and unit < PAGEBLOCK_PAGES * PAGE_SIZE
             if huge and count == PAGEBLOCK_PAGES and not small:
@@ -351,27 +316,21 @@ class Host:
         """A descriptor's memory goes, at this moment."""
         self.clock.cpu = -1
         report.next += 1
-        if self.config.discard:
+        if self.config.discard and report.ok:
             self._check_not_used(pfn, pages)
             taken = 0
-            for first, order in _aligned(pfn, pages):
+            for first, order in aligned(pfn, pages):
                 taken += self.backing.discard(first, order)
             self.redundant_pages += pages - taken
             self.discards += 1
             order = (pages - 1).bit_length()
             self.clock.digest.record(self.clock.now, -1, EVENT_DISCARDED, pfn, order)
             if taken:
-                held = report.cpu if self.config.kick == "vcpu-thread" else -1
                 # Every madvise that unmapped something flushes the other vCPUs' TLBs.
-                calls = (
-                    max(1, taken * PAGE_SIZE // unit)
-                    if (unit := self.config.descriptor_bytes)
-                    else 1
-                )
-                kicked = self.scheduler.processors.kick_others(
-                    held, self.config.vcpu_kick_ns * calls
-                )
-                self.kicks += kicked * calls
+                unit = self.config.descriptor_bytes
+                calls = max(1, taken * PAGE_SIZE // unit) if unit else 1
+                cost_ns = self.config.vcpu_kick_ns * calls
+                self.kicks += self.scheduler.processors.kick_others(cost_ns) * calls
         self._serve(report)
 
     def _check_not_used(self, pfn: int, pages: int) -> None:
@@ -389,54 +348,51 @@ class Host:
             )
 
     def _end(self, report: Report) -> None:
-        pages = sum(block.pages for block in report.blocks)
-        self.in_flight.add(self.clock.now, -pages)
+        self.in_flight.add(self.clock.now, -report.pages)
         self.clock.digest.record(
             self.clock.now, report.cpu, EVENT_ACKNOWLEDGED, len(report.blocks), 0
         )
-        if report.synchronous:
-            self._outstanding -= report.queued
-            report.finished()
-            return
-        self._outstanding -= 1
+        now = self.clock.now
         report.finished()
-        self._next_report()
+        # A spinner that polled has spent its own time, not the host's.
+        self.clock.now = now
+        if report.queued:
+            self._outstanding -= 1
+            self._next_report()
 
     def _interrupt(self, report: Report, context: Context) -> None:
         """The acknowledgement of a sleeping report arrives by interrupt and wakes its task."""
         if self.config.acknowledge == "poll" or report.cpu < 0:
-            self.scheduler.unpark(context, True)
+            self.scheduler.unpark(context, report.ok)
             return
         self.scheduler.processors.deliver(
-            report.cpu, "acknowledgement", lambda: self.scheduler.unpark(context, True)
+            report.cpu, "acknowledgement", lambda: self.scheduler.unpark(context, report.ok)
         )
+
+    def _raise_interrupt(self, cpu: int, handler: Callable[[], Any]) -> None:
+        """Interrupt the submitter's CPU, unless that very interrupt is pending there already."""
+        if cpu < 0:
+            # A thread of the host has no interrupts: its handler runs as a thread of its own.
+            self.scheduler.spawn(as_coroutine(handler), -1, "acknowledgement")
+            return
+        if (cpu, handler) in self._pending_interrupts:
+            return
+        self._pending_interrupts.append((cpu, handler))
+
+        def run() -> Any:
+            self._pending_interrupts.remove((cpu, handler))
+            return handler()
+
+        self.scheduler.processors.deliver(cpu, "acknowledgement", run)
 
     def _wake_pollers(self) -> None:
         """Spinners that poll see the completion: one of them takes it."""
         for context, poll in list(self._waiting_polls):
             if not self._completions:
                 return
-            self.clock.cpu = context.cpu
-            self.clock.context = context.number
+            self.scheduler.enter(context)
             outer, self.scheduler.current = self.scheduler.current, context
             try:
                 poll()
             finally:
                 self.scheduler.current = outer
-
-
-def _backed(backing: Any, pfn: int, pages: int) -> int:
-    return sum(backing.count_backed(first, order) for first, order in _aligned(pfn, pages))
-
-
-def _aligned(pfn: int, pages: int) -> list[tuple[int, int]]:
-    """A range as aligned blocks (pfn, order), none above the pageblock order."""
-    found = []
-    end = pfn + pages
-    while pfn < end:
-        order = PAGEBLOCK_ORDER
-        while order and (pfn & ((1 << order) - 1) or pfn + (1 << order) > end):
-            order -= 1
-        found.append((pfn, order))
-        pfn += 1 << order
-    return found

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from hintbench.contexts import RANK_TASK
+from hintbench.contexts import RANK_TASK, Step
 from hintbench.core.constants import (
     FLAG_ATOMIC,
     FLAG_NORETRY,
     KERNEL_6_12,
-    NEVER,
     PAGE_ALLOC_COSTLY_ORDER,
     PCP_BATCH_SCALE_MAX,
 )
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
 VMSTAT_INTERVAL_NS = 1_000_000_000
 VMSTAT_SKEW_NS = 12_000_000
 """round_jiffies() spreads the CPUs by three jiffies each (250 Hz)."""
+HUNG_TASK_TIMEOUT_SECONDS = 120
+"""sysctl_hung_task_timeout_secs."""
 KSWAPD_RUN_NS = 50_000_000
 """From the wake-up until kswapd has ended a run and with it the boost.
 
@@ -45,11 +46,11 @@ class KernelThreads:
         self.scheduler = scheduler
         self.stopped = False
         self.kswapd_awake = False
-        self.ticks_queued = 0
         self.false_ooms = 0
         self.stalls = 0
         self.stall_ns = 0
         self.ooms = 0
+        self.hung: Callable[[], Exception] = lambda: RuntimeError("the guest hangs")
         scheduler.reclaim = self.direct_reclaim
         scheduler.on_failure = self.allocation_failed
         scheduler.on_kswapd = self.wake_kswapd
@@ -73,15 +74,13 @@ class KernelThreads:
                 self._schedule(cpu, now + VMSTAT_INTERVAL_NS + cpu * VMSTAT_SKEW_NS, True)
 
     def _schedule(self, cpu: int, at_ns: int, again: bool) -> None:
-        self.ticks_queued += 1
         self.simulation.schedule(at_ns, RANK_TASK, cpu, lambda: self._tick(cpu, again))
 
     def _tick(self, cpu: int, again: bool) -> None:
         """vmstat_update(): decay this CPU's lists; a work item only when there is work."""
-        self.ticks_queued -= 1
         if self.stopped:
             return
-        if again and self._alive():
+        if again:
             self._schedule(cpu, self.simulation.clock.now + VMSTAT_INTERVAL_NS, True)
         work = []
         for pcp in self.simulation.vcpus[cpu].pcps:
@@ -89,13 +88,7 @@ class KernelThreads:
             if count > 0:
                 work.append((pcp, count))
         if work:
-            self.scheduler.spawn(self._decay(cpu, work), cpu, "vmstat")
-
-    def _alive(self) -> bool:
-        """Whether anything but ticks can still happen; else a deadlock would go on for ever."""
-        if len(self.simulation.events) > self.ticks_queued:
-            return True
-        return any(self.simulation.clock_of(cpu) < NEVER for cpu in self.guest.cpus)
+            self.scheduler.spawn(self._decay(cpu, work), cpu, "vmstat", kernel=True)
 
     async def _decay(self, cpu: int, work: list[tuple[PerCpuPages, int]]) -> None:
         for pcp, count in work:
@@ -113,16 +106,44 @@ class KernelThreads:
         drain.begin(pcp, count, 0)
         while not run_drain(self.simulation, drain):
             dropped: Any = drain.waiting
-            await dropped
+            with self.scheduler.as_hook("block_merged") as context:
+                await dropped
+                if not zone.lock.held_here:
+                    self.scheduler.rules.lock_lost(context)
         zone.lock.release()
-        await self._free_completed(cpu)
-
-    async def _free_completed(self, cpu: int) -> None:
         point: Any = self.guest.hooks.free_completed
         if point is not None:
-            waiting = point.function(self.guest, cpu)
-            if waiting is not None:
-                await waiting
+            with self.scheduler.as_hook("free_completed"):
+                waiting = point.function(self.guest, cpu)
+                if waiting is not None:
+                    await waiting
+
+    # -- khungtaskd -----------------------------------------------------------------------------
+
+    def watch_for_hung_tapes(self, before: tuple[int, ...] | None = None, seconds: int = 0) -> None:
+        """khungtaskd: no tape has been able to go on for two virtual minutes.
+
+        Background work goes on for ever, so that the event queue never runs dry.
+
+        Args:
+            before: the tapes' clocks a second ago, if none of them could go on.
+            seconds: for how long that has been so.
+
+        Raises:
+            HintbenchError: what `hung` returns.
+        """
+        if self.stopped:
+            return
+        now = self.scheduler.processors.standstill()
+        seconds = seconds + 1 if now is not None and now == before else 0
+        if seconds >= HUNG_TASK_TIMEOUT_SECONDS:
+            raise self.hung()
+        self.simulation.schedule(
+            self.simulation.clock.now + VMSTAT_INTERVAL_NS,
+            RANK_TASK,
+            0,
+            lambda: self.watch_for_hung_tapes(now, seconds),
+        )
 
     # -- pressure -------------------------------------------------------------------------------
 
@@ -160,22 +181,21 @@ class KernelThreads:
         costs = self.guest.costs
         clock = self.simulation.clock
         began = clock.now
-        order = vcpu.order
-        rounds = 1 if order > PAGE_ALLOC_COSTLY_ORDER else costs.reclaim_retries
-        helped = False
+        rounds = 1 if vcpu.order > PAGE_ALLOC_COSTLY_ORDER else costs.reclaim_retries
+        in_hand = False
         for attempt in range(rounds):
             self.guest.spend(costs.direct_reclaim_ns)
+            await Step()
             if attempt == 0:
                 await self._drain_all(vcpu)
-            in_hand = self._in_hand(vcpu)
+            in_hand |= self._in_hand(vcpu) > 0
             await self._memory_low(vcpu)
             if self._would_do(vcpu):
-                helped = in_hand > 0
                 vcpu.woken = True
                 break
             if attempt + 1 < rounds:
                 await self.guest.sleep(costs.direct_reclaim_ns)
-        if helped:
+        if vcpu.woken and in_hand:
             self.stalls += 1
             self.stall_ns += clock.now - began
         vcpu.slow_path += clock.now - began
@@ -205,9 +225,10 @@ class KernelThreads:
             return
         for zone in vcpu.zonelist:
             if zone.number <= vcpu.highest_zone:
-                waiting = point.function(self.guest, zone)
-                if waiting is not None:
-                    await waiting
+                with self.scheduler.as_hook("memory_low"):
+                    waiting = point.function(self.guest, zone)
+                    if waiting is not None:
+                        await waiting
 
     def _in_hand(self, vcpu: Vcpu) -> int:
         """Pages that the strategy holds of the zones that could serve the allocation."""

@@ -76,7 +76,7 @@ def collect(
         "throughput_ops_s": simulation.operations * 1e9 / busy_ns if busy_ns > 0 else None,
     }
     metrics |= _latencies(simulation.latencies)
-    metrics |= _locks(machine, guest)
+    metrics |= _locks(machine)
     metrics |= _memory(machine, guest, end_ns)
     metrics |= _host(guest)
     metrics |= _failures(machine, guest, threads)
@@ -104,7 +104,7 @@ def _latencies(latencies: Any) -> Metrics:
     return metrics
 
 
-def _locks(machine: Machine, guest: Guest) -> Metrics:
+def _locks(machine: Machine) -> Metrics:
     locks = [zone.lock for zone in machine.zones]
     metrics: Metrics = {
         "lock_takes": sum(lock.takes for lock in locks),
@@ -119,13 +119,25 @@ def _locks(machine: Machine, guest: Guest) -> Metrics:
         metrics[f"lock_wait_{payer}_ns"] = sum(lock.wait_ns[index] for lock in locks)
         metrics[f"lock_hold_{payer}_ns"] = sum(lock.hold_ns[index] for lock in locks)
         metrics[f"longest_hold_{payer}_ns"] = max(lock.longest_hold_ns[index] for lock in locks)
-    reported = guest.host.reported_blocks
-    strategy_takes = guest.strategy_lock_takes
-    batches = guest.host.reported_batches
-    metrics["strategy_lock_takes"] = strategy_takes
-    metrics["lock_takes_per_batch"] = strategy_takes / batches if batches else None
-    metrics["lock_takes_per_reported_block"] = strategy_takes / reported if reported else None
     return metrics
+
+
+def takes_per_batch(guest: Guest) -> Metrics:
+    """Takes of zone locks by the strategy, over the whole run.
+
+    Read them when the strategy has stopped: a batch that is still in flight has not cost all that
+    it will. Takes that find nothing to isolate, mark or give back belong to no batch.
+    """
+    empty = guest.scheduler.empty_lock_takes
+    useful = guest.scheduler.lock_takes - empty
+    batches = guest.host.reported_batches
+    blocks = guest.host.reported_blocks
+    return {
+        "strategy_lock_takes": useful + empty,
+        "strategy_empty_lock_takes": empty,
+        "lock_takes_per_batch": useful / batches if batches else None,
+        "lock_takes_per_reported_block": useful / blocks if blocks else None,
+    }
 
 
 def _memory(machine: Machine, guest: Guest, end_ns: int) -> Metrics:
@@ -193,7 +205,9 @@ def _failures(machine: Machine, guest: Guest, threads: KernelThreads) -> Metrics
         "guest_cpu_thread_ns": spent["hook"],
         "guest_cpu_task_ns": spent["task"],
         "guest_cpu_interrupt_ns": spent["interrupt"],
+        "guest_cpu_kernel_ns": spent["kernel"],
         "spin_ns": guest.scheduler.spin_ns,
+        "held_ns": guest.scheduler.held_ns,
         "exact_taken_again": simulation.exact_taken_again,
         "exact_returned_again": simulation.exact_returned_again,
         "exact_waits": simulation.exact_waits,

@@ -6,22 +6,15 @@ import time
 from collections.abc import Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from hintbench.binding import bind_hooks, native_filters
+from hintbench.binding import bind_hooks, hook_codes, native_filters
 from hintbench.boot import Machine
 from hintbench.config import GuestConfig, load_guest
 from hintbench.core import machine as core_machine
 from hintbench.core.hooks import HookPoint
-from hintbench.errors import (
-    HintbenchError,
-    InternalError,
-    PluginError,
-    TaskLeakError,
-    describe,
-)
+from hintbench.errors import HintbenchError, PluginError, TaskLeakError
 from hintbench.guest import Guest
-from hintbench.hookspecs import HOOKS
 from hintbench.kernel_threads import KernelThreads
-from hintbench.metrics import collect
+from hintbench.metrics import collect, takes_per_batch
 from hintbench.plugins import find_strategy, find_workload, load_plugin
 from hintbench.results import Result
 from hintbench.tasks import Scheduler
@@ -33,6 +26,8 @@ if TYPE_CHECKING:
     from hintbench.strategy import Strategy
     from hintbench.workload import Program, Workload
 
+START_LIMIT_NS: Final = 120_000_000_000
+"""When ``guest_started`` must have ended [virtual ns]."""
 STOP_LIMIT_NS: Final = 1_000_000_000
 """How long tasks may go on after ``guest_stopping`` [virtual ns]."""
 _CORE_HOOKS: Final = (
@@ -151,6 +146,7 @@ class Run:
         self.machine.simulation.driver = self.scheduler
         self.guest = Guest(self.machine, self.scheduler, config, seed)
         self.threads = KernelThreads(self.machine, self.guest, self.scheduler)
+        self.threads.hung = self._stuck
         if initial is not None:
             initial.load(self.machine)
         if config.discarded_at_start:
@@ -184,15 +180,17 @@ class Run:
                 start_ns = self._start()
                 initial: Any = self.program.initial
                 self.threads.start(getattr(initial, "vmstat_ticks_ns", None))
+                self.threads.watch_for_hung_tapes()
                 simulation.begin_vcpus(start_ns)
                 if not core_machine.run_tapes(simulation):
-                    raise HintbenchError(self._stuck())
+                    raise self._stuck()
                 end_ns = max(simulation.clock.now, simulation.last_ns)
                 metrics = collect(self.machine, self.guest, self.threads, start_ns, end_ns)
                 notes = self._notes(metrics)
                 self.threads.stopped = True
                 simulation.clock.now = end_ns
                 self._stop()
+                metrics |= takes_per_batch(self.guest)
             except HintbenchError:
                 raise
             except Exception as error:
@@ -207,10 +205,17 @@ class Run:
         if self.off:
             return 0
         hooks = bind_hooks(self.strategy, self.observers)
+        self.scheduler.rules.hook_codes = hook_codes((*self.observers, self.strategy))
         self.bound = hooks
         started = hooks.get("guest_started")
-        if started is not None:
-            self._run_task(self._call(started, "guest_started"), "guest_started")
+        if started is None:
+            self._attach(hooks)
+        else:
+            self._run_start(self._call(started))
+        return int(self.machine.clock.now)
+
+    def _attach(self, hooks: Mapping[str, Any]) -> None:
+        """Give the core the hooks, each with what the strategy narrows it to."""
         filters = native_filters(self.strategy, hooks, self.guest)
         for name in _CORE_HOOKS:
             function = hooks.get(name)
@@ -225,22 +230,29 @@ class Run:
                 narrow.cost_ns if narrow else 0,
             )
             setattr(self.guest.hooks, name, point)
-        return int(self.machine.clock.now)
 
-    async def _call(self, function: Any, name: str) -> None:
+    async def _call(self, function: Any) -> None:
         waiting = function(self.guest)
         if waiting is not None:
             await waiting
 
-    def _run_task(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
-        """Run a task on CPU 0 and every event until it has ended."""
+    def _run_start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run guest_started as a task on CPU 0, and every event until it has ended."""
         simulation = self.machine.simulation
         self.machine.clock.cpu = 0
-        task = self.scheduler.spawn(coroutine, 0, name)
+        task = self.scheduler.spawn(coroutine, 0, "guest_started")
+        # Its synchronous part has made the flags that filters name.
+        simulation.run_event()
+        self._attach(self.bound)
         while not task.done:
-            if not simulation.events:
+            late = simulation.events and simulation.events[0][0] > START_LIMIT_NS
+            if late or not simulation.events:
                 raise PluginError(
-                    self.scheduler.plugin, name, "waits for something that never happens"
+                    self.scheduler.plugin,
+                    "guest_started",
+                    "does not end within two virtual minutes: spawn a task for what goes on"
+                    if late
+                    else "waits for something that never happens",
                 )
             simulation.run_event()
 
@@ -251,7 +263,7 @@ class Run:
         stopping = self.bound.get("guest_stopping") if not self.off else None
         if stopping is not None:
             self.machine.clock.cpu = 0
-            self.scheduler.spawn(self._call(stopping, "guest_stopping"), 0, "guest_stopping")
+            self.scheduler.spawn(self._call(stopping), 0, "guest_stopping")
         while simulation.events and simulation.events[0][0] <= limit_ns:
             simulation.run_event()
         alive = [context.name for context in self.scheduler.contexts]
@@ -273,7 +285,7 @@ class Run:
 
     # -- telling --------------------------------------------------------------------------------
 
-    def _stuck(self) -> str:
+    def _stuck(self) -> HintbenchError:
         """Why nothing can run any more although tapes have not ended."""
         waiting = [
             f"vCPU {vcpu.number} waits for slot {vcpu.slot}"
@@ -282,12 +294,12 @@ class Run:
         ]
         hooks = [repr(context) for context in self.scheduler.hooks if context is not None]
         if hooks:
-            raise PluginError(
+            return PluginError(
                 self.scheduler.plugin,
                 hooks[0],
                 "waits for something that never happens: the guest is deadlocked",
             )
-        return (
+        return HintbenchError(
             f"workload {self.workload.name!r}: its tapes wait for each other"
             f" ({'; '.join(waiting[:4])})"
         )
@@ -295,17 +307,7 @@ class Run:
     def _blame(self, error: Exception) -> HintbenchError:
         """Whose fault an exception is that came out of the loop."""
         current = self.scheduler.current
-        if current is not None:
-            return PluginError(self.scheduler.plugin, current.name, error)
-        # A hook that the core called directly is on the traceback by its name.
-        step, hook = error.__traceback__, ""
-        while step is not None:
-            if step.tb_frame.f_code.co_name in HOOKS:
-                hook = step.tb_frame.f_code.co_name
-            step = step.tb_next
-        if hook:
-            return PluginError(self.scheduler.plugin, hook, error)
-        return InternalError(f"internal error in the simulation: {describe(error)}")
+        return self.scheduler.rules.blame(error, current.name if current is not None else "")
 
     def _notes(self, metrics: dict[str, Any]) -> list[str]:
         notes = []

@@ -3,7 +3,7 @@
 A *context* is a coroutine with a CPU: a hook that waits (it is the vCPU), a task (a kthread or
 work item), an interrupt.  The core calls :class:`Scheduler` when a hook returns a coroutine; the
 event queue calls it for everything else.  Which of several contexts has a vCPU is decided in
-:mod:`hintbench.processors`.
+:mod:`hintbench.processors`, what they may do in :mod:`hintbench.context_rules`.
 """
 
 from __future__ import annotations
@@ -12,15 +12,8 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from hintbench.contexts import (
-    HOOK,
-    INTERRUPT,
-    RANK_INTERRUPT,
-    RANK_TASK,
-    TASK,
-    Context,
-    Park,
-)
+from hintbench.context_rules import MAY_SLEEP, ContextRules, is_atomic
+from hintbench.contexts import HOOK, INTERRUPT, KERNEL, TASK, Context, Park, Step
 from hintbench.core.constants import PAYER_INTERRUPT, PAYER_TASK, PAYER_THREAD
 from hintbench.core.locks import LockRequest
 from hintbench.errors import HintbenchError, PluginError
@@ -31,8 +24,7 @@ if TYPE_CHECKING:
     from hintbench.core.vcpu import Vcpu
 
 _FIRST_TASK_NUMBER = 1 << 16
-KERNEL_CONTEXTS = ("vmstat", "memory_low")
-"""What the kernel does by itself: decay of the per-CPU lists, direct reclaim."""
+_PAYERS = {HOOK: PAYER_THREAD, TASK: PAYER_TASK, INTERRUPT: PAYER_INTERRUPT}
 
 
 class Task:
@@ -42,8 +34,7 @@ class Task:
         name: for messages.
     """
 
-    def __init__(self, scheduler: Scheduler, context: Context) -> None:
-        self._scheduler = scheduler
+    def __init__(self, context: Context) -> None:
         self._context = context
         self.name = context.name
 
@@ -67,10 +58,20 @@ class Scheduler:
     Args:
         simulation: the core's state.
         plugin: whose coroutines these are, for error messages.
-        irqs_off_until_ns: by CPU, until when its last lock hold had interrupts off.
+        irqs_off_until_ns: by CPU, until when its interrupts are off as far as is known.
         interrupt_ns: the cost of taking an interrupt.
         switch_ns: the cost of switching to a task.
         wake_ns: how long a spinner takes to see the change it spins for.
+
+    Attributes:
+        rules: what contexts may do.
+        in_hand: returns something that changes with what the strategy has isolated or marked.
+        look_again: called after every advance of a context while somebody spins.
+        atomic_hooks: hooks that run with interrupts off.
+        lock_takes, empty_lock_takes: takes of zone locks by the strategy's contexts, and those
+            among them under which nothing was isolated, marked or given back.
+        spin_ns, held_ns: virtual time that contexts spun, and that vCPUs were out of the guest.
+        guest_cpu_ns: CPU time by payer.
     """
 
     def __init__(
@@ -86,49 +87,60 @@ class Scheduler:
         self.simulation = simulation
         self.clock = simulation.clock
         self.plugin = plugin
-        self.wake_ns = wake_ns
         self.irqs_off_until_ns = irqs_off_until_ns
         self.processors = Processors(
             simulation,
             irqs_off_until_ns,
-            self._continue,
-            lambda context: self._advance(context, None),
+            self,
             interrupt_ns=interrupt_ns,
             switch_ns=switch_ns,
         )
         self.hooks = self.processors.hooks
-        self.contexts: list[Context] = []
         self.current: Context | None = None
         self.next_number = _FIRST_TASK_NUMBER
-        self.violate: Callable[[str, str], None] = lambda rule, text: None
+        self.rules = ContextRules(simulation, plugin)
+        self.wake_ns = wake_ns
+        self.contexts: list[Context] = []
+        self.in_hand: Callable[[], object] = lambda: None
+        self.look_again: Callable[[], None] | None = None
         self.reclaim: Callable[[Vcpu], Coroutine[Any, Any, Any]] | None = None
         self.on_failure: Callable[[Vcpu], None] = lambda vcpu: None
         self.on_kswapd: Callable[[int], bool] = lambda cpu: False
-        self.spin_ns = 0
-        self.lock_takes = 0
         self.atomic_hooks: frozenset[str] = frozenset()
-        self.guest_cpu_ns = {HOOK: 0, TASK: 0, INTERRUPT: 0}
+        self.spin_ns = 0
+        self.held_ns = 0
+        self.lock_takes = 0
+        self.empty_lock_takes = 0
+        self.guest_cpu_ns = {HOOK: 0, TASK: 0, INTERRUPT: 0, KERNEL: 0}
 
     # -- what the core calls --------------------------------------------------------------------
 
     def start_hook(self, vcpu: Vcpu) -> bool:
         """A hook returned a coroutine; whether it ended at once."""
+        if not hasattr(vcpu.coroutine, "send"):
+            kind = type(vcpu.coroutine).__name__
+            raise PluginError(self.plugin, vcpu.hook, f"returned {kind}: None or a coroutine only")
         coroutine: Any = vcpu.coroutine
         context = Context(coroutine, HOOK, vcpu.number, vcpu.number, vcpu.hook)
-        if vcpu.hook in self.atomic_hooks:
-            context.interrupts_off = 1
+        # Direct reclaim is the kernel's; only the strategy's part in it has this hook's name.
+        context.kernel = vcpu.hook == MAY_SLEEP
+        context.interrupts_off = int(vcpu.hook in self.atomic_hooks)
         self.hooks[vcpu.number] = context
-        return self._advance(context, None)
+        return self._advance(context, None, self.clock.now)
 
     def resume_hook(self, vcpu: Vcpu) -> bool:
         """The vCPU's turn came while a hook's coroutine waits; whether it has ended now."""
         context = self.hooks[vcpu.number]
         assert context is not None
-        return self._continue(context)
+        return self.resume(context)
 
     def wake_vcpu(self, number: int) -> None:
         """A vCPU waits for a slot that has just been filled."""
         self.processors.wake_tape(number, self.clock.now)
+
+    def interrupts_were_off(self, number: int) -> None:
+        """A vCPU had interrupts off up to now."""
+        self.processors.interrupts_were_off(number)
 
     def slow_path(self, vcpu: Vcpu) -> Coroutine[Any, Any, Any]:
         """Direct reclaim of a blocking allocation."""
@@ -145,67 +157,76 @@ class Scheduler:
 
     # -- driving a coroutine --------------------------------------------------------------------
 
-    def _continue(self, context: Context) -> bool:
-        """A context's turn has come: take the lock it asked for, or go on after its wait."""
-        value = context.outcome
-        context.outcome = None
-        lock = context.pending_lock
+    def resume(self, context: Context, began_ns: int | None = None) -> bool:
+        """A context's turn has come: take the lock it asked for, or go on after its wait.
+
+        Args:
+            context: it.
+            began_ns: since when it uses its CPU; now if None.
+        """
+        began = self.clock.now if began_ns is None else began_ns
+        value, context.outcome = context.outcome, None
+        lock, context.pending_lock = context.pending_lock, None
         if lock is not None:
-            context.pending_lock = None
-            self._enter(context)
+            self.enter(context)
             waited = lock.take()
-            self.lock_takes += context.name not in KERNEL_CONTEXTS
+            if not context.kernel:
+                self.lock_takes += 1
+                context.take_seen = (self.in_hand(),)
             if context.kind == HOOK:
                 self.simulation.vcpus[context.cpu].lock_wait += waited
-        return self._advance(context, value)
+        return self._advance(context, value, began)
 
-    def _enter(self, context: Context) -> None:
+    def enter(self, context: Context) -> None:
+        """What happens now is the context's doing."""
         clock = self.clock
         clock.context = context.number
         clock.cpu = context.cpu
-        clock.payer = (
-            PAYER_THREAD
-            if context.kind == HOOK
-            else PAYER_TASK
-            if context.kind == TASK
-            else PAYER_INTERRUPT
-        )
+        clock.payer = _PAYERS[context.kind]
 
-    def _advance(self, context: Context, value: Any) -> bool:
+    def _advance(self, context: Context, value: Any, began_ns: int) -> bool:
         """Run a coroutine to its next wait; True when it has ended."""
         clock = self.clock
-        self._enter(context)
+        self.enter(context)
         outer, self.current = self.current, context
-        began = clock.now
+        context.parked = ""
         try:
             request = context.coroutine.send(value)
         except StopIteration as stop:
+            self.rules.check_end(context)
             context.parked = "done"
             context.outcome = stop.value
-            if context.name != "block_merged":
-                # That hook is called with the zone lock held, and ends with it held again.
-                self._check_no_lock(context, "ended")
             self._finished(context)
             return True
         except HintbenchError:
             raise
         except Exception as error:
-            raise PluginError(self.plugin, context.name, error) from error
+            raise self.rules.blame(error, context.name) from error
         finally:
             self.current = outer
-            self.guest_cpu_ns[context.kind] += clock.now - began
+            self.guest_cpu_ns[context.payer] += clock.now - began_ns
+            if context.take_seen is not None:
+                self.empty_lock_takes += context.take_seen == (self.in_hand(),)
+                context.take_seen = None
         self._wait(context, request)
+        if self.look_again is not None:
+            self.look_again()
         return False
 
     def _wait(self, context: Context, request: Any) -> None:
         """Let a context wait for what it asked for."""
         clock = self.clock
         if isinstance(request, LockRequest):
-            self._check_no_lock(context, "asked for another lock")
+            self.rules.check_wait(context, "asks for another lock")
             # The request is a step of its own: others may be earlier.
             context.pending_lock = request.lock
             context.parked = "lock"
-            self._come_back(context, clock.now)
+            self.come_back(context, clock.now)
+            return
+        self.rules.check_wait(context)
+        if isinstance(request, Step):
+            context.parked = "ready"
+            self.come_back(context, clock.now)
             return
         if not isinstance(request, Park):
             raise PluginError(
@@ -214,85 +235,120 @@ class Scheduler:
                 f"awaits {type(request).__name__}: only the guest's, its host's and its zones'"
                 " own awaitables exist in virtual time",
             )
-        self._check_no_lock(context, "waits")
         if request.kind == "sleep":
-            self._check_may_sleep(context)
+            self.rules.check_sleep(context)
         context.parked = request.kind
         context.parked_at = clock.now
         context.token += 1
         if context.kind == HOOK:
             self.simulation.block(self.simulation.vcpus[context.cpu])
-        # What registering costs (the kick of a report) is still this context's time.
-        request.register(context)
-        if request.kind == "sleep":
+        elif context.kind == TASK and request.kind == "sleep":
             self.processors.vacate(context)
-        elif request.kind == "spin":
+        if context.kind != INTERRUPT:
+            # Until here the context was in a step; now its CPU takes interrupts, perhaps tasks.
             self.processors.release_soon(context.cpu)
+        request.register(context)
 
-    def _check_no_lock(self, context: Context, what: str) -> None:
-        for zone in self.simulation.zones:
-            if zone.lock.held and zone.lock.holder == context.number:
-                self.violate(
-                    "atomic-context", f"{context.name} {what} with the lock of {zone} held"
-                )
-                raise PluginError(
-                    self.plugin,
-                    context.name,
-                    f"{what} while it holds the lock of {zone} (rule atomic-context):"
-                    " release it first",
-                )
+    # -- what is allowed ------------------------------------------------------------------------
 
-    def _check_may_sleep(self, context: Context) -> None:
-        if (
-            context.kind == INTERRUPT
-            or context.interrupts_off
-            or (context.kind == HOOK and context.name != "memory_low")
-        ):
-            where = "with interrupts off" if context.interrupts_off else f"in {context.name}"
-            self.violate("atomic-context", f"{context.name} sleeps {where}")
-            raise PluginError(
-                self.plugin,
-                context.name,
-                f"sleeps {where} (rule atomic-context): sleep in a task, or spin",
-            )
+    def require_sleep(self, what: str) -> None:
+        """Refuse what the running context would have to sleep for.
 
-    def _come_back(self, context: Context, at_ns: int) -> None:
+        Args:
+            what: as in "sleeps".
+
+        Raises:
+            PluginError: it must not sleep.
+        """
+        if self.current is not None:
+            self.rules.check_sleep(self.current, what)
+
+    @property
+    def atomic(self) -> bool:
+        """Whether the running context must not sleep."""
+        return self.current is None or is_atomic(self.current)
+
+    @contextmanager
+    def interrupts_off(self) -> Iterator[None]:
+        """local_irq_save() .. local_irq_restore() in the running context; nests."""
+        context = self.current
+        if context is None:
+            # A plain hook in a tape.
+            yield
+            if self.clock.cpu >= 0:
+                self.processors.interrupts_were_off(self.clock.cpu)
+            return
+        context.interrupts_off += 1
+        try:
+            yield
+        finally:
+            context.interrupts_off -= 1
+            if context.cpu >= 0 and not context.interrupts_off:
+                self.processors.interrupts_were_off(context.cpu)
+
+    @contextmanager
+    def as_hook(self, name: str) -> Iterator[Context]:
+        """A task or slow path of the kernel's calls a hook of the strategy.
+
+        The hook is held to its rules, its costs are the strategy's, and so is the blame.
+        """
+        context = self.current
+        assert context is not None
+        before = context.name, context.kernel
+        context.name, context.kernel = name, False
+        context.atomic += name != MAY_SLEEP
+        context.interrupts_off += name in self.atomic_hooks
+        try:
+            yield context
+        except HintbenchError:
+            raise
+        except Exception as error:
+            raise self.rules.blame(error, name) from error
+        finally:
+            context.name, context.kernel = before
+            context.atomic -= name != MAY_SLEEP
+            if name in self.atomic_hooks:
+                context.interrupts_off -= 1
+                self.processors.interrupts_were_off(context.cpu)
+
+    # -- going on -------------------------------------------------------------------------------
+
+    def come_back(self, context: Context, at_ns: int) -> None:
         """Have a context go on at a virtual time, in its order among all others."""
         if context.kind == HOOK:
             self.simulation.set_clock(context.cpu, at_ns)
         else:
-            rank = RANK_INTERRUPT if context.kind == INTERRUPT else RANK_TASK
-            context.timer = self.simulation.schedule(
-                at_ns, rank, context.cpu, lambda: self._turn(context)
-            )
+            self.simulation.schedule(at_ns, context.rank, context.cpu, lambda: self._turn(context))
 
     def _turn(self, context: Context) -> None:
         """A task's or interrupt's turn in the event queue."""
+        if context.kind == TASK and context.cpu >= 0:
+            cpu = self.processors.cpus[context.cpu]
+            if cpu.interrupt is not None:
+                cpu.postponed = True
+                return
         if context.delay_ns:
-            # An interrupt took its CPU in between.
+            # An interrupt or a kick took its CPU in between.
             delay, context.delay_ns = context.delay_ns, 0
-            self._come_back(context, self.clock.now + delay)
+            self.come_back(context, self.clock.now + delay)
             return
-        self._continue(context)
+        self.resume(context)
 
     def _finished(self, context: Context) -> None:
         if context.kind == HOOK:
             self.hooks[context.cpu] = None
             if context.interrupts_off:
-                self.irqs_off_until_ns[context.cpu] = max(
-                    self.irqs_off_until_ns[context.cpu], self.clock.now
-                )
+                self.processors.interrupts_were_off(context.cpu)
             self.processors.release_soon(context.cpu)
-            return
-        if context.kind == INTERRUPT:
+        elif context.kind == INTERRUPT:
             self.processors.end_interrupt(context)
-            return
-        self.contexts.remove(context)
-        for joiner in context.joiners:
-            self.unpark(joiner, None)
-        self.processors.vacate(context)
-
-    # -- waking ---------------------------------------------------------------------------------
+        else:
+            self.contexts.remove(context)
+            for joiner in context.joiners:
+                self.unpark(joiner, None)
+            self.processors.vacate(context)
+        if self.look_again is not None:
+            self.look_again()
 
     def unpark(self, context: Context, outcome: Any, at_ns: int | None = None) -> None:
         """What a context waits for has happened.
@@ -302,67 +358,54 @@ class Scheduler:
             outcome: the value of its ``await``.
             at_ns: when; now if None.
         """
-        if not context.parked or context.parked in ("done", "lock", "ready"):
+        kind = context.parked
+        if kind not in ("sleep", "spin", "held"):
             return
-        now = self.clock.now if at_ns is None else at_ns
-        kind, context.parked = context.parked, "ready"
+        now: int = self.clock.now if at_ns is None else at_ns
+        context.parked = "ready"
         context.outcome = outcome
         if kind == "spin":
             now += self.wake_ns
-        if kind in ("spin", "held"):
-            self._account_spin(context, now)
+        if kind != "sleep":
+            self._account(context, kind, now)
         if context.kind == HOOK:
             self.processors.wake_tape(context.cpu, now)
-        elif kind in ("spin", "held"):
-            self._come_back(context, now)
-        else:
+        elif kind == "sleep":
             self.processors.make_ready(context, now)
+        else:
+            self.come_back(context, now)
+        if kind == "held":
+            # Interrupts that came meanwhile are taken on the way back into the guest.
+            self.processors.release_soon(context.cpu)
 
-    def _account_spin(self, context: Context, now: int) -> None:
+    def _account(self, context: Context, kind: str, now: int) -> None:
+        """Book the time that a context kept its vCPU busy, or out of the guest."""
         waited = max(0, now - context.parked_at)
-        self.spin_ns += waited
-        self.guest_cpu_ns[context.kind] += waited
-        if context.kind == HOOK:
-            self.simulation.vcpus[context.cpu].spin += waited
-        self.irqs_off_until_ns[context.cpu] = max(self.irqs_off_until_ns[context.cpu], now)
+        if kind == "held":
+            self.held_ns += waited
+        else:
+            self.spin_ns += waited
+            if context.kind == HOOK:
+                self.simulation.vcpus[context.cpu].spin += waited
+        self.guest_cpu_ns[context.payer] += waited
+        if context.cpu >= 0 and (kind == "held" or context.interrupts_off):
+            self.irqs_off_until_ns[context.cpu] = max(self.irqs_off_until_ns[context.cpu], now)
 
-    # -- tasks ----------------------------------------------------------------------------------
+    def spawn(
+        self, coroutine: Coroutine[Any, Any, Any], cpu: int, name: str, *, kernel: bool = False
+    ) -> Task:
+        """Start a task.
 
-    def spawn(self, coroutine: Coroutine[Any, Any, Any], cpu: int, name: str) -> Task:
-        """Start a task on a CPU (-1: on the host's side, where it takes no vCPU's time)."""
+        Args:
+            coroutine: what it does.
+            cpu: where; -1: on the host's side, where it takes no vCPU's time.
+            name: for messages.
+            kernel: it is the kernel's own, not the strategy's.
+        """
         self.next_number += 1
         context = Context(coroutine, TASK, cpu, self.next_number, name)
+        context.kernel = kernel
         context.parked = "ready"
         self.contexts.append(context)
         self.processors.make_ready(context, self.clock.now)
-        return Task(self, context)
-
-    @contextmanager
-    def interrupts_off(self) -> Iterator[None]:
-        """local_irq_save() .. local_irq_restore() in the running context; nests."""
-        context = self.current
-        if context is None:
-            yield
-            return
-        context.interrupts_off += 1
-        try:
-            yield
-        finally:
-            context.interrupts_off -= 1
-            number = context.cpu
-            if number >= 0 and not context.interrupts_off:
-                now = self.clock.now
-                self.irqs_off_until_ns[number] = max(self.irqs_off_until_ns[number], now)
-                self.processors.release_soon(number)
-
-    @property
-    def atomic(self) -> bool:
-        """Whether the running context must not sleep."""
-        context = self.current
-        if context is None:
-            return True
-        return (
-            context.kind == INTERRUPT
-            or context.interrupts_off > 0
-            or (context.kind == HOOK and context.name != "memory_low")
-        )
+        return Task(context)

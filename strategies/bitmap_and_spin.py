@@ -31,9 +31,8 @@ if TYPE_CHECKING:
 
     from hintbench import Freed, Guest, Zone
 
-LOOK_AT_MOST = 4
-"""Candidates looked at under one hold, per unit of the batch: stale ones cost a look-up each."""
-MOST_DOUBLINGS = 6
+LOOK_AT_MOST = 4  # candidates under one hold, per unit of the batch: stale ones cost a look-up
+MOST_DOUBLINGS = 6  # of the delay, while the host fails
 
 
 class ZoneWork:
@@ -59,29 +58,16 @@ class BitmapAndSpin(Strategy):
         """Unit, batch and delays."""
 
         min_order: int = Field(
-            default=10,
-            ge=9,
-            le=10,
-            description="the unit, and the smallest block that is told [order]; the review's 10",
+            10, ge=9, le=10, description="the unit, and the smallest block told [order]"
         )
         batch: int = Field(
-            default=16,
-            ge=1,
-            le=1024,
-            description="most units of a zone in flight [units]; v10's PAGE_HINTING_MAX_PAGES."
-            " As much again stays free above the low watermark",
+            16, ge=1, le=1024, description="most units of a zone in flight; v10's 16 [units]"
         )
         delay_ns: int = Field(
-            default=100_000_000,
-            ge=0,
-            le=60_000_000_000,
-            description="from the first candidate to the report, unless a batch is full [ns]",
+            100_000_000, ge=0, le=60_000_000_000, description="from the first candidate on [ns]"
         )
         poll_ns: int = Field(
-            default=1_000_000,
-            ge=1_000,
-            le=1_000_000_000,
-            description="how often the worker looks for an acknowledgement by itself [ns]",
+            1_000_000, ge=1_000, le=1_000_000_000, description="between looks for an answer [ns]"
         )
 
     parameters: Parameters
@@ -89,8 +75,7 @@ class BitmapAndSpin(Strategy):
     @hookimpl
     def guest_started(self, guest: Guest) -> None:
         """Make the bits and the workers; all that is free is a candidate."""
-        self.guest, self.stopping = guest, False
-        order = self.parameters.min_order
+        self.guest, self.stopping, order = guest, False, self.parameters.min_order
         self.unit_pages = 1 << order
         self.pending = guest.flags("pending", order=order)
         self.mid = guest.flags("mid-hint", order=order, meaning="in-flight")
@@ -100,17 +85,17 @@ class BitmapAndSpin(Strategy):
         self.works = {zone.index: ZoneWork(guest, zone) for zone in large}
         self.tasks = []
         for number, work in enumerate(self.works.values()):
-            for pfn in self._units(work.zone):
+            zone = work.zone
+            for pfn in range(zone.start_pfn & -self.unit_pages, zone.end_pfn, self.unit_pages):
                 self.pending.set(pfn)
             work.wake.set()
-            cpu, name = guest.cpus[number % len(guest.cpus)], f"hint/{work.zone.index}"
+            cpu, name = guest.cpus[number % len(guest.cpus)], f"hint/{zone.index}"
             self.tasks.append(guest.spawn(self._serve(work), cpu=cpu, name=name))
 
     def hook_filters(self) -> Mapping[str, HookFilter]:
         """Test mid on every allocation, also on pcp hits; call only when it is set."""
-        test_ns = self.guest.costs.flag_ns
         return {
-            "page_allocated": HookFilter(flags=self.mid, cost_ns=test_ns),
+            "page_allocated": HookFilter(flags=self.mid, cost_ns=self.guest.costs.flag_ns),
             "block_freed": HookFilter(min_order=self.parameters.min_order),
         }
 
@@ -148,8 +133,7 @@ class BitmapAndSpin(Strategy):
             work.candidates = 0
             while await self._tell(work):
                 pass
-            zone = work.zone
-            if self.pending.find(zone.start_pfn, zone.end_pfn, limit=1):
+            if self.pending.find(work.zone.start_pfn, work.zone.end_pfn, limit=1):
                 work.wake.set()  # the gate was shut, or the host refused: again after the delay
 
     async def _tell(self, work: ZoneWork) -> bool:
@@ -220,21 +204,16 @@ class BitmapAndSpin(Strategy):
         """Units that may be marked with this much free memory: low watermark and a batch stay."""
         return (free_pages - zone.watermark_low) // self.unit_pages - self.parameters.batch
 
-    def _units(self, zone: Zone) -> range:
-        """The first pfn of every unit that lies in the zone as a whole."""
-        first = -(-zone.start_pfn // self.unit_pages) * self.unit_pages
-        return range(first, zone.end_pfn - self.unit_pages + 1, self.unit_pages)
-
     def claims(self) -> Claims:
         """One take of the lock per batch, none to return."""
-        batch, order = self.parameters.batch, self.parameters.min_order
+        given = self.parameters
         return Claims(
-            min_order=order,
-            liveness_bound_ns=self.parameters.delay_ns + 2_000_000_000,
+            min_order=given.min_order,
+            liveness_bound_ns=given.delay_ns + 2_000_000_000,
             initial_flush=True,
-            in_flight_pages=batch << order,
+            in_flight_pages=given.batch << given.min_order,
             lock_takes=(1, 0),
-            hold_visits=batch * LOOK_AT_MOST,
+            hold_visits=given.batch * LOOK_AT_MOST,
             one_zone=True,
             once=True,
             any_pfn=True,

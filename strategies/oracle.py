@@ -2,7 +2,7 @@
 
 What it tracks: nothing; the model itself takes the host's view of every page.
 When it reports: never. The host takes back each free page at the instant it becomes free, and
-neither guest nor host spends time on that. A page that is touched again still refaults.
+neither guest nor host spends time on that. A page that is touched again refaults, for nothing.
 What it holds: nothing, no lock, no block.
 Whose idea: Belady's clairvoyant cache replacement, as a yardstick for what is possible.
 Known defects: it cannot be built. With at_order=0 it also reaches pages on per-CPU lists and

@@ -15,8 +15,8 @@ Known defects, most of them found in Duyck's review of patch 2/6 (2019-03-07); k
     * a full array drops hints for good, a residue below the threshold is never told;
     * the array is searched from end to end with the zone lock held, and knows nothing of other
       CPUs' arrays; the branch for heads is not searched at all;
-    * an entry that is no longer free costs 1,024 page visits with the zone lock held;
-    * entries are sorted by zone number, which all nodes share, but locked by zone;
+    * an entry that is no longer free costs 1,024 page visits with the zone lock held, and what is
+      sorted by zone number, which all nodes share, is locked by zone;
     * nothing bounds what all CPUs isolate together;
     * the submitter throws away the completions that it polls, and their blocks with them;
     * without a device the batch leaks.
@@ -62,23 +62,16 @@ class PercpuArrayV9(Strategy):
         """The constants of v9, and its one repair."""
 
         array_entries: int = Field(
-            default=256, ge=1, le=65536, description="slots per CPU [pfns]; MAX_FGPT_ENTRIES"
+            256, ge=1, le=65536, description="slots per CPU [pfns]; MAX_FGPT_ENTRIES"
         )
         threshold: int = Field(
-            default=128,
-            ge=1,
-            le=65536,
-            description="captures that make the freeing thread hint [pfns]; HINTING_THRESHOLD."
-            " Above array_entries: never",
+            128, ge=1, le=65536, description="captures that make a CPU hint [pfns]"
         )
         min_order: int = Field(
-            default=10,
-            ge=0,
-            le=10,
-            description="smallest block that is captured [order]; FREE_PAGE_HINTING_MIN_ORDER",
+            10, ge=0, le=10, description="smallest block [order]; FREE_PAGE_HINTING_MIN_ORDER"
         )
         locked_return: bool = Field(
-            default=False, description="put blocks back with the zone lock held, as later versions"
+            False, description="put blocks back with the zone lock held, as later versions do"
         )
 
     parameters: Parameters
@@ -99,9 +92,8 @@ class PercpuArrayV9(Strategy):
         """Read the parameters; what the repair mends is no longer declared to fail."""
         super().__init__(parameters, **overrides)
         if self.parameters.locked_return:
-            mended = ("locked-lists", "conservation")
-            kept = {rule: why for rule, why in self.declared_failures.items() if rule not in mended}
-            self.declared_failures = kept
+            mended, declared = ("locked-lists", "conservation"), self.declared_failures
+            self.declared_failures = {r: why for r, why in declared.items() if r not in mended}
 
     @hookimpl
     def guest_started(self, guest: Guest) -> None:
@@ -169,12 +161,7 @@ class PercpuArrayV9(Strategy):
         for index in range(entries):
             pfn = array.pfns[index]
             end_pfn = pfn + (1 << min_order)
-            zone = self.guest.zone_of(pfn)
-            if zone is not locked:
-                if locked is not None:
-                    locked.lock.release()
-                await zone.lock.acquire()
-                locked = zone
+            zone = locked = await self._lock(self.guest.zone_of(pfn), locked)
             # The walk visits pfn, pfn + 1, ... and charges each visit: PageCompound: on behind
             # the compound page; page_ref_count: next page; PageBuddy of the minimum order, or
             # get_buddy_page() finds one around it: that block; else next page.
@@ -187,11 +174,20 @@ class PercpuArrayV9(Strategy):
             locked.lock.release()
         return isolated
 
+    async def _lock(self, zone: Zone, locked: Zone | None) -> Zone:
+        """Hold the lock of this entry's zone instead of that of the entry before."""
+        if zone is not locked:
+            if locked is not None:
+                locked.lock.release()
+            await zone.lock.acquire()
+        return zone
+
     async def _report(self, isolated: list[Block]) -> None:
         """guest_free_page_report() and virtballoon_page_hinting(): post, kick, do not wait."""
         host = self.guest.host
         if not host.attached:
             return  # nobody keeps the array: its blocks leak
+        await self.guest.step()  # the walk took long: what was acknowledged meanwhile is there
         while host.poll() is not None:
             pass  # "detach all the used buffers": a completion, and with it the way back
         if not await host.post(isolated, self._acknowledged):
@@ -209,11 +205,8 @@ class PercpuArrayV9(Strategy):
         """release_buddy_pages(): __free_one_page() for each block, in whatever context."""
         locked: Zone | None = None
         for block in blocks:
-            if self.parameters.locked_return and block.zone is not locked:
-                if locked is not None:
-                    locked.lock.release()
-                await block.zone.lock.acquire()
-                locked = block.zone
+            if self.parameters.locked_return:
+                locked = await self._lock(block.zone, locked)
             block.zone.put_back(block, tail=False)
         if locked is not None:
             locked.lock.release()

@@ -27,16 +27,7 @@ if TYPE_CHECKING:
 
     from hintbench import Block, Guest, PerCpu, Zone
 
-MOST_DOUBLINGS = 6
-
-
-class ZoneBatch:
-    """The one batch that a zone may have in flight."""
-
-    def __init__(self, guest: Guest) -> None:
-        """Start with none."""
-        self.busy = False
-        self.returned = guest.event()
+MOST_DOUBLINGS = 6  # of the delay, while the host fails
 
 
 class ZoneConfinedBatching(Strategy):
@@ -47,35 +38,21 @@ class ZoneConfinedBatching(Strategy):
     class Parameters(BaseModel, extra="forbid", frozen=True):
         """Order, sizes and the timer."""
 
-        min_order: int = Field(
-            default=10, ge=9, le=10, description="smallest block that is told [order]; v9's 10"
-        )
+        min_order: int = Field(10, ge=9, le=10, description="smallest block told [order]; v9's 10")
         ring_entries: int = Field(
-            default=256, ge=1, le=65536, description="captures kept per CPU [pfns]; v9's array"
+            256, ge=1, le=65536, description="captures kept per CPU [pfns]; v9's array"
         )
         threshold: int = Field(
-            default=16,
-            ge=1,
-            le=65536,
-            description="captures of a CPU that do not wait for the timer [pfns]; v10's 16",
+            16, ge=1, le=65536, description="captures that do not wait for the timer [pfns]"
         )
         batch: int = Field(
-            default=32,
-            ge=1,
-            le=1024,
-            description="most blocks of a zone in flight [blocks]; PAGE_REPORTING_CAPACITY",
+            32, ge=1, le=1024, description="most blocks of a zone in flight, as upstream [blocks]"
         )
         delay_ns: int = Field(
-            default=100_000_000,
-            ge=0,
-            le=60_000_000_000,
-            description="the timer, from the first capture to the report [ns]",
+            100_000_000, ge=0, le=60_000_000_000, description="from the first capture on [ns]"
         )
         slice_units: int = Field(
-            default=256,
-            ge=1,
-            le=65536,
-            description="units of 2^min_order pages that a rescan looks at under one hold [units]",
+            256, ge=1, le=65536, description="units that a rescan looks at under one hold [units]"
         )
 
     parameters: Parameters
@@ -84,9 +61,11 @@ class ZoneConfinedBatching(Strategy):
     def guest_started(self, guest: Guest) -> None:
         """Make rings and workers, and ask for a rescan: what is free now is captured once."""
         self.guest, self.stopping, self.failures = guest, False, 0
-        order = self.parameters.min_order
-        self.told = guest.flags("told", order=order, meaning="told", forget="taken")
-        self.batches = {zone.index: ZoneBatch(guest) for zone in guest.zones}
+        self.told = guest.flags(
+            "told", order=self.parameters.min_order, meaning="told", forget="taken"
+        )
+        self.in_flight: set[Zone] = set()
+        self.returned = {zone: guest.event() for zone in guest.zones}
         self.rings: PerCpu[list[int]] = guest.per_cpu(list)
         self.captured = [guest.event() for _ in guest.cpus]  # a first capture
         self.enough = [guest.event() for _ in guest.cpus]  # do not wait for the timer
@@ -103,13 +82,10 @@ class ZoneConfinedBatching(Strategy):
 
     @hookimpl
     def block_freed(self, cpu: int, pfn: int) -> None:
-        """Capture the head of the merged block."""
-        if not self.stopping:
-            self._capture(cpu, pfn)
-
-    def _capture(self, cpu: int, pfn: int) -> None:
-        """Append to the ring of the running CPU; interrupts are off."""
+        """Capture the head of the merged block in the running CPU's ring; interrupts are off."""
         ring = self.rings[cpu]
+        if self.stopping:
+            return
         if len(ring) == self.parameters.ring_entries:
             self.guest.count_drop("ring full")
             self.rescan_wanted.set()
@@ -135,7 +111,7 @@ class ZoneConfinedBatching(Strategy):
                 refused = await self._tell_all(zone, pfns)
                 with self.guest.interrupts_off():
                     for pfn in refused:
-                        self._capture(cpu, pfn)
+                        self.block_freed(cpu, pfn)
                     # What was refused waits for the timer, however much it is.
                     self.enough[cpu].clear()
         self._swap(cpu)
@@ -144,9 +120,8 @@ class ZoneConfinedBatching(Strategy):
         """Take the ring of the running CPU and leave an empty one."""
         with self.guest.interrupts_off():
             self.enough[cpu].clear()
-            ring = self.rings[cpu]
-            pfns = ring[:]
-            ring.clear()
+            pfns = self.rings[cpu][:]
+            self.rings[cpu].clear()
         return pfns
 
     async def _rescan(self) -> None:
@@ -157,32 +132,25 @@ class ZoneConfinedBatching(Strategy):
             if not self.stopping:
                 await self.stop.wait(timeout_ns=self.parameters.delay_ns << self.failures)
             for zone in self.guest.zones:
-                first = -(-zone.start_pfn // unit_pages) * unit_pages
-                units = range(first, zone.end_pfn - unit_pages + 1, unit_pages)
+                units = range(zone.start_pfn & -unit_pages, zone.end_pfn, unit_pages)
                 for at in range(0, len(units), self.parameters.slice_units):
                     if await self._tell_all(zone, units[at : at + self.parameters.slice_units]):
                         self.rescan_wanted.set()  # refused: the rest of this zone after the delay
                         break
 
     async def _tell_all(self, zone: Zone, pfns: Iterable[int]) -> list[int]:
-        """Tell the host of the blocks around these pfns, batch by batch.
-
-        Returns:
-            The pfns that were not told because the watermark or the host refused.
-        """
-        left = list(pfns)
-        refused = False
+        """Tell the host of the blocks around these pfns; those that are left, if refused."""
+        left, refused = list(pfns), False
         while left and not refused and not self.stopping:
             left, refused = await self._tell_batch(zone, left)
         return left
 
     async def _tell_batch(self, zone: Zone, pfns: list[int]) -> tuple[list[int], bool]:
         """Isolate, report and put back one batch; the pfns that are left, and if it was refused."""
-        batch = self.batches[zone.index]
-        while batch.busy:
-            await batch.returned.wait()
-        batch.busy = True
-        batch.returned.clear()
+        while zone in self.in_flight:
+            await self.returned[zone].wait()
+        self.in_flight.add(zone)
+        self.returned[zone].clear()
         taken, left, refused = await self._isolate(zone, pfns)
         if taken:
             acknowledged = await self.guest.host.report(taken)
@@ -190,8 +158,8 @@ class ZoneConfinedBatching(Strategy):
             self.failures = 0 if acknowledged else min(self.failures + 1, MOST_DOUBLINGS)
             if not acknowledged:
                 left, refused = left + [block.pfn for block in taken], True
-        batch.busy = False
-        batch.returned.set()
+        self.in_flight.remove(zone)
+        self.returned[zone].set()
         return left, refused
 
     async def _isolate(self, zone: Zone, pfns: list[int]) -> tuple[list[Block], list[int], bool]:
@@ -204,9 +172,9 @@ class ZoneConfinedBatching(Strategy):
                 # Whatever page of the block was captured: the same one look-up, orders upwards.
                 block = zone.free_block_of(pfn)
                 if block is None or block.order < self.parameters.min_order:
-                    continue
+                    continue  # taken since
                 if self.told.any(block.pfn, block.order):
-                    continue
+                    continue  # captured twice
                 isolated = zone.isolate(block.pfn)
                 if isolated is None:  # the watermark forbids it
                     return taken, pfns[at:], True
@@ -223,13 +191,9 @@ class ZoneConfinedBatching(Strategy):
                     self.told.set(block.pfn, block.order)
 
     @hookimpl
-    def memory_low(self, zone: Zone) -> Coroutine[None, None, None] | None:
+    def memory_low(self, zone: Zone) -> Coroutine[None, None, bool] | None:
         """Let the allocation wait for what this zone has in flight."""
-        batch = self.batches[zone.index]
-        return self._wait_for(batch) if batch.busy else None
-
-    async def _wait_for(self, batch: ZoneBatch) -> None:
-        await batch.returned.wait()
+        return self.returned[zone].wait() if zone in self.in_flight else None
 
     @hookimpl
     async def guest_stopping(self) -> None:
@@ -242,14 +206,14 @@ class ZoneConfinedBatching(Strategy):
 
     def claims(self) -> Claims:
         """One zone's batch, one take of its lock to isolate and one to return."""
-        parameters = self.parameters
+        given = self.parameters
         return Claims(
-            min_order=parameters.min_order,
-            liveness_bound_ns=2 * parameters.delay_ns + 2_000_000_000,
+            min_order=given.min_order,
+            liveness_bound_ns=2 * given.delay_ns + 2_000_000_000,
             initial_flush=True,
-            in_flight_pages=parameters.batch << 10,
+            in_flight_pages=given.batch << 10,
             lock_takes=(1, 1),
-            hold_visits=max(parameters.ring_entries, parameters.slice_units),
+            hold_visits=max(given.ring_entries, given.slice_units),
             one_zone=True,
             once=True,
             any_pfn=True,

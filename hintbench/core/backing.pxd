@@ -5,7 +5,7 @@ from hintbench.core.measures cimport Integral
 cdef class Backing:
     cdef unsigned long long[::1] words
     cdef set partial
-    cdef readonly bint huge_granule
+    cdef public bint huge_granule
     cdef VirtualClock clock
     cdef readonly Integral backed
     cdef readonly Integral reclaimed

@@ -1,5 +1,5 @@
 from hintbench.core.clock cimport VirtualClock
-from hintbench.core.hooks cimport CoreHooks
+from hintbench.core.hooks cimport CoreHooks, HookPoint
 from hintbench.core.pages cimport Pages
 
 
@@ -33,6 +33,7 @@ cdef class Buddy:
     cdef int take_block(self, int pfn, int block_order, int order, int migratetype, int reason) except -1
     cdef int list_of(self, int order, int migratetype) noexcept
     cdef int charge_block(self, int pfn) except -1
+    cdef bint concerns(self, HookPoint point, int pfn, int order) except? -1
     cdef int call_block_taken(self, int pfn, int order, int reason) except -1
     cdef int set_pageblock_types(self, int pfn, int order, int migratetype) except -1
     cdef bint has_free(self, int order, int migratetype) noexcept

@@ -186,7 +186,7 @@ class Buddy:
             pfn &= buddy
             order += 1
             point = self.hooks.block_merged if self.hooks is not None else None
-            if point is not None and order >= point.min_order and origin != ORIGIN_PUT_BACK:
+            if point is not None and origin != ORIGIN_PUT_BACK and self.concerns(point, pfn, order):
                 # The page in hand is on no list; the hook may drop the lock.
                 pages.state[pfn] = TRANSIT | order
                 waiting = point.function(self.hooks.guest, self.clock.cpu, self, pfn, order)
@@ -229,20 +229,16 @@ class Buddy:
             self.claim(pfn, order)
         if self.hooks is not None:
             point = self.hooks.block_freed
-            if point is not None and not self.quiet:
-                self.clock.now += point.cost_ns
-                if order >= point.min_order and (
-                    point.flags is None or point.flags.any_set(pfn, order)
-                ):
-                    point.function(
-                        self.hooks.guest,
-                        self.clock.cpu,
-                        self,
-                        pfn,
-                        order,
-                        make_block(freed_pfn, freed_order, self),
-                        origin,
-                    )
+            if point is not None and not self.quiet and self.concerns(point, pfn, order):
+                point.function(
+                    self.hooks.guest,
+                    self.clock.cpu,
+                    self,
+                    pfn,
+                    order,
+                    make_block(freed_pfn, freed_order, self),
+                    origin,
+                )
         return order
 
     def call_block_taken(
@@ -256,15 +252,18 @@ class Buddy:
             for flags in hooks.forget_when_taken:
                 cython.cast(UnitFlags, flags).forget(pfn, order)
         point: HookPoint = hooks.block_taken
-        if point is not None:
-            self.clock.now += point.cost_ns
-            if order >= point.min_order and (
-                point.flags is None or point.flags.any_set(pfn, order)
-            ):
-                self.editing_refused = True
-                point.function(hooks.guest, self, pfn, order, reason)
-                self.editing_refused = False
+        if point is not None and self.concerns(point, pfn, order):
+            self.editing_refused = True
+            point.function(hooks.guest, self, pfn, order, reason)
+            self.editing_refused = False
         return 0
+
+    def concerns(self, point: HookPoint, pfn: cython.int, order: cython.int) -> cython.bint:
+        """Whether a block concerns a hook; the test's cost is charged either way."""
+        self.clock.now += point.cost_ns
+        if order < point.min_order:
+            return False
+        return point.flags is None or point.flags.any_set(pfn, order) != 0
 
     def take_block(
         self,

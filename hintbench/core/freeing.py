@@ -272,6 +272,9 @@ def free_completed(sim: Simulation, vcpu: Vcpu) -> cython.int:
     if point is not None:
         sim.clock.now += point.cost_ns
         coroutine = point.function(sim.hooks.guest, vcpu.number)
+        if sim.kernel < KERNEL_6_12:
+            # local_irq_save() around the whole free.
+            sim.driver.interrupts_were_off(vcpu.number)
         if coroutine is not None and not sim.call_waiting_hook(vcpu, coroutine, point.name, DONE):
             return 0
     return end_free(sim, vcpu)

@@ -220,11 +220,10 @@ class Zone(Buddy):
             head = pfn & ~((1 << order) - 1)
             state = self.pages.state[head]
             if (state & KIND_MASK) == BUDDY and (state & ORDER_MASK) >= order:
-                # The head's struct page is read, hot or cold, and stays in its owner's cache.
-                if self.pages.pageblock_cpu[head >> PAGEBLOCK_ORDER] == self.clock.cpu:
-                    self.clock.now += self.clock.costs.block_hot_ns
-                else:
-                    self.clock.now += self.clock.costs.block_cold_ns
+                # One struct page is read, and stays in its owner's cache: when cold, that is what
+                # a walk over a free list pays for each block.
+                if self.pages.pageblock_cpu[head >> PAGEBLOCK_ORDER] != self.clock.cpu:
+                    self.clock.now += self.clock.costs.list_walk_block_ns
                 return make_block(head, state & ORDER_MASK, self)
         return None
 

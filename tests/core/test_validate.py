@@ -309,7 +309,7 @@ WORKLOADS: dict[str, dict[str, object]] = {
 def test_a_run_ends_in_a_healthy_guest(strategy: str, workload: str, kernel: str) -> None:
     config = GuestConfig(memory=64 << 20, vcpus=2, kernel=kernel)
     tape = find_workload(workload)(
-        operations=scaled(20_000, 20), final_idle_ns=10_000_000, **WORKLOADS[workload]
+        operations=scaled(20_000, 40), final_idle_ns=10_000_000, **WORKLOADS[workload]
     )
     run = Run(find_strategy(strategy)(), tape, config, 3)
     run.execute()

@@ -2,212 +2,287 @@
 
 import pytest
 
+from hintbench import hookimpl
+from hintbench.operations import Flag
 from hintbench.strategies.bitmap_and_spin import BitmapAndSpin
+from small_guest import BLOCK, MS, START, US, costs, host, zone
 
-from .fake_guest import BLOCK_PAGES, Guest
+from .stage import Reports, block_at, give, number_of, play, rest, take
 
-MS = 1_000_000
-DELAY = 100 * MS
-
-
-def block(number):
-    return number * BLOCK_PAGES
-
-
-def attach(guest=None, **parameters):
-    guest = guest or Guest()
-    return guest, guest.attach(BitmapAndSpin(**{"batch": 2, **parameters}))
+DELAY = 1 * MS
+SERVICE = 200 * US
+"""From the post to the acknowledgement."""
+SETTLED = 50 * MS
+"""When everything that was free at the start has been told."""
 
 
-def told(strategy):
-    return sorted(strategy.told.units)
+def spin(*tapes, before=None, latency=SERVICE, **given):
+    """Run it with batches of four units, a delay of 1 ms, and a host that takes 200 us."""
+    parameters = {"batch": 4, "delay_ns": DELAY}
+    parameters |= {name: given.pop(name) for name in list(given) if name in FIELDS}
+    strategy = BitmapAndSpin(**parameters)
+    reports = []
+
+    def prepare(running):
+        reports.append(Reports(running))
+        if before:
+            before(running)
+
+    given.setdefault("host", host(device_latency_ns=latency))
+    given.setdefault("costs", costs(context_spin_wake_ns=100))
+    running = play(strategy, *tapes, before=prepare, **given)
+    running.reports = reports[0]
+    assert running.result.violations == {}
+    if not running.result.metrics["refused_reports"]:
+        assert running.result.metrics["lock_takes_per_batch"] in (1, None)
+    assert strategy.mid.count == 0
+    return running
 
 
-def serve(guest, duration=DELAY):
-    guest.host.serves = True
-    guest.run(duration)
+FIELDS = BitmapAndSpin.Parameters.model_fields
+
+
+def units(flags, order=10):
+    return [(pfn - START) >> order for pfn in flags.set_units()]
 
 
 class TestInitialFlush:
-    def test_everything_is_told_but_what_the_gate_keeps(self):
-        guest, strategy = attach()
-        serve(guest)
-        assert guest.host.reported() == [block(number) for number in range(8)]
-        assert told(strategy) == list(range(8))
-        assert guest.zones[0].lock.takes == 4, "one take per batch, none to return"
-        assert len(guest.zones[0].free) == 8
-        assert strategy.mid.units == set()
+    def test_everything_is_told_in_batches_of_one_take(self):
+        running = spin([rest(SETTLED)])
+        assert sorted(running.reports.blocks) == list(range(64))
+        assert set(running.reports.sizes) == {4}
+        assert running.result.metrics["strategy_lock_takes"] == 16
+        assert units(running.strategy.told) == list(range(64))
+        assert running.machine.zones[0].nr_free[10] == 64, "nothing has left the free list"
+
+    def test_neighbours_are_joined(self):
+        assert spin([rest(SETTLED)]).result.metrics["discards"] == 16
 
     def test_what_is_in_use_is_stale(self):
-        guest = Guest()
-        for number in (1, 2, 3, 4):
-            del guest.zones[0].free[block(number)]
-        guest, strategy = attach(guest)
-        serve(guest)
-        assert told(strategy) == [0, 5, 6, 7]
-        assert strategy.pending.units == set()
+        running = spin([take(range(8)), rest(SETTLED)])
+        assert sorted(running.reports.blocks) == list(range(8, 64))
+        assert running.strategy.pending.count == 0
 
     def test_a_batch_is_of_one_zone(self):
-        guest, _ = attach(Guest(blocks=(4, 4), numbers=(2, 2), cpus=2))
-        serve(guest)
-        zones = [{pfn >= block(4) for pfn, order in batch} for batch in guest.host.batches]
-        assert all(len(found) == 1 for found in zones)
-        assert len(guest.host.reported()) == 8
+        zones = (zone(6, START), zone(6, START + 8 * BLOCK, node=1))
+        running = spin([rest(SETTLED)], [], zones=zones)
+        for _, batch in running.reports.batches:
+            assert len({number_of(pfn) // 8 for pfn, _ in batch}) == 1
+        assert len(running.reports.blocks) == 12
 
-    def test_a_zone_that_can_never_pass_is_left_alone(self):
-        guest, strategy = attach(Guest(blocks=(2, 8), numbers=(0, 2)))
-        serve(guest)
-        assert list(strategy.works) == [1]
-        assert min(guest.host.reported()) == block(2)
+    def test_a_zone_that_can_never_pass_the_gate_is_left_alone(self):
+        zones = (zone(3, name="DMA32"), zone(8, START + 8 * BLOCK))
+        running = spin([rest(SETTLED)], zones=zones)
+        assert sorted(running.reports.blocks) == list(range(8, 16))
+
+    def test_the_gate_keeps_a_batch_above_the_low_watermark(self):
+        small = (zone(16, low=160),)
+        # Five blocks are free: one may be marked, as long as four stay.
+        running = spin([take(range(10)), rest(SETTLED)], zones=small)
+        assert set(running.reports.sizes) == {1}
 
 
-class TestTrigger:
-    def settled(self, **parameters):
-        guest, strategy = attach(**parameters)
-        serve(guest)
-        guest.host.batches.clear()
-        return guest, strategy
+class TestSpinning:
+    """Blocks 0..7 are in use; 8..23 are mid from 1 ms on, and acknowledged 200 us later."""
 
-    def test_one_candidate_waits_for_the_delay(self):
-        guest, strategy = self.settled(batch=3)
-        self.cycle(guest, strategy, 5)
-        guest.run(DELAY - MS)
-        assert guest.host.batches == []
-        guest.run(MS)
-        assert guest.host.reported() == [block(5)]
+    given = {"batch": 16}
+    used = take(range(8))
+    inside = rest(DELAY + 50 * US)
+    wait_ns = SERVICE - 50 * US + 100
 
-    def test_a_full_batch_does_not(self):
-        guest, strategy = self.settled()
-        self.cycle(guest, strategy, 5, 6)
-        guest.run()
-        assert guest.host.reported() == [block(5), block(6)]
+    def spun(self, *tapes, **given):
+        running = spin(*tapes, **{**self.given, **given})
+        return running.result.metrics["alloc_spin_total_ns"], running.strategy
+
+    def test_a_taker_waits_for_the_acknowledgement_and_what_it_has_is_not_told(self):
+        spun, strategy = self.spun([self.used, self.inside, take([50])])
+        assert spun == self.wait_ns
+        assert units(strategy.told)[0] == 9
+
+    def test_one_that_comes_later_does_not(self):
+        spun, _ = self.spun([self.used, rest(SETTLED), take([50])])
+        assert spun == 0
+
+    def test_a_page_of_a_block_that_was_split(self):
+        tape = [self.used, self.inside, take([50], order=0), take([51], order=0)]
+        spun, strategy = self.spun(tape)
+        # The refill took both from block 8; the second is taken when the spin is over.
+        assert spun == self.wait_ns
+        assert units(strategy.told)[0] == 9
+
+    def test_a_page_that_another_cpus_refill_took(self):
+        later = rest(DELAY + 60 * US)
+        tapes = [
+            [self.used, self.inside, take([50], order=0)],
+            [later, take([60], order=0), take([61], order=0)],
+        ]
+        spun, strategy = self.spun(*tapes)
+        assert spun == 2 * self.wait_ns - 10 * US
+        assert units(strategy.told)[0] == 9
+
+    def test_all_vcpus_at_once(self):
+        tapes = [[self.inside, take([50 + cpu], order=4)] for cpu in range(4)]
+        spun, _ = self.spun([self.used, *tapes[0]], *tapes[1:])
+        assert spun == 4 * self.wait_ns
+
+    def test_a_larger_block_waits_for_every_unit_in_it(self):
+        spun, strategy = self.spun([self.used, self.inside, take([50])], min_order=9)
+        assert spun == self.wait_ns
+        assert units(strategy.told, 9)[0] == 18
+
+    def test_a_unit_that_was_drained_back_while_mid_and_taken_by_another(self):
+        """CPU 0 refills both halves of block 8, and waits; CPU 1 drains the one on its list."""
+        mark = 50 * 1024
+        tapes = [
+            [self.used, self.inside, take([50], order=9)],
+            [
+                rest(DELAY + 70 * US),
+                take(range(60, 65)),
+                take([65], flags=Flag.TOUCHED),  # has to reclaim, and fails
+                take([66], order=9, flags=Flag.TOUCHED | Flag.ATOMIC),
+            ],
+        ]
+        spun, strategy = self.spun(
+            *tapes, min_order=9, batch=2, zones=(zone(64, low=mark + 64, watermark_min=mark),)
+        )
+        assert spun == 2 * self.wait_ns - 20 * US
+        assert units(strategy.told, 9) == []
+        assert 17 not in units(strategy.pending, 9)
+
+    @pytest.mark.parametrize(("order", "waits"), [(10, True), (0, False)])
+    def test_a_block_of_which_one_half_is_in_flight(self, order, waits):
+        """The upper half is told, then the lower one is freed, and they merge."""
+        tape = [
+            rest(SETTLED),
+            take([0, 1], order=9),
+            give([1]),
+            rest(DELAY + 20 * US),
+            give([0]),
+            rest(30 * US),
+            take([2], order=order),
+        ]
+        spun, _ = self.spun(tape, kernel="5.0", min_order=9)
+        assert spun == (self.wait_ns if waits else 0)
+
+
+class TestTold:
+    def test_freed_again_it_is_told_again(self):
+        running = spin([rest(SETTLED), take(range(2)), give([0]), rest(SETTLED)])
+        assert running.reports.since(SETTLED) == [0]
+        assert running.result.metrics["redundant_reported_bytes"] == 0
 
     def test_what_is_told_is_not_told_again(self):
-        guest, _ = self.settled()
-        guest.run(10 * DELAY)
-        assert guest.host.batches == []
+        assert spin([rest(2 * SETTLED)]).reports.since(SETTLED // 2) == []
 
-    def cycle(self, guest, strategy, *numbers):
-        for number in numbers:
-            guest.take(block(number))
-            strategy.told.clear(block(number))  # as the core does: forget="allocated"
-        guest.give(*map(block, numbers))
+    @pytest.mark.parametrize("order", [9, 10])
+    def test_a_merge_forgets_nothing(self, order):
+        """One half of a told block was used: only that is told again, if a half is a unit."""
+        tape = [rest(SETTLED), take([0], order=9), give([0]), rest(SETTLED)]
+        running = spin(tape, min_order=order, kernel="5.0")
+        assert running.machine.zones[0].nr_free[10] == 64
+        again = [batch for at, batch in running.reports.batches if at >= SETTLED]
+        assert again == [[(block_at(63), order)]]
 
-    def test_a_merge_forgets_nothing(self):
-        guest, strategy = self.settled(min_order=9)
-        guest.take(block(3), order=9)
-        strategy.told.clear(block(3), 9)
-        guest.give(block(3), order=9)
-        serve(guest)
-        assert guest.host.batches == [[(block(3), 9)]], "only the half that was freed"
+    def test_one_candidate_waits_for_the_delay(self):
+        running = spin([rest(SETTLED), take([0]), give([0]), rest(SETTLED)])
+        assert running.reports.times[-1] == SETTLED + DELAY
 
-    def test_the_gate_leaves_a_batch_above_the_low_watermark(self):
-        guest = Guest()
-        guest.zones[0].watermark_low = 3 * BLOCK_PAGES
-        guest, _ = attach(guest)
-        for number in range(4):
-            del guest.zones[0].free[block(number)]
-        serve(guest)
-        assert guest.host.batches == []
-        for number in (0, 1):
-            guest.give(block(number))
-        guest.run(DELAY)
-        assert [len(batch) for batch in guest.host.batches[:2]] == [1, 1], "room for one at a time"
-        assert len(guest.host.reported()) == 6
+    def test_a_full_batch_does_not(self):
+        running = spin([rest(SETTLED), take(range(4)), give(range(4)), rest(SETTLED)])
+        assert running.reports.times[-1] == SETTLED
+        assert running.reports.sizes[-1] == 4
 
+    def test_a_candidate_that_was_taken_since_is_left_out(self):
+        tape = [rest(SETTLED), take(range(2)), give(range(2)), take([2]), rest(SETTLED)]
+        running = spin(tape)
+        assert len(running.reports.since(SETTLED)) == 1
+        assert running.result.metrics["strategy_empty_lock_takes"] == 0
 
-class TestSpin:
-    def in_flight(self, guest=None, **parameters):
-        guest, strategy = attach(guest, **parameters)
-        guest.run(DELAY)
-        assert guest.host.batches == [[(0, 10), (block(1), 10)]]
-        return guest, strategy
-
-    def test_a_taker_waits_for_the_acknowledgement_then_forgets(self):
-        guest, strategy = self.in_flight()
-        wait = guest.hooks["page_allocated"](guest, 0, 5, 0)
-        task = guest.spawn(wait, cpu=0, name="taker")
-        guest.run()
-        assert not task.done
-        guest.host.finish()
-        guest.run()
-        assert task.done
-        assert told(strategy) == [1]
-
-    def test_another_unit_does_not_concern_it(self):
-        guest, strategy = self.in_flight()
-        narrowed = guest.filters["page_allocated"]
-        assert narrowed.flags is strategy.mid
-        assert narrowed.cost_ns == 1
-        assert not narrowed.flags.any(block(2), 10)
-
-    def test_a_spinner_takes_the_completion_itself(self):
-        guest, _ = self.in_flight()
-        guest.host.finish(interrupt=False)
-        guest.tasks.clear()  # no worker gets a vCPU
-        guest.take(0)
-        assert guest.host.completions == []
-
-    def test_the_worker_polls_when_no_interrupt_comes(self):
-        guest, strategy = self.in_flight()
-        guest.host.finish(interrupt=False)
-        guest.run(MS)
-        assert {0, 1} <= strategy.told.units
-
-    def test_told_comes_before_not_mid(self):
-        guest, strategy = self.in_flight()
-        strategy.told.log = strategy.mid.log = log = []
-        guest.host.finish()
-        assert log == ["set", "clear"] * 2
-
-    def test_nothing_is_told_when_the_host_fails_and_it_is_tried_again(self):
-        guest, strategy = self.in_flight()
-        guest.host.fails = True
-        guest.host.finish()
-        guest.run()
-        assert strategy.mid.units == strategy.told.units == set()
-        assert {0, 1} <= strategy.pending.units
-        guest.run(2 * DELAY - MS)
-        assert len(guest.host.batches) == 1, "the delay doubles"
-        guest.host.fails = False
-        serve(guest)
-        assert len(told(strategy)) == 8
-
-    def test_a_full_queue_unmarks_at_once(self):
-        guest, strategy = attach()
-        guest.host.room = 0
-        guest.run(DELAY)
-        assert strategy.mid.units == set()
-        assert len(strategy.pending.units) == 8
-
-    def test_half_a_block(self):
-        guest, strategy = attach(batch=1, min_order=9)
-        guest.run(DELAY)
-        assert guest.host.batches == [[(0, 9)]]
-        assert guest.zones[0].free[0] == 10, "it lies in an order-10 block, of which half is mid"
-        assert strategy.mid.any(0, 10)
-        assert not strategy.mid.any(512, 9)
+    def test_a_pass_that_finds_only_such_is_an_empty_take(self):
+        tape = [rest(SETTLED), take([0]), give([0]), take([0]), rest(SETTLED)]
+        running = spin(tape)
+        assert running.reports.since(SETTLED) == []
+        assert running.result.metrics["strategy_empty_lock_takes"] == 1
 
 
-class TestStop:
-    @pytest.mark.parametrize("serves", [True, False])
-    def test_it_waits_for_what_is_in_flight(self, serves):
-        guest, strategy = attach()
-        guest.run(DELAY)
-        stop = guest.spawn(guest.hooks["guest_stopping"](guest), cpu=0, name="stop")
-        guest.run(10 * MS)
-        assert not stop.done
-        if not serves:
-            guest.host.finish(interrupt=False)
-        guest.host.serves = serves
-        guest.run(10 * MS)
-        assert all(task.done for task in guest.tasks)
-        assert strategy.mid.units == set()
-        assert len(guest.host.batches) == 1, "nothing more is marked"
+class TestFailure:
+    def test_a_host_that_refuses(self):
+        def refuse(guest):
+            guest.host.accepts = False
 
-    def test_before_anything_was_told(self):
-        guest, _ = attach()
-        guest.call("guest_stopping")
-        assert all(task.done for task in guest.tasks)
-        guest.give(0)
-        assert guest.host.batches == []
+        def accept(guest):
+            guest.host.accepts = True
+
+        at = {SETTLED - US: refuse, SETTLED + 6 * MS: accept}
+        running = spin([rest(SETTLED), take([0]), give([0]), rest(2 * SETTLED)], at=at)
+        times = [at - SETTLED for at in running.reports.times if at >= SETTLED]
+        # After 1 ms, then after 2 and 4 ms more: 200 us each for the answer.
+        assert times == [DELAY, 3 * DELAY + SERVICE, 7 * DELAY + 2 * SERVICE]
+        assert 0 in units(running.strategy.told)
+
+    def test_a_full_queue(self):
+        def crowd(guest):
+            guest.host._outstanding += guest.host.config.queue_capacity
+
+        def leave(guest):
+            guest.host._outstanding -= guest.host.config.queue_capacity
+
+        at = {SETTLED - US: crowd, SETTLED + 2 * MS: leave}
+        running = spin([rest(SETTLED), take([0]), give([0]), rest(2 * SETTLED)], at=at)
+        assert len(running.reports.since(SETTLED)) == 1
+        assert running.result.metrics["refused_reports"] == 1
+        assert 0 in units(running.strategy.told)
+
+
+class TestEnd:
+    def test_stopping_waits_for_what_is_in_flight(self):
+        running = spin([rest(DELAY + 50 * US)], blocks=40, batch=16)
+        assert running.reports.sizes == [16]
+        assert running.strategy.told.count == 16
+
+    @pytest.mark.parametrize("acknowledge", ["interrupt", "poll"])
+    @pytest.mark.parametrize("kick", ["vcpu-thread", "device-thread", "hypercall"])
+    def test_whoever_serves(self, kick, acknowledge):
+        given = host(kick=kick, acknowledge=acknowledge, device_latency_ns=SERVICE, hypercall_ns=50)
+        running = spin([rest(SETTLED)], host=given)
+        assert running.strategy.told.count == 64
+
+    @pytest.mark.parametrize("kernel", ["5.0", "6.12"])
+    def test_after_a_free_storm_nothing_is_left_behind(self, kernel):
+        tapes = [
+            [
+                take(range(first, first + 9000), order=0),
+                give(range(first, first + 9000)),
+                take(range(first, first + 6)),
+                give(range(first, first + 6)),
+                rest(2900 * MS),
+            ]
+            for first in (0, 9000)
+        ]
+        running = spin(*tapes, kernel=kernel)
+        zone_ = running.machine.zones[0]
+        whole = [block.pfn for block in zone_.free_blocks(10)]
+        assert set(whole) <= set(running.strategy.told.set_units())
+        assert running.strategy.pending.count == 0
+
+
+class TestContext:
+    def test_interrupts_are_off_from_marking_to_posting(self):
+        """An interrupt on the worker's CPU in between could spin for what it interrupted."""
+        marked = []
+
+        class Looking(BitmapAndSpin):
+            name = "looking"
+
+            async def _mark(self, zone, candidates):
+                units = await super()._mark(zone, candidates)
+                marked.append(self.guest.scheduler.current.interrupts_off)
+                return units
+
+            @hookimpl
+            def guest_started(self, guest):
+                super().guest_started(guest)
+
+        play(Looking(batch=4, delay_ns=DELAY), [rest(SETTLED)])
+        assert marked
+        assert set(marked) == {1}

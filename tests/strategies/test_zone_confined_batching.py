@@ -2,218 +2,267 @@
 
 import pytest
 
+from hintbench.operations import Flag
 from hintbench.strategies.zone_confined_batching import ZoneConfinedBatching
+from small_guest import BLOCK, MS, START, US, costs, host, zone
 
-from .fake_guest import BLOCK_PAGES, Guest
+from .stage import Reports, block_at, give, number_of, play, rest, take
 
-MS = 1_000_000
-DELAY = 100 * MS
-
-
-def block(number):
-    return number * BLOCK_PAGES
-
-
-def attach(guest=None, **parameters):
-    guest = guest or Guest()
-    return guest, guest.attach(ZoneConfinedBatching(**{"batch": 4, "threshold": 3, **parameters}))
+DELAY = 1 * MS
+SERVICE = 200 * US
+"""From the report to the acknowledgement."""
+SETTLED = 50 * MS
+"""When the initial rescan is over."""
 
 
-def settled(guest=None, **parameters):
-    """A guest whose initial rescan is over; its host serves, its books are empty."""
-    guest, strategy = attach(guest, **parameters)
-    guest.host.serves = True
-    guest.run(DELAY)
-    assert guest.host.reported() == sorted(pfn for zone in guest.zones for pfn in zone.free)
-    guest.host.batches.clear()
-    for zone in guest.zones:
-        zone.lock.takes = 0
-    return guest, strategy
+def confine(*tapes, latency=SERVICE, before=None, **given):
+    """Run it with batches of four, a threshold of three, a delay of 1 ms, a host of 200 us."""
+    parameters = {"batch": 4, "threshold": 3, "delay_ns": DELAY}
+    parameters |= {name: given.pop(name) for name in list(given) if name in FIELDS}
+    strategy = ZoneConfinedBatching(**parameters)
+    reports = []
+
+    def prepare(running):
+        reports.append(Reports(running))
+        if before:
+            before(running)
+
+    given.setdefault("host", host(device_latency_ns=latency))
+    running = play(strategy, *tapes, before=prepare, **given)
+    running.reports = reports[0]
+    assert running.result.violations == {}
+    if not running.result.metrics["refused_reports"]:
+        assert running.result.metrics["lock_takes_per_batch"] in (2, None)
+    assert running.machine.zones[0].isolated_pages == 0
+    assert all(not strategy.rings[cpu] for cpu in running.guest.cpus)
+    return running
 
 
-def cycle(guest, strategy, *numbers, cpu=0):
-    """Allocate and free whole blocks; what leaves its list is no longer told."""
-    for number in numbers:
-        guest.take(block(number))
-        strategy.told.clear(block(number), 10)
-    guest.give(*map(block, numbers), cpu=cpu)
+FIELDS = ZoneConfinedBatching.Parameters.model_fields
+
+
+def told(running, order=10):
+    return [(pfn - START) >> order for pfn in running.strategy.told.set_units()]
+
+
+def after(running):
+    """What was told once the initial rescan was over: (time since then, blocks)."""
+    return [
+        (at - SETTLED, [number_of(pfn) for pfn, _ in batch])
+        for at, batch in running.reports.batches
+        if at >= SETTLED
+    ]
+
+
+class TestInitialFlush:
+    def test_everything_is_told_in_batches_of_two_takes(self):
+        running = confine([rest(SETTLED)])
+        assert sorted(running.reports.blocks) == list(range(64))
+        assert set(running.reports.sizes) == {4}
+        assert running.result.metrics["strategy_lock_takes"] == 2 * 16
+        assert told(running) == list(range(64))
+
+    def test_a_rescan_looks_at_a_slice_under_one_hold(self):
+        price = costs(head_lookup_ns=11)
+        # Nothing is free, so that every look-up is in vain.
+        tape = [take(range(63)), rest(SETTLED)]
+        for units in (8, 64):
+            metrics = confine(tape, slice_units=units, costs=price).result.metrics
+            assert metrics["longest_hold_task_ns"] == units * 11
+
+    def test_zones_without_a_whole_unit(self):
+        zones = (zone(1, START, managed_pages=1000), zone(4, START + 4 * BLOCK, node=1))
+        running = confine([rest(SETTLED)], [], zones=zones)
+        assert sorted(running.reports.blocks) == [4, 5, 6, 7]
 
 
 class TestTrigger:
     def test_the_timer_leaves_no_residue(self):
-        guest, strategy = settled()
-        cycle(guest, strategy, 5)
-        guest.run(DELAY - MS)
-        assert guest.host.batches == []
-        guest.run(MS)
-        assert guest.host.reported() == [block(5)]
+        running = confine([rest(SETTLED), take([0]), give([0]), rest(SETTLED)])
+        assert after(running) == [(DELAY, [0])]
 
     def test_the_threshold_does_not_wait(self):
-        guest, strategy = settled()
-        cycle(guest, strategy, 4, 5, 6)
-        guest.run()
-        assert guest.host.reported() == [block(4), block(5), block(6)]
+        running = confine([rest(SETTLED), take(range(3)), give(range(3)), rest(SETTLED)])
+        assert after(running) == [(0, [0, 1, 2])]
+
+    def test_the_timer_starts_with_the_first_capture(self):
+        tape = [rest(SETTLED), take(range(2)), give([0]), rest(DELAY // 2), give([1])]
+        running = confine([*tape, rest(SETTLED)])
+        assert after(running) == [(DELAY, [0, 1])]
 
     def test_below_the_order_nothing_is_captured(self):
-        guest, _ = settled()
-        guest.take(0, order=9)
-        guest.run(10 * DELAY)
-        assert guest.host.batches == []
+        running = confine([rest(SETTLED), take([0, 1], order=9), give([0]), rest(SETTLED)])
+        assert after(running) == []
+
+    def test_the_head_of_the_merged_block_is_captured(self):
+        halves = [take([0, 1], order=9), give([1, 0])]
+        running = confine([rest(SETTLED), *halves, rest(SETTLED)], kernel="5.0")
+        assert after(running) == [(DELAY, [0])]
+
+    def test_not_by_the_thread_that_freed(self):
+        metrics = confine([rest(SETTLED), take([0]), give([0]), rest(SETTLED)]).result.metrics
+        assert metrics["guest_cpu_thread_ns"] == 0
+        assert metrics["lock_takes_task"] == metrics["strategy_lock_takes"]
 
 
 class TestBatch:
-    def test_one_take_to_isolate_and_one_to_return(self):
-        guest, strategy = settled()
-        cycle(guest, strategy, 4, 5, 6)
-        guest.run()
-        assert guest.zones[0].lock.takes == 2
-        assert guest.zones[0].unlocked == []
-        assert len(guest.zones[0].free) == 8
+    def test_isolated_until_acknowledged_then_told(self):
+        seen = {}
 
-    def test_isolated_until_acknowledged(self):
-        guest, strategy = settled()
-        guest.host.serves = False
-        cycle(guest, strategy, 4, 5, 6)
-        guest.run(10 * DELAY)
-        assert len(guest.zones[0].free) == 5
-        guest.host.finish()
-        guest.run()
-        assert len(guest.zones[0].free) == 8
-        assert {4, 5, 6} <= strategy.told.units
+        def look(guest):
+            seen[guest.now - SETTLED] = guest.zones[0].isolated_pages // BLOCK
+
+        looks = dict.fromkeys((SETTLED + SERVICE - US, SETTLED + SERVICE + US), look)
+        tape = [rest(SETTLED), take(range(3)), give(range(3)), rest(SETTLED)]
+        running = confine(tape, at=looks)
+        assert seen == {SERVICE - US: 3, SERVICE + US: 0}
+        assert told(running) == list(range(64))
+
+    def test_they_go_to_the_tail(self):
+        running = confine([rest(SETTLED), take([0]), give([0]), rest(SETTLED)])
+        assert running.machine.zones[0].blocks_of(10, 1)[-1] == block_at(0)
 
     def test_a_batch_is_of_one_zone_not_of_one_zone_number(self):
-        guest, strategy = settled(Guest(blocks=(4, 4), numbers=(2, 2)))
-        for number in (1, 5, 2, 6):
-            cycle(guest, strategy, number)
-        guest.run(DELAY)
-        assert guest.host.batches == [
-            [(block(1), 10), (block(2), 10)],
-            [(block(5), 10), (block(6), 10)],
-        ]
+        zones = (zone(4, START), zone(4, START + 4 * BLOCK, node=1))
+        tape = [rest(SETTLED), take(range(6)), give([0, 3, 1, 4, 2, 5]), rest(SETTLED)]
+        running = confine(tape, [], zones=zones, threshold=6)
+        assert after(running) == [(0, [0, 1, 2]), (SERVICE, [4, 5, 6])]
 
     def test_no_more_than_the_cap(self):
-        guest, strategy = settled(batch=2)
-        cycle(guest, strategy, *range(5))
-        guest.run(DELAY)
-        assert [len(batch) for batch in guest.host.batches] == [2, 2, 1]
+        tape = [rest(SETTLED), take(range(6)), give(range(6)), rest(SETTLED)]
+        running = confine(tape, threshold=6)
+        assert [len(blocks) for _, blocks in after(running)] == [4, 2]
+        assert running.result.metrics["peak_in_flight_bytes"] == 4 * 4 << 20
+
+    def test_two_cpus_of_one_zone_take_turns(self):
+        tapes = [
+            [rest(SETTLED), take([3 * cpu + n for n in range(3)]), rest(100), *more]
+            for cpu, more in enumerate(([give([0, 1, 2])], [give([3, 4, 5])]))
+        ]
+        running = confine(*[[*tape, rest(SETTLED)] for tape in tapes])
+        assert [at for at, _ in after(running)] == [100, 100 + SERVICE]
+        assert running.result.metrics["peak_in_flight_bytes"] <= 4 * 4 << 20
 
     def test_one_block_in_two_rings_is_told_once(self):
-        guest, strategy = settled(Guest(cpus=2))
-        for cpu in (0, 1):
-            cycle(guest, strategy, 3, cpu=cpu)
-        guest.run(DELAY)
-        assert guest.host.reported() == [block(3)]
+        tapes = [
+            [rest(SETTLED), take([0]), give([0]), take([0]), rest(SETTLED)],
+            [rest(SETTLED + 100), give([0]), rest(SETTLED)],
+        ]
+        running = confine(*tapes)
+        assert [blocks for _, blocks in after(running)] == [[0]]
+        assert running.result.metrics["strategy_empty_lock_takes"] == 1
 
     def test_split_after_capture(self):
-        guest, strategy = settled()
-        cycle(guest, strategy, 3)
-        guest.take(block(3), order=9)
-        guest.run(DELAY)
-        assert guest.host.batches == []
+        tape = [rest(SETTLED), take([0]), give([0]), take([1], order=4), rest(SETTLED)]
+        running = confine(tape)
+        assert after(running) == []
+        assert told(running) == list(range(1, 64))
 
     @pytest.mark.parametrize("merges", [False, True])
     def test_what_merges_on_its_way_back_is_not_told(self, merges):
-        guest, strategy = settled(min_order=9)
-        guest.take(block(3), order=9)
-        guest.zones[0].free.pop(block(3) + 512)
-        strategy.told.clear(block(3), 10)
-        guest.host.serves = False
-        guest.give(block(3), order=9)
-        guest.run(DELAY)
-        if merges:
-            guest.zones[0].insert(block(3) + 512, 9)
-        guest.host.finish()
-        guest.run()
-        assert strategy.told.any(block(3), 9) is not merges
+        tape = [
+            rest(SETTLED),
+            take([0, 1], order=9),
+            give([0]),
+            rest(DELAY + SERVICE // 2),
+            *([give([1])] if merges else []),
+            rest(SETTLED),
+        ]
+        running = confine(tape, min_order=9, kernel="5.0")
+        sizes = [
+            order for at, batch in running.reports.batches if at >= SETTLED for _, order in batch
+        ]
+        # The half that was freed meanwhile is captured, and found in the merged block.
+        assert sizes == ([9, 10] if merges else [9])
+        assert told(running, 9)[:2] == ([0, 1] if merges else [0, 2])
 
 
 class TestRefusal:
-    def test_the_watermark_keeps_the_rest_for_later(self):
-        guest, strategy = settled()
-        guest.zones[0].watermark_min = 7 * BLOCK_PAGES
-        cycle(guest, strategy, 1, 2, 3)
-        guest.run()
-        assert guest.host.reported() == [block(1)]
-        assert strategy.rings[0] == [block(2), block(3)]
-        takes = guest.zones[0].lock.takes
-        guest.run(DELAY - MS)
-        assert guest.zones[0].lock.takes == takes, "it waits for the timer"
-        guest.zones[0].watermark_min = 0
-        guest.run(MS)
-        assert guest.host.reported() == [block(1), block(2), block(3)]
+    def test_refused_in_the_middle_of_a_batch_the_rest_waits_for_the_timer(self):
+        """Four of ten blocks cannot be allocated, five cannot leave: two of seven may."""
+        mark = 4 * BLOCK
+        zones = (zone(10, low=mark, watermark_min=mark),)
+        tape = [rest(SETTLED), take(range(6)), give([0, 1, 2]), rest(SETTLED)]
+        running = confine(tape, zones=zones)
+        assert after(running) == [(0, [0, 1]), (SERVICE + DELAY, [2])]
+        assert running.result.metrics["isolation_refusals"] == 1
 
-    def test_a_host_that_fails(self):
-        guest, strategy = settled()
-        guest.host.fails = True
-        cycle(guest, strategy, 1, 2, 3)
-        guest.run()
-        assert len(guest.zones[0].free) == 8
-        assert not {1, 2, 3} & strategy.told.units
-        assert guest.host.batches == [[(block(number), 10) for number in (1, 2, 3)]]
-        guest.run(2 * DELAY - MS)
-        assert len(guest.host.batches) == 1, "the delay doubles"
-        guest.host.fails = False
-        guest.run(MS)
-        assert {1, 2, 3} <= strategy.told.units
+    def test_a_host_that_refuses(self):
+        def accepts(answer):
+            def change(guest):
+                guest.host.accepts = answer
+
+            return change
+
+        at = {SETTLED - US: accepts(False), SETTLED + 5 * MS: accepts(True)}
+        tape = [rest(SETTLED), take(range(3)), give(range(3)), rest(SETTLED)]
+        running = confine(tape, at=at)
+        # Then only the timer counts, and it doubles.
+        assert [when for when, _ in after(running)] == [
+            0,
+            SERVICE + 2 * DELAY,
+            2 * SERVICE + 6 * DELAY,
+        ]
+        assert told(running) == list(range(64))
 
     def test_a_full_ring_is_counted_and_a_rescan_finds_the_rest(self):
-        guest, strategy = settled(ring_entries=2)
-        cycle(guest, strategy, *range(5))
-        assert guest.drops == {"ring full": 3}
-        guest.run(2 * DELAY)
-        assert guest.host.reported() == [block(number) for number in range(5)]
-
-    def test_a_rescan_looks_at_a_slice_under_one_hold(self):
-        guest, strategy = settled(ring_entries=1, slice_units=2)
-        cycle(guest, strategy, 0, 7)
-        guest.run(2 * DELAY)
-        takes = guest.zones[0].lock.takes
-        assert guest.host.reported() == [0, block(7)]
-        assert takes == 2 + 4 + 1, "block 0 from the ring, four slices, block 7 back"
+        tape = [rest(SETTLED), take(range(6)), give(range(6)), rest(SETTLED)]
+        running = confine(tape, ring_entries=2)
+        assert running.result.metrics["dropped_hints"] == 4
+        assert told(running) == list(range(64))
 
 
 class TestLowMemory:
-    def test_it_waits_for_the_zones_batch(self):
-        guest, strategy = settled()
-        guest.host.serves = False
-        cycle(guest, strategy, 1, 2, 3)
-        guest.run()
-        low = guest.spawn(
-            guest.hooks["memory_low"](guest, guest.zones[0]), cpu=0, name="allocation"
-        )
-        guest.run(DELAY)
-        assert not low.done
-        guest.host.finish()
-        guest.run()
-        assert low.done
-        assert len(guest.zones[0].free) == 8
+    def stalled(self, **given):
+        """Four blocks of eight are in flight, one is free; one more is asked for."""
+        tape = [
+            rest(SETTLED),
+            take(range(7)),
+            give(range(4)),
+            rest(US),
+            take([10], flags=Flag.TOUCHED),
+        ]
+        price = costs(direct_reclaim_ns=10 * US)
+        running = confine(tape, zones=(zone(8),), costs=price, **{"threshold": 4, **given})
+        return running.result.metrics
 
-    def test_it_does_not_wait_for_nothing(self):
-        guest, _ = settled()
-        assert guest.hooks["memory_low"](guest, guest.zones[0]) is None
+    def test_an_allocation_waits_for_the_zones_batch(self):
+        metrics = self.stalled()
+        assert metrics["blocking_failures"] == metrics["false_ooms"] == 0
+        assert (metrics["stalls"], metrics["stall_ns"]) == (1, SERVICE - US)
+
+    def test_not_when_nothing_is_in_flight(self):
+        metrics = self.stalled(threshold=5)
+        assert metrics["stalls"] == metrics["slow_paths"] == 0
 
 
 class TestStop:
-    def test_rings_are_emptied_and_batches_come_back(self):
-        guest, strategy = settled(Guest(cpus=2))
-        guest.host.serves = False
-        cycle(guest, strategy, 1, 2, 3)
-        guest.run()
-        cycle(guest, strategy, 4, cpu=1)
-        stop = guest.spawn(guest.hooks["guest_stopping"](guest), cpu=0, name="stop")
-        guest.run(10 * DELAY)
-        assert not stop.done
-        while not stop.done:
-            guest.host.finish()
-            guest.run()
-        assert all(task.done for task in guest.tasks)
-        assert strategy.rings == [[], []]
-        assert len(guest.zones[0].free) == 8
+    def test_batches_come_back_and_rings_are_emptied(self):
+        tapes = [
+            [rest(SETTLED), take(range(3)), give(range(3))],
+            [rest(SETTLED), take([3]), give([3])],
+        ]
+        running = confine(*tapes, ring_entries=8)
+        assert [blocks for _, blocks in after(running)] == [[0, 1, 2]]
 
-    def test_nothing_is_captured_afterwards(self):
-        guest, strategy = settled()
-        guest.call("guest_stopping")
-        cycle(guest, strategy, 1, 2, 3)
-        guest.run(10 * DELAY)
-        assert guest.host.batches == []
-        assert strategy.rings == [[]]
+    @pytest.mark.parametrize("kick", ["vcpu-thread", "device-thread", "hypercall"])
+    @pytest.mark.parametrize("acknowledge", ["interrupt", "poll"])
+    def test_whoever_serves(self, kick, acknowledge):
+        given = host(kick=kick, acknowledge=acknowledge, device_latency_ns=SERVICE, hypercall_ns=9)
+        assert told(confine([rest(SETTLED)], host=given)) == list(range(64))
+
+    @pytest.mark.parametrize("kernel", ["5.0", "6.12"])
+    def test_after_a_free_storm_nothing_is_left_behind(self, kernel):
+        tapes = [
+            [
+                take(range(first, first + 9000), order=0),
+                give(range(first, first + 9000)),
+                take(range(first, first + 6)),
+                give(range(first, first + 6)),
+                rest(2900 * MS),
+            ]
+            for first in (0, 9000)
+        ]
+        running = confine(*tapes, kernel=kernel)
+        whole = [number_of(block.pfn) for block in running.machine.zones[0].free_blocks(10)]
+        assert set(whole) <= set(told(running))

@@ -1,0 +1,127 @@
+"""What a context may do where it is, and whom to blame when a plugin raises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import CodeType
+from typing import TYPE_CHECKING
+
+from hintbench.contexts import HOOK, INTERRUPT, Context
+from hintbench.errors import HintbenchError, InternalError, PluginError, describe
+
+if TYPE_CHECKING:
+    from hintbench.core.simulation import Simulation
+    from hintbench.core.zone import Zone
+
+MAY_SLEEP = "memory_low"
+"""The one hook of a vCPU, not of a task, that may sleep."""
+
+
+class ContextRules:
+    """Holds contexts to ``atomic-context``: no sleep, and no wait with a zone lock held.
+
+    Args:
+        simulation: the core's state.
+        plugin: who is to blame.
+
+    Attributes:
+        violate: called with a rule and a text when a context breaks one.
+        hook_codes: by code object, the plugin and the hook that it implements.
+    """
+
+    def __init__(self, simulation: Simulation, plugin: str) -> None:
+        self.simulation = simulation
+        self.plugin = plugin
+        self.violate: Callable[[str, str], None] = lambda rule, text: None
+        self.hook_codes: Mapping[CodeType, tuple[str, str]] = {}
+
+    def check_wait(self, context: Context, what: str = "waits") -> None:
+        """Refuse to wait for anything while a zone lock is held.
+
+        Raises:
+            PluginError: a zone lock is held.
+        """
+        zone = self._held_by(context)
+        if zone is not None:
+            self._forbid(
+                context,
+                "atomic-context",
+                f"{what} while it holds the lock of {zone}",
+                "release it first",
+            )
+
+    def check_end(self, context: Context) -> None:
+        """A context ends without locks; block_merged was called with one and ends with it.
+
+        Raises:
+            PluginError: it is otherwise.
+        """
+        if context.kind != HOOK or context.name != "block_merged":
+            self.check_wait(context, "ended")
+        elif self._held_by(context) is None:
+            self.lock_lost(context)
+
+    def lock_lost(self, context: Context) -> None:
+        """A block_merged hook has ended without the lock that it released.
+
+        Raises:
+            PluginError: always.
+        """
+        self._forbid(
+            context,
+            "locked-lists",
+            "ended without the lock of the zone",
+            "take it again, since the merge goes on",
+        )
+
+    def check_sleep(self, context: Context, what: str = "sleeps") -> None:
+        """Refuse to sleep in an interrupt, with interrupts off, or in a hook that may not.
+
+        Raises:
+            PluginError: the context is atomic.
+        """
+        if not is_atomic(context):
+            return
+        where = f"in {context.name}"
+        if context.kind == INTERRUPT:
+            where = "in an interrupt"
+        elif context.interrupts_off:
+            where = "with interrupts off"
+        self._forbid(context, "atomic-context", f"{what} {where}", "sleep in a task, or spin")
+
+    def blame(self, error: Exception, where: str) -> HintbenchError:
+        """Say which hook or task of the plugin an exception came out of.
+
+        Args:
+            error: the exception.
+            where: the context that ran, unless the traceback shows a hook; "" when none did.
+        """
+        plugin = self.plugin
+        step = error.__traceback__
+        while step is not None:
+            plugin, where = self.hook_codes.get(step.tb_frame.f_code, (plugin, where))
+            step = step.tb_next
+        if not where:
+            return InternalError(f"internal error in the simulation: {describe(error)}")
+        return PluginError(plugin, where, error)
+
+    def _held_by(self, context: Context) -> Zone | None:
+        for zone in self.simulation.zones:
+            if zone.lock.held and zone.lock.holder == context.number:
+                held: Zone = zone
+                return held
+        return None
+
+    def _forbid(self, context: Context, rule: str, what: str, advice: str) -> None:
+        self.violate(rule, f"{context.name} {what}")
+        raise PluginError(self.plugin, context.name, f"{what} (rule {rule}): {advice}")
+
+
+def is_atomic(context: Context) -> bool:
+    """Whether a context must not sleep."""
+    return (
+        context.kind == INTERRUPT
+        or context.interrupts_off > 0
+        or context.atomic > 0
+        or (context.kind == HOOK and context.name != MAY_SLEEP)
+    )

@@ -1,0 +1,93 @@
+"""Reports on their way to the host, and its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from hintbench.core.constants import PAGEBLOCK_ORDER
+
+if TYPE_CHECKING:
+    from hintbench.core.backing import Backing
+    from hintbench.core.hooks import Block
+
+
+class Completion:
+    """The host's answer to one report.
+
+    Attributes:
+        blocks: as they were reported.
+        ok: False when the host refused or the device was reset; nothing can be said of the
+            memory then.
+    """
+
+    __slots__ = ("blocks", "ok")
+
+    def __init__(self, blocks: tuple[Block, ...], ok: bool) -> None:
+        self.blocks = blocks
+        self.ok = ok
+
+    def __repr__(self) -> str:
+        return f"Completion({len(self.blocks)} blocks, ok={self.ok})"
+
+
+class Report:
+    """A report on its way: its descriptors, and what to do when it is done.
+
+    Args:
+        blocks: what is reported.
+        cpu: where it was submitted; -1 on the host's side.
+        joined: neighbours in the list share a descriptor.
+
+    Attributes:
+        descriptors: (first pfn, pages) of each.
+        next: the descriptor that the host works at.
+        finished: called when it has worked through all.
+        ok: the host took them.
+        queued: it waits for its turn in the device's queue; a hypercall does not.
+    """
+
+    __slots__ = ("blocks", "cpu", "descriptors", "finished", "next", "ok", "queued")
+
+    def __init__(self, blocks: tuple[Block, ...], cpu: int, joined: bool) -> None:
+        self.blocks = blocks
+        self.cpu = cpu
+        self.descriptors = _descriptors(blocks, joined)
+        self.next = 0
+        self.ok = True
+        self.finished: Callable[[], Any] = lambda: None
+        self.queued = True
+
+    @property
+    def pages(self) -> int:
+        """Pages of all its blocks."""
+        return sum(block.pages for block in self.blocks)
+
+
+def _descriptors(blocks: Iterable[Block], joined: bool) -> list[tuple[int, int]]:
+    """(first pfn, pages) for each descriptor; joined: neighbours in the list share one."""
+    found: list[tuple[int, int]] = []
+    for block in blocks:
+        if joined and found and sum(found[-1]) == block.pfn:
+            found[-1] = (found[-1][0], found[-1][1] + block.pages)
+        else:
+            found.append((block.pfn, block.pages))
+    return found
+
+
+def aligned(pfn: int, pages: int) -> list[tuple[int, int]]:
+    """A range as aligned blocks (pfn, order), none above the pageblock order."""
+    found = []
+    end = pfn + pages
+    while pfn < end:
+        order = PAGEBLOCK_ORDER
+        while order and (pfn & ((1 << order) - 1) or pfn + (1 << order) > end):
+            order -= 1
+        found.append((pfn, order))
+        pfn += 1 << order
+    return found
+
+
+def backed_pages(backing: Backing, pfn: int, pages: int) -> int:
+    """How many pages of a range the host backs."""
+    return sum(backing.count_backed(first, order) for first, order in aligned(pfn, pages))

@@ -1,0 +1,403 @@
+"""A strategy at fault ends its run, and the error says which, where, and what happened."""
+
+import asyncio
+import time
+
+import pytest
+
+from hintbench import Block, PluginError, Strategy, hookimpl, watchdog
+from hintbench.errors import PluginHangError, TaskLeakError
+from hintbench.operations import Flag, allocate, compute, free, idle
+from small_guest import START, costs, host, run, small_guest
+
+TAPE = [allocate([0], order=10, flags=Flag.TOUCHED), free([0])]
+PCP_TAPE = [allocate(range(1024), flags=Flag.TOUCHED), free(range(1024))]
+
+
+class Faulty(Strategy):
+    """Has a fault in one hook."""
+
+    name = "faulty"
+
+
+def fails(strategy, *tapes, **given):
+    """The error that the run ends with."""
+    with pytest.raises(PluginError) as caught:
+        run(strategy() if isinstance(strategy, type) else strategy, *(tapes or [TAPE]), **given)
+    return caught.value
+
+
+HOOKS = [
+    "guest_started",
+    "page_freeing",
+    "block_freed",
+    "block_taken",
+    "free_completed",
+    "page_allocated",
+    "guest_stopping",
+]
+
+
+class TestExceptions:
+    @pytest.mark.parametrize("hook", HOOKS)
+    def test_in_a_hook(self, hook):
+        def broken(self):
+            raise KeyError("lost")
+
+        broken.__name__ = hook
+        strategy = type("Broken", (Faulty,), {hook: hookimpl(broken)})
+        error = fails(strategy)
+        assert (error.plugin, error.hook) == ("faulty", hook)
+        assert isinstance(error.__cause__, KeyError)
+        assert f"plugin 'faulty': {hook}: KeyError: 'lost' (test_plugin_errors.py:" in str(error)
+
+    def test_in_a_hook_that_takes_all_arguments(self):
+        class Broken(Faulty):
+            @hookimpl
+            def page_allocated(self, guest, cpu, pfn, order):
+                raise KeyError(pfn)
+
+        assert fails(Broken).hook == "page_allocated"
+
+    def test_in_a_hook_under_another_name(self):
+        class Broken(Faulty):
+            @hookimpl(specname="page_allocated")
+            def given_out(self):
+                return 1 / 0
+
+        assert fails(Broken).hook == "page_allocated"
+
+    def test_in_a_hook_that_an_observer_shares(self):
+        class Broken(Faulty):
+            @hookimpl
+            def page_allocated(self):
+                return 1 / 0
+
+        class Watcher:
+            @hookimpl
+            def page_allocated(self):
+                pass
+
+        assert fails(Broken, observers=[Watcher()]).plugin == "faulty"
+
+    def test_in_an_observer(self):
+        class Watcher:
+            name = "watcher"
+
+            @hookimpl
+            def page_allocated(self):
+                return 1 / 0
+
+        error = fails(Faulty, observers=[Watcher()])
+        assert (error.plugin, error.hook) == ("watcher", "page_allocated")
+
+    @pytest.mark.parametrize("hook", ["page_freeing", "free_completed", "page_allocated"])
+    def test_in_a_coroutine_of_a_hook(self, hook):
+        async def broken(self, guest):
+            async with guest.zones[0].lock:
+                pass
+            raise KeyError("lost")
+
+        broken.__name__ = hook
+        strategy = type("Broken", (Faulty,), {hook: hookimpl(broken)})
+        assert fails(strategy).hook == hook
+
+    def test_in_hook_filters(self):
+        class Broken(Faulty):
+            def hook_filters(self):
+                return 1 / 0
+
+        assert fails(Broken).hook == "hook_filters"
+
+    def test_in_a_task(self):
+        class Broken(Faulty):
+            @hookimpl
+            def guest_started(self, guest):
+                guest.spawn(self.work(guest), cpu=0, name="worker/3")
+
+            async def work(self, guest):
+                await guest.sleep(1)
+                raise ValueError
+
+        error = fails(Broken)
+        assert (error.hook, str(error.__cause__)) == ("worker/3", "")
+
+    def test_in_an_acknowledgement(self):
+        class Broken(Faulty):
+            @hookimpl
+            def guest_started(self, guest):
+                block = Block(START, 10, guest.zones[0])
+                guest.spawn(guest.host.post([block], lambda: 1 / 0), cpu=0, name="poster")
+
+        error = fails(Broken, [idle([1000])])
+        assert error.hook == "acknowledgement"
+        assert isinstance(error.__cause__, ZeroDivisionError)
+
+    @pytest.mark.parametrize("waits", [False, True])
+    def test_in_a_hook_that_vmstat_calls(self, waits):
+        class Broken(Faulty):
+            @hookimpl
+            def free_completed(self, guest):
+                if guest.now < 1_000_000_000:
+                    return None
+                if waits:
+                    return self.later(guest)
+                raise KeyError("lost")
+
+            async def later(self, guest):
+                async with guest.zones[0].lock:
+                    pass
+                raise KeyError("lost")
+
+        tape = [allocate(range(4000), flags=Flag.TOUCHED), free(range(4000)), idle([10**10])]
+        error = fails(Broken, tape)
+        assert error.hook == "free_completed"
+
+    @pytest.mark.parametrize("value", [True, 7, "x"])
+    def test_a_hook_that_returns_something_else(self, value):
+        class Broken(Faulty):
+            @hookimpl
+            def page_allocated(self):
+                return value
+
+        assert "returned" in str(fails(Broken))
+        assert "None or a coroutine" in str(fails(Broken))
+
+
+class TestAtomic:
+    def test_awaiting_while_a_zone_lock_is_held(self):
+        class Holding(Faulty):
+            @hookimpl
+            def guest_started(self, guest):
+                guest.spawn(self.work(guest), cpu=0, name="worker")
+
+            async def work(self, guest):
+                async with guest.zones[0].lock:
+                    await guest.sleep(1)
+
+        error = fails(Holding)
+        assert error.hook == "worker"
+        assert "waits while it holds the lock of <Zone Normal node 0> (rule atomic-context)" in str(
+            error
+        )
+
+    @pytest.mark.parametrize(
+        "what",
+        [
+            lambda guest: guest.zones[0].lock.acquire(),
+            lambda guest: guest.host.report([]),
+            lambda guest: guest.host.post([], lambda: None),
+            lambda guest: guest.host.hypercall([]),
+            lambda guest: guest.event().wait(),
+            lambda guest: guest.spin_while(lambda: True),
+        ],
+    )
+    def test_whatever_it_awaits(self, what):
+        class Holding(Faulty):
+            @hookimpl
+            async def guest_started(self, guest):
+                await guest.zones[0].lock.acquire()
+                await what(guest)
+
+        error = fails(Holding)
+        assert (error.hook, "rule atomic-context" in str(error)) == ("guest_started", True)
+
+    def test_ending_with_a_lock(self):
+        class Holding(Faulty):
+            @hookimpl
+            async def page_allocated(self, guest):
+                await guest.zones[0].lock.acquire()
+
+        error = fails(Holding)
+        assert error.hook == "page_allocated"
+        assert "ended while it holds the lock" in str(error)
+
+    @pytest.mark.parametrize("hook", ["page_freeing", "page_allocated", "free_completed"])
+    @pytest.mark.parametrize(
+        "what",
+        [
+            lambda guest: guest.sleep(1),
+            lambda guest: guest.event().wait(),
+            lambda guest: guest.host.report([]),
+        ],
+    )
+    @pytest.mark.parametrize("kick", ["vcpu-thread", "device-thread"])
+    def test_sleeping_in_an_atomic_hook(self, hook, what, kick):
+        async def sleeping(self, guest):
+            await what(guest)
+
+        sleeping.__name__ = hook
+        strategy = type("Sleeping", (Faulty,), {hook: hookimpl(sleeping)})
+        error = fails(strategy, config=small_guest(host=host(kick=kick)))
+        assert error.hook == hook
+        assert f"in {hook} (rule atomic-context)" in str(error)
+
+    def test_sleeping_with_interrupts_off(self):
+        class Sleeping(Faulty):
+            @hookimpl
+            async def guest_started(self, guest):
+                with guest.interrupts_off():
+                    await guest.sleep(1)
+
+        assert "sleeps with interrupts off (rule atomic-context)" in str(fails(Sleeping))
+
+    def test_sleeping_in_an_acknowledgement(self):
+        class Sleeping(Faulty):
+            @hookimpl
+            def guest_started(self, guest):
+                post = guest.host.post([], lambda: guest.sleep(1))
+                guest.spawn(post, cpu=0, name="poster")
+
+        error = fails(Sleeping, [idle([1000])])
+        assert error.hook == "acknowledgement"
+        assert "sleeps in an interrupt (rule atomic-context)" in str(error)
+
+    def test_sleeping_where_vmstat_frees(self):
+        class Sleeping(Faulty):
+            @hookimpl
+            def free_completed(self, guest):
+                return guest.sleep(1) if guest.now > 1_000_000_000 else None
+
+        tape = [allocate(range(4000), flags=Flag.TOUCHED), free(range(4000)), idle([10**10])]
+        error = fails(Sleeping, tape)
+        assert error.hook == "free_completed"
+        assert "sleeps in free_completed (rule atomic-context)" in str(error)
+
+    def test_a_sleeping_allocation_is_only_a_violation(self):
+        class Allocating(Faulty):
+            @hookimpl
+            async def free_completed(self, guest):
+                assert await guest.allocate_buffer(4096)
+
+        result = run(Allocating(), TAPE).result
+        assert result.violations == {"atomic-context": 1}
+
+    def test_block_merged_must_take_its_lock_again(self):
+        class Losing(Faulty):
+            @hookimpl
+            async def block_merged(self, zone):
+                zone.lock.release()
+
+        error = fails(Losing)
+        assert error.hook == "block_merged"
+        assert "ended without the lock of the zone" in str(error)
+
+    def test_no_list_edits_inside_block_taken(self):
+        class Editing(Faulty):
+            @hookimpl
+            def block_taken(self, zone, pfn):
+                zone.isolate(pfn + 1024)
+
+        error = fails(Editing)
+        assert error.hook == "block_taken"
+        assert "no list edits inside block_taken" in str(error)
+
+
+class TestForeignAwaitables:
+    def test_a_sleep_of_asyncio(self):
+        class Foreign(Faulty):
+            @hookimpl
+            async def guest_started(self):
+                await asyncio.sleep(0)
+
+        assert "guest_started: awaits NoneType: only the guest's" in str(fails(Foreign))
+
+    def test_one_that_looks_for_a_loop(self):
+        class Foreign(Faulty):
+            @hookimpl
+            async def page_allocated(self):
+                await asyncio.sleep(1)
+
+        assert "page_allocated: RuntimeError: no running event loop" in str(fails(Foreign))
+
+    def test_any_object(self):
+        class Odd:
+            def __await__(self):
+                yield 7
+
+        class Foreign(Faulty):
+            @hookimpl
+            async def page_allocated(self):
+                await Odd()
+
+        assert "awaits int" in str(fails(Foreign))
+
+
+class TestEnd:
+    def test_a_task_that_survives_guest_stopping_by_a_second(self):
+        class Leaking(Faulty):
+            @hookimpl
+            def guest_started(self, guest):
+                guest.spawn(guest.sleep(1_100_000_000), cpu=0, name="worker/0")
+                guest.spawn(guest.sleep(900_000_000), cpu=0, name="worker/1")
+
+            @hookimpl
+            def guest_stopping(self):
+                """Forgets to end them."""
+
+        with pytest.raises(
+            TaskLeakError, match=r"'faulty': guest_stopping: still alive.*worker/0;"
+        ):
+            run(Leaking(), [compute([1000])])
+
+    def test_a_guest_started_that_never_ends(self):
+        class Endless(Faulty):
+            @hookimpl
+            async def guest_started(self, guest):
+                while True:
+                    await guest.sleep(1_000_000_000)
+
+        assert "guest_started: does not end within two virtual minutes" in str(fails(Endless))
+
+    def test_a_guest_started_that_waits_for_nothing(self):
+        class Stuck(Faulty):
+            @hookimpl
+            async def guest_started(self, guest):
+                await guest.event().wait()
+
+        error = fails(Stuck, config=small_guest(kernel="5.0"))
+        assert "guest_started: waits for something that never happens" in str(error)
+
+    @pytest.mark.parametrize("where", ["hook", "task"])
+    def test_a_plugin_that_does_not_come_back(self, where, monkeypatch):
+        class Hanging(Faulty):
+            @hookimpl
+            def guest_started(self, guest):
+                if where == "task":
+                    guest.spawn(self.work(), cpu=0, name="worker")
+
+            @hookimpl
+            def page_allocated(self):
+                self.hang()
+
+            async def work(self):
+                self.hang()
+
+            def hang(self):
+                while True:
+                    pass
+
+        monkeypatch.setattr(watchdog, "LIMIT_SECONDS", 1)
+        began = time.monotonic()
+        with pytest.raises(PluginHangError, match=r"hang \(line \d+\): no return within 1 s"):
+            run(Hanging(), TAPE)
+        assert time.monotonic() - began < 4
+
+
+def test_hooks_fire_from_the_first_await_of_guest_started_on():
+    class Early(Faulty):
+        @hookimpl
+        async def guest_started(self, guest):
+            self.taken = []
+            zone = guest.zones[0]
+            async with zone.lock:
+                block = zone.isolate(START)
+                zone.put_back(block)
+
+        @hookimpl
+        def block_taken(self, pfn):
+            self.taken.append(pfn)
+
+    early = Early()
+    run(early, [], config=small_guest(costs=costs(task_switch_ns=5)))
+    assert early.taken == [START]
