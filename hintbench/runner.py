@@ -292,11 +292,12 @@ class Run:
             for vcpu in self.machine.simulation.vcpus
             if vcpu.phase == 0
         ]
-        hooks = [repr(context) for context in self.scheduler.hooks if context is not None]
-        if hooks:
+        tasks = [cpu.occupant for cpu in self.scheduler.processors.cpus]
+        contexts = [context for context in (*self.scheduler.hooks, *tasks) if context is not None]
+        if contexts:
             return PluginError(
                 self.scheduler.plugin,
-                hooks[0],
+                repr(contexts[0]),
                 "waits for something that never happens: the guest is deadlocked",
             )
         return HintbenchError(

@@ -117,9 +117,8 @@ class BitmapAndSpin(Strategy):
 
     @hookimpl
     async def page_allocated(self, pfn: int, order: int) -> None:
-        """Spin while a unit of the page is mid, *then* forget that it was told."""
+        """Spin while a unit of the page is mid; *then* the core forgets that it was told."""
         await self.mid.wait_clear(pfn, order, poll=self._take_completions)
-        self.told.clear(pfn, order)
 
     async def _serve(self, work: ZoneWork) -> None:
         """The worker of one zone."""

@@ -216,10 +216,32 @@ class TestPost:
 
         async def late(self):
             self.guest.spend(70_000)
-            await post(1)(self)
+            self.note(await self.guest.host.post([self.blocks[1]], lambda: None))
 
         running = serve((0, post(0)), (1, late), queue_capacity=1)
-        assert (("posted", (1,)), 75_000) in running.log
+        assert (True, 75_000) in running.log
+
+    @pytest.mark.parametrize("kick", ["device-thread", "hypercall"])
+    def test_a_synchronous_call_makes_no_room(self, kick):
+        jobs = [(0, hypercall(5)), (1, post(1, after=100_000)), (2, post(2, after=100_001))]
+        running = serve(*jobs, queue_capacity=1, kick=kick)
+        refused = [what for what, _ in running.log if what[0] == "refused"]
+        assert refused == ([("refused", (2,))] if kick == "device-thread" else [])
+
+    def test_a_spinner_that_polls_spends_its_own_time_not_the_hosts(self):
+        async def spin(self):
+            polled = []
+
+            def poll():
+                while (completion := self.guest.host.poll()) is not None:
+                    polled.append(completion)
+                    self.guest.spend(3_000)
+
+            await self.guest.sleep(1)
+            await self.guest.spin_while(lambda: len(polled) < 2, poll)
+
+        running = serve((0, post(0)), (0, post(1)), (1, spin))
+        assert running.series == [45_000 + SERVICE, 45_000 + 2 * SERVICE]
 
 
 class TestCosts:
@@ -281,6 +303,28 @@ class TestKicks:
         busy = [compute([LATER])]
         kicks, _ = self.served((0, report(0)), tapes=[busy, busy], kick=kick)
         assert kicks == 1
+
+    def test_not_one_whose_hook_calls_or_sleeps(self):
+        """CPU 0 is in a hypercall of its own, CPU 1 sleeps in direct reclaim, CPU 2 computes."""
+
+        class Calling(Reporter):
+            @hookimpl
+            async def page_freeing(self, guest, pfn, order):
+                await guest.host.hypercall([Block(pfn, order, guest.zones[0])])
+
+            @hookimpl
+            async def memory_low(self, guest):
+                await guest.sleep(LATER)
+
+        tapes = [
+            [compute([1000]), allocate([0], order=10, flags=Flag.TOUCHED), free([0])],
+            [allocate(range(1, 65), order=10, flags=Flag.TOUCHED, time_ns=1001)],
+            [compute([LATER])],
+        ]
+        config = small_guest(3, host=host(**PRICES, vcpu_kick_ns=100))
+        metrics = run(Calling(), *tapes, config=config).result.metrics
+        assert metrics["blocking_failures"] > 0
+        assert metrics["vcpu_kicks"] == 1
 
     def test_also_one_that_runs_a_task_on_an_idle_vcpu(self):
         async def work(self):

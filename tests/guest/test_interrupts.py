@@ -229,6 +229,26 @@ class TestInterruptsOff:
         ]
         assert self.delivered(Completing(), tape, kernel=kernel) == LATENCY + expected
 
+    @pytest.mark.parametrize(("kernel", "expected"), [("5.0", 450), ("6.12", 50)])
+    def test_free_completed_that_ran_ahead(self, kernel, expected):
+        """It takes the lock at 950, lets it go at 1,050, and computes up to 1,450."""
+
+        class Completing(Device):
+            @hookimpl
+            async def free_completed(self, guest):
+                guest.spend(200)
+                async with guest.zones[0].lock:
+                    guest.spend(100)
+                guest.spend(400)
+
+        tape = [
+            allocate([0], order=10, flags=Flag.TOUCHED),
+            compute([LATENCY - 250]),
+            free([0]),
+            compute([5000]),
+        ]
+        assert self.delivered(Completing(), tape, kernel=kernel) == LATENCY + expected
+
     def test_a_spinner_takes_interrupts_unless_they_are_off(self):
         class Spinning(Device):
             off = False

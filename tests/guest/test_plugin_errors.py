@@ -282,6 +282,20 @@ class TestAtomic:
         assert error.hook == "block_merged"
         assert "ended without the lock of the zone" in str(error)
 
+    def test_also_where_vmstat_frees(self):
+        class Losing(Faulty):
+            @hookimpl
+            def block_merged(self, guest, zone):
+                return self.lose(zone) if guest.now > 1_000_000_000 else None
+
+            async def lose(self, zone):
+                zone.lock.release()
+
+        tape = [allocate(range(4000), flags=Flag.TOUCHED), free(range(4000)), idle([10**10])]
+        error = fails(Losing, tape)
+        assert error.hook == "block_merged"
+        assert "ended without the lock of the zone" in str(error)
+
     def test_no_list_edits_inside_block_taken(self):
         class Editing(Faulty):
             @hookimpl

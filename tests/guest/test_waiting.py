@@ -173,6 +173,7 @@ class TestSpin:
         async def does(script):
             await script.guest.sleep(500)
             script.note("done")
+            await script.guest.sleep(5000)
 
         given = {"costs": costs(context_spin_wake_ns=30)}
         assert play((0, spins), (1, does), **given) == [("done", 500), ("spun", 530)]
@@ -327,6 +328,13 @@ class TestProgress:
         script.polls = False
         with pytest.raises(PluginError, match=r"page_allocated on CPU 0.*deadlocked"):
             run(script, *self.tapes, config=self.config(kernel))
+
+    def test_a_task_that_spins_for_ever_is_told(self):
+        async def spins(script):
+            await script.guest.spin_while(lambda: True)
+
+        with pytest.raises(PluginError, match=r"task 0 on CPU 0.*deadlocked"):
+            play((0, spins))
 
     def test_also_when_a_task_goes_on_for_ever(self):
         async def ticks(script):
