@@ -10,6 +10,7 @@ from hintbench.contexts import HOOK, INTERRUPT, Context
 from hintbench.errors import HintbenchError, InternalError, PluginError, describe
 
 if TYPE_CHECKING:
+    from hintbench.core.locks import LockTimeline
     from hintbench.core.simulation import Simulation
     from hintbench.core.zone import Zone
 
@@ -88,6 +89,11 @@ class ContextRules:
         elif context.interrupts_off:
             where = "with interrupts off"
         self._forbid(context, "atomic-context", f"{what} {where}", "sleep in a task, or spin")
+
+    def check_interrupts_off(self, context: Context, lock: LockTimeline) -> None:
+        """A zone lock is taken by spin_lock(): an interrupt here would wait for it for ever."""
+        if context.kind != INTERRUPT and not context.interrupts_off:
+            self.violate("irq-safe", f"{context.name} takes the {lock.name} with interrupts on")
 
     def blame(self, error: Exception, where: str) -> HintbenchError:
         """Say which hook or task of the plugin an exception came out of.

@@ -82,6 +82,7 @@ class Context:
         "outcome",
         "parked",
         "parked_at",
+        "pending_irqs_on",
         "pending_lock",
         "take_seen",
         "token",
@@ -102,6 +103,7 @@ class Context:
         self.token = 0
         self.delay_ns = 0
         self.pending_lock: LockTimeline | None = None
+        self.pending_irqs_on = False
         self.outcome: Any = None
         self.kernel = False
         self.take_seen: object = None

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hintbench.boot import Machine
     from hintbench.config import Costs, GuestConfig
     from hintbench.core.zone import Zone
+    from hintbench.watching import Watcher
 
 State = TypeVar("State")
 MEANINGS = ("candidate", "in-flight", "told")
@@ -34,12 +35,14 @@ class PerCpu(Generic[State]):
         self._states = [factory() for _ in guest.cpus]
 
     def __getitem__(self, cpu: int) -> State:
+        if self._guest.watcher is not None:
+            self._guest.watcher.per_cpu_touched(cpu)
         return self._states[cpu]
 
     @property
     def here(self) -> State:
         """The running CPU's."""
-        return self._states[self._guest.cpu]
+        return self[self._guest.cpu]
 
     def __len__(self) -> int:
         return len(self._states)
@@ -118,6 +121,9 @@ class Guest:
         self.costs: Costs = config.costs
         self.host = Host(config.host, machine.simulation, scheduler)
         self.rng = random.Random(seed)
+        self.watcher: Watcher | None = None
+        self.on_violation: Callable[[str, str, str], None] | None = None
+        self.buffer_fails: Callable[[], bool] | None = None
         self.drops: dict[str, int] = {}
         self.violations: dict[str, int] = {}
         self.violation_texts: list[str] = []
@@ -261,9 +267,24 @@ class Guest:
             Whether there was memory.
         """
         if self._scheduler.atomic:
-            self.violate("atomic-context", f"allocate_buffer({size}) in atomic context")
+            self.violate("atomic-context", f"allocate_buffer({size}) in atomic context", "buffer")
+            if self.watcher is not None:
+                # It sleeps all the same: interrupts are on meanwhile, and others run.
+                await self._sleep_in_atomic_context()
+        if self.watcher is not None:
+            self.watcher.buffer_asked(size)
         self._clock.now += self.costs.buffer_ns
-        return True
+        return self.buffer_fails is None or not self.buffer_fails()
+
+    async def _sleep_in_atomic_context(self) -> None:
+        """might_sleep() where nobody may: whoever has been kept out comes in."""
+        context = self._scheduler.current
+        if context is None:
+            return
+        depth, context.interrupts_off = context.interrupts_off, 0
+        self._scheduler.processors.release_soon(context.cpu)
+        await Step()
+        context.interrupts_off = depth
 
     def flags(
         self, name: str, *, order: int, forget: str = "never", meaning: str = "candidate"
@@ -287,6 +308,7 @@ class Guest:
             name, order, self._pages.page_count, self, lambda _flags: self._look_again()
         )
         self.flag_sets[name] = (flags, meaning)
+        flags.watcher = self.watcher
         if forget == "taken":
             self.hooks.forget_when_taken.append(flags)
         elif forget == "allocated":
@@ -337,14 +359,24 @@ class Guest:
     def count_drop(self, reason: str, count: int = 1) -> None:
         """A hint was lost; metrics show how many and why."""
         self.drops[reason] = self.drops.get(reason, 0) + count
+        if self.watcher is not None:
+            self.watcher.dropped(reason, count)
 
     def oops(self, rule: str, text: str) -> None:
         """The kernel would have died or warned here: a violation of ``rule``, and on it goes."""
-        self.violate(rule, text)
+        self.violate(rule, text, "oops")
 
-    def violate(self, rule: str, text: str) -> None:
-        """Record that a rule was broken."""
+    def violate(self, rule: str, text: str, kind: str = "") -> None:
+        """Record that a rule was broken.
+
+        Args:
+            rule: which.
+            text: how.
+            kind: a word that tells ways of breaking one rule apart.
+        """
         self.violations[rule] = self.violations.get(rule, 0) + 1
+        if self.on_violation is not None:
+            self.on_violation(rule, text, kind)
         if len(self.violation_texts) < 100:
             self.violation_texts.append(f"{self._clock.now} ns, CPU {self._clock.cpu}: {text}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy
 
@@ -31,8 +31,28 @@ if TYPE_CHECKING:
     from hintbench.config import HostConfig
     from hintbench.core.hooks import Block
     from hintbench.core.simulation import Simulation
+    from hintbench.watching import Watcher
 
 _USED_KINDS: Final = (IN_USE, IN_USE_MOVABLE, COMPOUND, COMPOUND_MOVABLE, SLAB)
+
+
+class HostFaults(Protocol):
+    """How a host misbehaves; each is asked once for what it is named after."""
+
+    def queue_full(self) -> bool:
+        """Whether this submission finds no room."""
+
+    def refuses(self) -> bool:
+        """Whether the host refuses the report that it begins to serve."""
+
+    def stall_ns(self) -> int:
+        """How much longer this descriptor takes [virtual ns]."""
+
+    def answer_late_ns(self) -> int:
+        """How much later than its end the guest hears of this report [virtual ns]."""
+
+    def interrupt_late_ns(self) -> int:
+        """How much later than the answer its interrupt is delivered [virtual ns]."""
 
 
 class Host:
@@ -56,8 +76,11 @@ class Host:
         self.attached = True
         self.accepts = True
         self.violate: Callable[[str, str], None] = lambda rule, text: None
+        self.watcher: Watcher | None = None
+        self.faults: HostFaults | None = None
         self._queue: deque[Report] = deque()
         self._busy = False
+        self._unanswered: list[Report] = []
         self._outstanding = 0
         self._completions: deque[Completion] = deque()
         self._pending_interrupts: list[tuple[int, Callable[[], Any]]] = []
@@ -156,6 +179,9 @@ class Host:
         if not self.attached:
             return False
         report = Report(tuple(blocks), self.clock.cpu, False)
+        report.synchronous = True
+        if self.watcher is not None:
+            self.watcher.reported(report, self.scheduler.current)
         self._call(report, self.config.hypercall_ns)
 
         def held(context: Context) -> None:
@@ -163,9 +189,20 @@ class Host:
 
         return bool(await Park("held", held))
 
+    def reset(self) -> None:
+        """The device is reset: what it has not discarded yet it never will, and it says so."""
+        for report in self._unanswered:
+            report.reset = True
+            report.ok = False
+
     def poll(self) -> Completion | None:
         """Fetch the oldest completion that nobody has fetched; None when there is none."""
-        return self._completions.popleft() if self._completions else None
+        if not self._completions:
+            return None
+        completion = self._completions.popleft()
+        if self.watcher is not None:
+            self.watcher.fetched(completion)
+        return completion
 
     @property
     def has_completions(self) -> bool:
@@ -219,15 +256,17 @@ class Host:
         # The caller may be ahead of those who submit before it, and of the host's answers.
         await Step()
         report = Report(blocks, self.clock.cpu, joined)
-        if not self.attached:
+        full = config.kick != "hypercall" and self._outstanding >= config.queue_capacity
+        if self.faults is not None and self.faults.queue_full():
+            full = True
+        if not self.attached or full:
             self.refused_reports += 1
             return None
+        if self.watcher is not None:
+            self.watcher.reported(report, self.scheduler.current)
         if config.kick == "hypercall":
             self._call(report, config.hypercall_ns)
             return report
-        if self._outstanding >= config.queue_capacity:
-            self.refused_reports += 1
-            return None
         self._count(report)
         self._outstanding += 1
         if config.kick == "vcpu-thread":
@@ -247,6 +286,7 @@ class Host:
         self.simulation.schedule(self.clock.now, RANK_HOST, 0, lambda: self._serve(report))
 
     def _count(self, report: Report) -> None:
+        self._unanswered.append(report)
         self.reported_batches += 1
         self.reported_blocks += len(report.blocks)
         self.reported_pages += report.pages
@@ -276,13 +316,17 @@ class Host:
     def _serve(self, report: Report) -> None:
         """Work through the next descriptor of a report, or end it."""
         if report.next == 0:
-            report.ok = self.accepts
+            report.ok = self.accepts and not report.reset
+            if self.faults is not None and self.faults.refuses():
+                report.ok = False
         if report.next >= len(report.descriptors):
             self._end(report)
             return
         pfn, pages = report.descriptors[report.next]
         cost = self._cost(pfn, pages) if report.ok else self.config.descriptor_ns
         self.cpu_ns += cost
+        if self.faults is not None:
+            cost += self.faults.stall_ns()
         self.simulation.schedule(
             self.clock.now + cost, RANK_HOST, 1, lambda: self._discard(report, pfn, pages)
         )
@@ -316,8 +360,10 @@ class Host:
         """A descriptor's memory goes, at this moment."""
         self.clock.cpu = -1
         report.next += 1
-        if self.config.discard and report.ok:
+        if self.config.discard and report.ok and not report.reset:
             self._check_not_used(pfn, pages)
+            if self.watcher is not None:
+                self.watcher.discarded(pfn, pages)
             taken = 0
             for first, order in aligned(pfn, pages):
                 taken += self.backing.discard(first, order)
@@ -352,13 +398,27 @@ class Host:
         self.clock.digest.record(
             self.clock.now, report.cpu, EVENT_ACKNOWLEDGED, len(report.blocks), 0
         )
+        late_ns = self.faults.answer_late_ns() if self.faults is not None else 0
+        if late_ns:
+            # The host has done its work, and goes on with other reports; its answer lingers.
+            self.simulation.schedule(
+                self.clock.now + late_ns, RANK_HOST, 2, lambda: self._answer(report)
+            )
+        else:
+            self._answer(report)
+        if report.queued:
+            self._outstanding -= 1
+            self._next_report()
+
+    def _answer(self, report: Report) -> None:
+        """The guest hears of the end of a report."""
+        self._unanswered.remove(report)
+        if self.watcher is not None:
+            self.watcher.answered(report)
         now = self.clock.now
         report.finished()
         # A spinner that polled has spent its own time, not the host's.
         self.clock.now = now
-        if report.queued:
-            self._outstanding -= 1
-            self._next_report()
 
     def _interrupt(self, report: Report, context: Context) -> None:
         """The acknowledgement of a sleeping report arrives by interrupt and wakes its task."""
@@ -383,7 +443,16 @@ class Host:
             self._pending_interrupts.remove((cpu, handler))
             return handler()
 
-        self.scheduler.processors.deliver(cpu, "acknowledgement", run)
+        late_ns = self.faults.interrupt_late_ns() if self.faults is not None else 0
+        if late_ns:
+            self.simulation.schedule(
+                self.clock.now + late_ns,
+                RANK_HOST,
+                2,
+                lambda: self.scheduler.processors.deliver(cpu, "acknowledgement", run),
+            )
+        else:
+            self.scheduler.processors.deliver(cpu, "acknowledgement", run)
 
     def _wake_pollers(self) -> None:
         """Spinners that poll see the completion: one of them takes it."""

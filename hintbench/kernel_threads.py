@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
+import numpy
+
 from hintbench.contexts import RANK_TASK, Step
 from hintbench.core.constants import (
     FLAG_ATOMIC,
     FLAG_NORETRY,
+    ISOLATED,
     KERNEL_6_12,
+    KIND_MASK,
+    ORDER_MASK,
     PAGE_ALLOC_COSTLY_ORDER,
     PCP_BATCH_SCALE_MAX,
 )
@@ -49,6 +54,7 @@ class KernelThreads:
         self.false_ooms = 0
         self.stalls = 0
         self.stall_ns = 0
+        self.denied: dict[int, bool] = {}
         self.ooms = 0
         self.hung: Callable[[], Exception] = lambda: RuntimeError("the guest hangs")
         scheduler.reclaim = self.direct_reclaim
@@ -117,6 +123,10 @@ class KernelThreads:
                 waiting = point.function(self.guest, cpu)
                 if waiting is not None:
                     await waiting
+
+    async def drain_in_interrupt(self, cpu: int, pcp: PerCpuPages) -> None:
+        """free_pcppages_bulk() below a free in an interrupt, which made a list overflow."""
+        await self._drain(cpu, pcp, min(pcp.count, pcp.batch))
 
     # -- khungtaskd -----------------------------------------------------------------------------
 
@@ -193,6 +203,8 @@ class KernelThreads:
             if self._would_do(vcpu):
                 vcpu.woken = True
                 break
+            # What is in hand now, and not in the free lists, is why the allocation fails.
+            self.denied[vcpu.number] = self._would_serve(vcpu)
             if attempt + 1 < rounds:
                 await self.guest.sleep(costs.direct_reclaim_ns)
         if vcpu.woken and in_hand:
@@ -236,13 +248,24 @@ class KernelThreads:
             zone.isolated_pages for zone in vcpu.zonelist if zone.number <= vcpu.highest_zone
         )
 
+    def _would_serve(self, vcpu: Vcpu) -> bool:
+        """Whether a block in the strategy's hands is large enough for the allocation."""
+        states = numpy.asarray(self.machine.pages.state)
+        for zone in vcpu.zonelist:
+            if zone.number <= vcpu.highest_zone and zone.isolated_pages:
+                mine = states[zone.start_pfn : zone.end_pfn]
+                isolated = mine[mine & KIND_MASK == ISOLATED]
+                if int((isolated & ORDER_MASK).max(initial=0)) >= vcpu.order and len(isolated):
+                    return True
+        return False
+
     def allocation_failed(self, vcpu: Vcpu) -> None:
         """A false OOM is a blocking allocation that blocks in hand would have served."""
         flags = vcpu.flags
         if flags & (FLAG_ATOMIC | FLAG_NORETRY):
             return
         self.ooms += 1
-        if self._in_hand(vcpu) >= 1 << vcpu.order:
+        if self.denied.get(vcpu.number, False):
             self.false_ooms += 1
             self.guest.violate(
                 "no-false-oom",

@@ -45,9 +45,21 @@ class Report:
         finished: called when it has worked through all.
         ok: the host took them.
         queued: it waits for its turn in the device's queue; a hypercall does not.
+        synchronous: its caller is held until the host has done with it.
+        reset: the device was reset under it: nothing more is discarded, and it has failed.
     """
 
-    __slots__ = ("blocks", "cpu", "descriptors", "finished", "next", "ok", "queued")
+    __slots__ = (
+        "blocks",
+        "cpu",
+        "descriptors",
+        "finished",
+        "next",
+        "ok",
+        "queued",
+        "reset",
+        "synchronous",
+    )
 
     def __init__(self, blocks: tuple[Block, ...], cpu: int, joined: bool) -> None:
         self.blocks = blocks
@@ -57,6 +69,8 @@ class Report:
         self.ok = True
         self.finished: Callable[[], Any] = lambda: None
         self.queued = True
+        self.synchronous = False
+        self.reset = False
 
     @property
     def pages(self) -> int:

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,6 +13,7 @@ from hintbench.parameters import NoParameters, read_parameters
 
 if TYPE_CHECKING:
     from hintbench.core.flags import UnitFlags
+    from hintbench.core.zone import Zone
 
 hookimpl = pluggy.HookimplMarker("hintbench")
 """Marks a method as the implementation of the hook of the same name (`hintbench.hookspecs`)."""
@@ -57,6 +58,8 @@ class Claims:
         one_zone: A batch holds blocks of one zone only.
         once: A block whose report was acknowledged is not reported again before it changed.
         any_pfn: The same block is found whichever of its pages was captured.
+        gate: Whether a zone is too low on memory for the strategy to report there now; blocks
+            that are untold behind a gate do not count against `liveness_bound_ns`.
     """
 
     min_order: int | None = None
@@ -68,6 +71,7 @@ class Claims:
     one_zone: bool = False
     once: bool = False
     any_pfn: bool = False
+    gate: "Callable[[Zone], bool] | None" = None
 
 
 class Strategy:
@@ -85,6 +89,10 @@ class Strategy:
         declared_failures: Rules that it is known to break, each with the reason. The conformance
             suite expects exactly these failures. An instance may replace it, when that depends on
             the parameters.
+        check_parameters: Values of parameters with which the conformance suite explores it: small
+            enough that reports, full arrays and timers happen within a thousand operations on
+            64 MiB. Those the user gives go first.
+        kernels: The kernels whose page allocator it is explored on.
         parameters: This instance's parameters.
     """
 
@@ -92,6 +100,8 @@ class Strategy:
     summary: ClassVar[str] = ""
     Parameters: ClassVar[type[BaseModel]] = NoParameters
     declared_failures: Mapping[str, str] = {}
+    check_parameters: ClassVar[Mapping[str, Any]] = {}
+    kernels: ClassVar[tuple[str, ...]] = ("6.12", "5.0")
     parameters: BaseModel
 
     def __init_subclass__(cls, **keywords: Any) -> None:

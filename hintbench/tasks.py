@@ -170,6 +170,8 @@ class Scheduler:
         if lock is not None:
             self.enter(context)
             waited = lock.take()
+            if context.pending_irqs_on:
+                self.rules.check_interrupts_off(context, lock)
             if not context.kernel:
                 self.lock_takes += 1
                 context.take_seen = (self.in_hand(),)
@@ -220,6 +222,7 @@ class Scheduler:
             self.rules.check_wait(context, "asks for another lock")
             # The request is a step of its own: others may be earlier.
             context.pending_lock = request.lock
+            context.pending_irqs_on = not request.interrupts_off
             context.parked = "lock"
             self.come_back(context, clock.now)
             return

@@ -20,7 +20,7 @@ Known defects: an allocation may wait for a whole report, all vCPUs at once (Hil
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, Field
 
@@ -71,6 +71,12 @@ class BitmapAndSpin(Strategy):
         )
 
     parameters: Parameters
+    check_parameters: ClassVar[Mapping[str, Any]] = {
+        "min_order": 9,
+        "batch": 2,
+        "delay_ns": 300_000,
+        "poll_ns": 500_000,
+    }
 
     @hookimpl
     def guest_started(self, guest: Guest) -> None:

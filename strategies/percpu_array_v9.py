@@ -25,7 +25,7 @@ Known defects, most of them found in Duyck's review of patch 2/6 (2019-03-07); k
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, Field
 
@@ -75,6 +75,12 @@ class PercpuArrayV9(Strategy):
         )
 
     parameters: Parameters
+    kernels: ClassVar[tuple[str, ...]] = ("5.0",)
+    check_parameters: ClassVar[Mapping[str, Any]] = {
+        "array_entries": 4,
+        "threshold": 2,
+        "min_order": 9,
+    }
     declared_failures: Mapping[str, str] = {
         "locked-lists": "hinting_ack() and the error path call __free_one_page() without the lock",
         "conservation": "an unlocked put back tears the free list and loses updates of its count",

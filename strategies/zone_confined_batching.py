@@ -7,7 +7,8 @@ When it reports: a worker per CPU, `delay_ns` after its first capture or at `thr
     so that no residue stays; and a rescan of all zones at the start, and after a ring was full.
 What it holds: `batch` isolated blocks of each zone at most, of one zone at a time: one take of its
     lock isolates them, one puts them back at the tail, unnotified. In between no lock is held.
-    `memory_low` waits for the zone's batch, so that an allocation stalls rather than fails.
+    `memory_low` waits for the zone's batch, and nothing is isolated meanwhile nor for one delay
+    after, so that an allocation stalls rather than fails.
 Whose idea: Alexander Duyck, in his review of v9 2/6 (2019-03-07): "confining yourself to one zone
     worth of hints at a time. Then you can acquire the lock once, and then return the memory".
 Known defects: what is in flight cannot be allocated; two takes of the lock per batch; a told block
@@ -16,14 +17,14 @@ Known defects: what is in flight cannot be allocated; two takes of the lock per 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, Field
 
 from hintbench import Claims, HookFilter, Strategy, hookimpl
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from hintbench import Block, Guest, PerCpu, Zone
 
@@ -56,6 +57,14 @@ class ZoneConfinedBatching(Strategy):
         )
 
     parameters: Parameters
+    check_parameters: ClassVar[Mapping[str, Any]] = {
+        "min_order": 9,
+        "ring_entries": 4,
+        "threshold": 2,
+        "batch": 2,
+        "delay_ns": 300_000,
+        "slice_units": 4,
+    }
 
     @hookimpl
     def guest_started(self, guest: Guest) -> None:
@@ -65,6 +74,7 @@ class ZoneConfinedBatching(Strategy):
             "told", order=self.parameters.min_order, meaning="told", forget="taken"
         )
         self.in_flight: set[Zone] = set()
+        self.waiting, self.low_until_ns = 0, 0  # allocations, and until when nothing is isolated
         self.returned = {zone: guest.event() for zone in guest.zones}
         self.rings: PerCpu[list[int]] = guest.per_cpu(list)
         self.captured = [guest.event() for _ in guest.cpus]  # a first capture
@@ -166,6 +176,8 @@ class ZoneConfinedBatching(Strategy):
         """Isolate the free blocks around some pfns: the first take of the zone lock."""
         taken: list[Block] = []
         async with zone.lock:
+            if self.waiting or self.guest.now < self.low_until_ns:
+                return taken, pfns, True
             for at, pfn in enumerate(pfns):
                 if len(taken) == self.parameters.batch:
                     return taken, pfns[at:], False
@@ -191,9 +203,13 @@ class ZoneConfinedBatching(Strategy):
                     self.told.set(block.pfn, block.order)
 
     @hookimpl
-    def memory_low(self, zone: Zone) -> Coroutine[None, None, bool] | None:
-        """Let the allocation wait for what this zone has in flight."""
-        return self.returned[zone].wait() if zone in self.in_flight else None
+    async def memory_low(self, zone: Zone) -> None:
+        """Let the allocation wait for what this zone has in flight, and have it before others."""
+        self.waiting += 1
+        if zone in self.in_flight:
+            await self.returned[zone].wait()
+        self.waiting -= 1
+        self.low_until_ns = self.guest.now + self.parameters.delay_ns
 
     @hookimpl
     async def guest_stopping(self) -> None:

@@ -246,6 +246,8 @@ class Buddy:
     ) -> cython.int:
         """A block has left its free list: flags that do not outlive this go, the hook fires."""
         hooks = self.hooks
+        if self.clock.digest.listener is not None:
+            self.clock.digest.listener.block_taken(pfn, order, reason)
         if hooks is None:
             return 0
         if hooks.forget_when_taken:

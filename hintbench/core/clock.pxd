@@ -1,3 +1,6 @@
+from hintbench.core.preemption cimport Preemptions
+
+
 cdef class CostTable:
     cdef public long long pcp_hit_ns, pcp_free_ns, direct_path_ns, lock_take_ns, lock_handoff_ns
     cdef public long long block_hot_ns, block_cold_ns, list_walk_block_ns, head_lookup_ns
@@ -6,8 +9,14 @@ cdef class CostTable:
     cdef public long long reclaim_retries, kswapd_wake_ns, flag_ns
 
 
+cdef class EventListener:
+    cdef int event(self, long long time_ns, int cpu, int kind, int pfn, int order) except -1
+    cdef int block_taken(self, int pfn, int order, int reason) except -1
+
+
 cdef class Digest:
     cdef unsigned long long state
+    cdef public EventListener listener
     cdef readonly long long events
     cdef int add(self, long long time_ns, int cpu, int kind, int pfn, int order) except -1
 
@@ -19,6 +28,7 @@ cdef class VirtualClock:
     cdef public long long context
     cdef readonly Digest digest
     cdef readonly CostTable costs
+    cdef public Preemptions preemptions
 
 
 cdef class Winner:

@@ -11,8 +11,10 @@ import cython
 
 if cython.compiled:
     from cython.cimports.hintbench.core.constants import NEVER
+    from cython.cimports.hintbench.core.preemption import Preemptions
 else:
     from hintbench.core.constants import NEVER
+    from hintbench.core.preemption import Preemptions
 
 _MULTIPLIER_1 = cython.declare(cython.ulonglong, 0x9E3779B97F4A7C15)
 _MULTIPLIER_2 = cython.declare(cython.ulonglong, 0xC2B2AE3D27D4EB4F)
@@ -47,6 +49,26 @@ class CostTable:
         self.flag_ns = costs["flag_ns"]
 
 
+@cython.cclass
+class EventListener:
+    """Sees every event that enters the digest, at the moment it happens."""
+
+    def event(
+        self,
+        time_ns: cython.longlong,
+        cpu: cython.int,
+        kind: cython.int,
+        pfn: cython.int,
+        order: cython.int,
+    ) -> cython.int:
+        """One event; the arguments are those of :meth:`Digest.add`."""
+        return 0
+
+    def block_taken(self, pfn: cython.int, order: cython.int, reason: cython.int) -> cython.int:
+        """A block has left its free list, as the hook of that name tells it."""
+        return 0
+
+
 @cython.final
 @cython.cclass
 class Digest:
@@ -59,6 +81,7 @@ class Digest:
     def __init__(self, seed: int = 0) -> None:
         self.state = (seed * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) & 0xFFFFFFFFFFFFFFFF
         self.events = 0
+        self.listener = None
 
     @cython.overflowcheck(False)
     def add(
@@ -82,6 +105,8 @@ class Digest:
         state ^= state >> 32
         self.state = state
         self.events += 1
+        if self.listener is not None:
+            self.listener.event(time_ns, cpu, kind, pfn, order)
         return 0
 
     def record(self, time_ns: int, cpu: int, kind: int, pfn: int, order: int) -> None:
@@ -105,6 +130,7 @@ class VirtualClock:
         context: a number that no other context has; a lock remembers its holder by it.
         digest: the hash of the run's events.
         costs: the prices.
+        preemptions: who loses time where; None in an undisturbed run.
     """
 
     def __init__(self, costs: CostTable, seed: int = 0) -> None:
@@ -114,6 +140,7 @@ class VirtualClock:
         self.context = 0
         self.costs = costs
         self.digest = Digest(seed)
+        self.preemptions = None
 
 
 @cython.final

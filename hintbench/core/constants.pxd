@@ -90,6 +90,11 @@ cdef enum:
     CAUSES = 6
     SUB_BUCKET_BITS = 4
     BUCKETS = 0x2c0
+    OWNER_NOWHERE = 0
+    OWNER_BUDDY = 1
+    OWNER_OUTSIDE = 2
+    OWNER_CALLER = 3
+    OWNER_STRATEGY = 4
 
 cdef extern from *:
     """

@@ -123,3 +123,10 @@ BUCKETS = 704
 
 # A clock that never comes up: the vCPU waits for something.
 NEVER = 0x3FFFFFFFFFFFFFFF
+
+# Who has a page, in the books of hintbench.core.audit.
+OWNER_NOWHERE = 0
+OWNER_BUDDY = 1
+OWNER_OUTSIDE = 2
+OWNER_CALLER = 3
+OWNER_STRATEGY = 4

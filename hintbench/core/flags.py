@@ -39,6 +39,7 @@ class UnitFlags:
         self.count = 0
         self.on_clear = on_clear
         self.guest = guest
+        self.watcher = None
         self.units = memoryview(numpy.zeros((page_count >> order) + 1, dtype=numpy.uint8))
 
     def any_set(self, pfn: cython.int, order: cython.int) -> cython.int:
@@ -91,6 +92,8 @@ class UnitFlags:
                 self.units[unit] = 1
                 changed += 1
         self.count += changed
+        if self.watcher is not None:
+            self.watcher.flag_set(self, pfn, order)
         return changed
 
     def clear(self, pfn: int, order: int = 0) -> int:
@@ -102,6 +105,8 @@ class UnitFlags:
         self._check(pfn, order)
         self._charge()
         changed = self.forget(pfn, order)
+        if self.watcher is not None:
+            self.watcher.flag_cleared(self, pfn, order)
         if changed and self.on_clear is not None:
             self.on_clear(self)
         return changed

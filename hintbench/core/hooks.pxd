@@ -5,7 +5,7 @@ from hintbench.core.flags cimport UnitFlags
 
 cdef class HookPoint:
     cdef readonly str name
-    cdef readonly object function
+    cdef public object function
     cdef readonly int min_order
     cdef readonly UnitFlags flags
     cdef readonly long long cost_ns

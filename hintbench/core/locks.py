@@ -22,10 +22,11 @@ else:
 class LockRequest:
     """What ``await`` hands to the scheduler when a coroutine wants a lock."""
 
-    __slots__ = ("lock",)
+    __slots__ = ("interrupts_off", "lock")
 
-    def __init__(self, lock: "LockTimeline") -> None:
+    def __init__(self, lock: "LockTimeline", interrupts_off: bool = True) -> None:
         self.lock = lock
+        self.interrupts_off = interrupts_off
 
     def __await__(self) -> Iterator[Any]:
         yield self
@@ -105,6 +106,8 @@ class LockTimeline:
         self.held = True
         self.holder = clock.context
         self.granted_ns = now
+        if clock.preemptions is not None:
+            now += clock.preemptions.at_hold()
         clock.now = now
         if self.observer is not None:
             self.observer("take", self)
@@ -157,9 +160,14 @@ class LockTimeline:
         """The longest hold by payer."""
         return tuple(self.longest_hold_by_payer)
 
-    def acquire(self) -> LockRequest:
-        """``await lock.acquire()``: queue for the lock; interrupts are off until the release."""
-        return LockRequest(self)
+    def acquire(self, interrupts_off: bool = True) -> LockRequest:
+        """``await lock.acquire()``: queue for the lock.
+
+        Args:
+            interrupts_off: spin_lock_irqsave(), until the release; False: spin_lock(), which leaves
+                interrupts as they are. An interrupt that takes the lock too then deadlocks.
+        """
+        return LockRequest(self, interrupts_off)
 
     def __enter__(self) -> "LockTimeline":
         # For interrupt handlers, which cannot await: they spin for it where they are.

@@ -40,6 +40,7 @@ if cython.compiled:
         end_free,
         free_completed,
     )
+    from cython.cimports.hintbench.core.preemption import Preemptions
     from cython.cimports.hintbench.core.simulation import Simulation, prefetch
     from cython.cimports.hintbench.core.vcpu import (
         COMMIT_FREE,
@@ -95,6 +96,7 @@ else:
         end_free,
         free_completed,
     )
+    from hintbench.core.preemption import Preemptions
     from hintbench.core.simulation import Simulation
     from hintbench.core.vcpu import (
         COMMIT_FREE,
@@ -294,7 +296,9 @@ def run_tapes(sim: Simulation) -> cython.bint:
     """
     first: cython.int
     key: cython.longlong
+    delay: cython.longlong
     winner = sim.winner
+    preemptions: Preemptions = sim.clock.preemptions
     while sim.running > 0:
         first = winner.tree[1]
         key = winner.keys[first]
@@ -307,5 +311,40 @@ def run_tapes(sim: Simulation) -> cython.bint:
         if cython.compiled:
             if sim.progress & _SIGNAL_CHECK_MASK == 0:
                 PyErr_CheckSignals()
+        if preemptions is not None:
+            delay = preemptions.at_step()
+            if delay:
+                winner.set(first, key + delay)
+                continue
         _step(sim, cython.cast(Vcpu, sim.vcpus[first]))
     return True
+
+
+@cython.ccall
+def run_until(sim: Simulation, until_ns: cython.longlong) -> cython.Py_ssize_t:
+    """Let everybody take the steps that begin at ``until_ns`` or before; how many there were."""
+    first: cython.int
+    key: cython.longlong
+    delay: cython.longlong
+    steps: cython.longlong = 0
+    winner = sim.winner
+    preemptions: Preemptions = sim.clock.preemptions
+    while True:
+        first = winner.tree[1]
+        key = winner.keys[first]
+        if sim.next_event_ns <= key:
+            if sim.next_event_ns > until_ns:
+                return steps
+            sim.run_event()
+            steps += 1
+            continue
+        if key > until_ns:
+            return steps
+        sim.progress += 1
+        steps += 1
+        if preemptions is not None:
+            delay = preemptions.at_step()
+            if delay:
+                winner.set(first, key + delay)
+                continue
+        _step(sim, cython.cast(Vcpu, sim.vcpus[first]))

@@ -84,6 +84,7 @@ def scan_range(zone: Zone, pfn: cython.int, end_pfn: cython.int, min_order: cyth
         end_pfn = pages.page_count
     while pfn < end_pfn:
         clock.now += clock.costs.page_visit_ns
+        zone.visits += 1
         head = pages.head_of(pfn)
         state = pages.state[head] if head >= 0 else 0
         kind = state & KIND_MASK

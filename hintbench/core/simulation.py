@@ -162,6 +162,14 @@ class Simulation:
         at_ns, _rank, _number, _sequence, timer = heapq.heappop(self.events)
         self.next_event_ns = self.events[0][0] if self.events else NEVER
         self.progress += 1
+        preemptions = self.clock.preemptions
+        if preemptions is not None and timer.callback is not None:
+            delay_ns = preemptions.at_step()
+            if delay_ns:
+                late = (at_ns + delay_ns, _rank, _number, _sequence, timer)
+                heapq.heappush(self.events, late)
+                self.next_event_ns = self.events[0][0]
+                return
         if timer.callback is not None:
             self.clock.now = at_ns
             timer.callback()

@@ -73,6 +73,9 @@ class Zone(Buddy):
         managed_pages: pages the buddy allocator was given at boot.
         watermark_min, watermark_low, watermark_high: in pages, without boost.
         isolated_pages: pages in a strategy's hands.
+        visits: structures that strategies have looked at: list entries, look-ups, pages.
+        refuse_isolation: when set and true when called, the next isolation is refused.
+        preempt: when set, an unlocked edit is carried out part by part and calls this in between.
     """
 
     def __init__(
@@ -109,6 +112,9 @@ class Zone(Buddy):
         self.refusals = 0
         self.violate = violate
         self.in_flight = in_flight
+        self.preempt = None
+        self.refuse_isolation = None
+        self.visits = 0
 
     def __repr__(self) -> str:
         return f"<Zone {self.name} node {self.node}>"
@@ -216,6 +222,7 @@ class Zone(Buddy):
         if not (self.start_pfn <= pfn < self.end_pfn):
             return None
         self.clock.now += self.clock.costs.head_lookup_ns
+        self.visits += 1
         for order in range(NR_PAGE_ORDERS):
             head = pfn & ~((1 << order) - 1)
             state = self.pages.state[head]
@@ -256,6 +263,9 @@ class Zone(Buddy):
                 pfn = self.pages.next[head]
                 while pfn != head:
                     looked += 1
+                    self.visits += 1
+                    if looked > self.pages.page_count:
+                        raise RuntimeError(f"list {order} of {self} has no end")
                     self.clock.now += self.clock.costs.list_walk_block_ns
                     if without is None or not without.all(pfn, order):
                         found.append(make_block(pfn, order, self))
@@ -282,8 +292,12 @@ class Zone(Buddy):
         followed to the list's head.
         """
         here: cython.int = self.pages.next[pfn]
+        steps: cython.int = 0
         while here < self.pages.page_count:
             here = self.pages.next[here]
+            steps += 1
+            if steps > self.pages.page_count:
+                raise RuntimeError(f"the list of pfn {pfn:#x} in {self} has no end")
         return (here - self.first_list) % MIGRATE_TYPES
 
     def scan_range(self, pfn: int, end_pfn: int, min_order: int) -> Block | None:
@@ -311,11 +325,18 @@ class Zone(Buddy):
         if self.kernel < KERNEL_6_12:
             # min_wmark_pages() counts the boost, _watermark[WMARK_MIN] of later kernels does not.
             least += self.watermark_boost
-        if self.free_pages - self.free_highatomic <= least + (1 << order):
+        if self.free_pages - self.free_highatomic <= least + (1 << order) or (
+            self.refuse_isolation is not None and self.refuse_isolation()
+        ):
             self.refusals += 1
             return None
         migratetype = self.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
-        self.take_block(pfn, order, order, migratetype, REASON_ISOLATION)
+        if self.preempt is not None and not self.lock.held_here:
+            from hintbench.core.tearing import isolate_torn
+
+            isolate_torn(self, pfn, order, self.preempt)
+        else:
+            self.take_block(pfn, order, order, migratetype, REASON_ISOLATION)
         self.pages.state[pfn] = ISOLATED | order
         self.isolated_pages += 1 << order
         self.isolations += 1
@@ -349,6 +370,10 @@ class Zone(Buddy):
         self.isolated_pages -= 1 << order
         if self.in_flight is not None:
             self.in_flight.add(clock.now, -(1 << order))
+        if self.preempt is not None and not self.lock.held_here:
+            from hintbench.core.tearing import put_back_torn
+
+            return put_back_torn(self, pfn, order, tail, self.preempt)
         try:
             merged = self.free_one_page(
                 pfn,

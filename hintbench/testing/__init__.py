@@ -1,0 +1,1 @@
+"""Is a strategy right? Rules, a schedule explorer, faults, counterexamples, a pytest suite."""

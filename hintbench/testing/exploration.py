@@ -1,0 +1,129 @@
+"""Exploring a strategy: many scenarios, each with all rules looking on."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from hintbench.testing.explored import Checker, ExploredRun, Outcome, Violation
+from hintbench.testing.families import draw_scenario
+from hintbench.testing.rules import RULES
+from hintbench.testing.scenario import Scenario
+
+if TYPE_CHECKING:
+    from hintbench.strategy import Strategy
+
+COLLECT_EVERY: Final = 64
+"""Runs between two collections of garbage: a run is a knot of references to large arrays."""
+
+
+@dataclass(slots=True)
+class Exploration:
+    """What came of many scenarios.
+
+    Attributes:
+        schedules: how many were run.
+        found: for every rule and kind the first violation, and the scenario that showed it.
+        counts: by rule, in how many scenarios it was broken.
+        error: the strategy's own fault, and the scenario.
+        coverage: sums of what the runs held.
+        with_reports: how many scenarios had at least one report.
+        seconds: wall time.
+    """
+
+    schedules: int = 0
+    found: dict[tuple[str, str], tuple[Violation, Scenario]] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    error: tuple[str, Scenario] | None = None
+    coverage: dict[str, int] = field(default_factory=dict)
+    with_reports: int = 0
+    seconds: float = 0.0
+
+    def add(self, scenario: Scenario, outcome: Outcome) -> None:
+        """Enter one run."""
+        self.schedules += 1
+        for key, violation in outcome.violations.items():
+            known = self.found.get(key)
+            if known is None or scenario.size < known[1].size:
+                self.found[key] = violation, scenario
+        for rule in outcome.counts:
+            self.counts[rule] = self.counts.get(rule, 0) + 1
+        if outcome.error and self.error is None:
+            self.error = outcome.error, scenario
+        for name, count in outcome.coverage.items():
+            self.coverage[name] = self.coverage.get(name, 0) + count
+        self.with_reports += outcome.coverage.get("reports", 0) > 0
+
+
+def checkers_for(strategy: Strategy) -> list[type[Checker]]:
+    """The checkers of all rules that apply to a strategy."""
+    claims = strategy.claims()
+    found = [rule.checker for rule in RULES.values() if not rule.applies(claims)]
+    return [checker for checker in found if checker is not None]
+
+
+def run_scenario(
+    make: Callable[[], Strategy],
+    scenario: Scenario,
+    tolerated: frozenset[str] | None = None,
+    journal: Callable[[int, int, int, int, int], None] | None = None,
+    told: Callable[[str, str], None] | None = None,
+) -> Outcome:
+    """Run one scenario with a fresh instance of a strategy.
+
+    Args:
+        make: makes the instance.
+        scenario: what happens.
+        tolerated: rules whose violation does not end the run; None: those it declares.
+        journal: called with every event of the history.
+        told: called with what happens besides: preemptions, faults, violations.
+    """
+    strategy = make()
+    if tolerated is None:
+        tolerated = frozenset(strategy.declared_failures)
+    return ExploredRun(
+        strategy, scenario, checkers_for(strategy), tolerated, journal, told
+    ).explore()
+
+
+def explore(
+    make: Callable[[], Strategy],
+    seeds: Iterable[int],
+    *,
+    seconds: float | None = None,
+    stop: bool = True,
+) -> Exploration:
+    """Run scenario after scenario.
+
+    Args:
+        make: makes an instance of the strategy.
+        seeds: of the scenarios, as many as shall be run.
+        seconds: stop after so much wall time.
+        stop: stop at the first violation that the strategy does not declare.
+    """
+    began = time.perf_counter()
+    declared = frozenset(make().declared_failures)
+    kernels = type(make()).kernels
+    exploration = Exploration()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        for number, seed in enumerate(seeds):
+            scenario = draw_scenario(seed, kernels)
+            outcome = run_scenario(make, scenario)
+            exploration.add(scenario, outcome)
+            undeclared = set(outcome.counts) - declared
+            if stop and (undeclared or outcome.error):
+                break
+            if number % COLLECT_EVERY == COLLECT_EVERY - 1:
+                gc.collect()
+            if seconds is not None and time.perf_counter() - began > seconds:
+                break
+    finally:
+        if enabled:
+            gc.enable()
+    exploration.seconds = time.perf_counter() - began
+    return exploration

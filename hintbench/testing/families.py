@@ -1,0 +1,159 @@
+"""Families of scenarios: what the vCPUs do, drawn from a seed.
+
+Each family provokes what the others seldom do: mixed orders, huge pages, blocks that are freed
+page by page, memory that runs out, a strategy that is stopped with reports in flight.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from hintbench.operations import Flag, Migratetype, Operation, encode
+from hintbench.tapes import Draws
+from hintbench.testing.faults import KINDS
+from hintbench.testing.guests import HOSTS, ZONE_LAYOUTS, small_guest
+from hintbench.testing.scenario import Fault, Operations, Scenario
+from hintbench.testing.schedules import draw_preemptions
+
+OPERATIONS: Final = 1_040
+"""How many operations a scenario has at least."""
+_SCALE: Final = 1 << 20
+
+MIXES: Final[dict[str, Sequence[tuple[int, int, float]]]] = {
+    "mixed": (
+        (0, 800, 60),
+        (1, 60, 8),
+        (2, 60, 8),
+        (3, 60, 10),
+        (5, 20, 4),
+        (9, 20, 8),
+        (10, 8, 4),
+    ),
+    "huge": ((0, 600, 40), (3, 200, 8), (9, 50, 10), (10, 20, 5)),
+    "fragments": ((0, 900, 500), (1, 60, 30), (3, 80, 120), (9, 10, 5)),
+    "pressure": ((0, 700, 200), (2, 100, 30), (4, 100, 20), (9, 30, 18), (10, 15, 7)),
+}
+"""By family (order, weight, live blocks): how often an order is asked for, and how many blocks of
+it are in use at a time on a guest of 16,384 pages."""
+FAMILIES: Final = ("mixed", "huge", "fragments", "pressure")
+
+
+def draw_scenario(seed: int, kernels: Sequence[str] = ("6.12", "5.0")) -> Scenario:
+    """Draw a scenario: everything in it follows from the seed.
+
+    Args:
+        seed: of all choices.
+        kernels: the kernels to choose from.
+    """
+    rng = random.Random(seed)
+    family = rng.choice(FAMILIES)
+    layout = rng.choice(("one", "one", "two", "nodes"))
+    host = rng.choice(("device", "device", "small-granule", *sorted(HOSTS)))
+    guest = small_guest(rng.choice(list(kernels)), layout, host)
+    zones = ZONE_LAYOUTS[layout]
+    pages = sum(blocks for _, _, blocks, _ in zones) << 10
+    operations = draw_operations(seed, family, guest.vcpus, pages, rng.choice((2, 4, 8)))
+    return Scenario(
+        guest=guest,
+        operations=operations,
+        preemptions=draw_preemptions(rng, len(operations)),
+        faults=_draw_faults(rng, guest.vcpus),
+        seed=seed,
+        settle=rng.random() < 0.6,
+        family=family,
+    )
+
+
+def draw_operations(seed: int, family: str, vcpus: int, pages: int, pauses: int) -> Operations:
+    """Draw what the vCPUs do.
+
+    Args:
+        seed: of all choices.
+        family: one of `FAMILIES`.
+        vcpus: how many CPUs share the work.
+        pages: the size of the guest.
+        pauses: one operation in so many is followed by a pause.
+    """
+    draws = Draws(seed, 1)
+    mix = MIXES[family]
+    count = OPERATIONS // 2
+    kinds = draws.choose([weight for _, weight, _ in mix], count)
+    orders = np.array([order for order, _, _ in mix])[kinds]
+    total = sum(weight for _, weight, _ in mix)
+    shares = np.array([live * total / (weight * count) for _, weight, live in mix])
+    begins = draws.below(_SCALE, count)
+    # Exponential life times would leave long tails in use; twice uniform has the same mean.
+    lives = draws.below(_SCALE, count) * (2 * shares * pages / 16_384)[kinds] + 1
+    vcpu = draws.below(vcpus, count)
+    other = draws.below(vcpus, count)
+    freeing = np.where(draws.below(5, count) == 0, other, vcpu)
+    slots = np.arange(count)
+    codes = encode(Operation.ALLOCATE, orders, _types(draws, count), _flags(draws, orders))
+    when = np.concatenate([begins, begins + lives.astype(np.int64)])
+    order = np.argsort(when, kind="stable")
+    everything = Operations(
+        np.concatenate([vcpu, freeing])[order].astype(np.int8),
+        np.concatenate([codes, np.full(count, encode(Operation.FREE))])[order].astype(np.uint32),
+        np.concatenate([slots, slots])[order].astype(np.int32),
+        np.zeros(2 * count, dtype=np.int64),
+    )
+    return _with_pauses(everything, draws, pauses)
+
+
+def _types(draws: Draws, count: int) -> np.ndarray:
+    kinds = (Migratetype.MOVABLE, Migratetype.UNMOVABLE, Migratetype.RECLAIMABLE)
+    return np.array([int(kind) for kind in kinds])[draws.choose((7, 2, 1), count)]
+
+
+def _flags(draws: Draws, orders: np.ndarray) -> np.ndarray:
+    """Cleared user pages mostly; slabs, atomic ones and such that may not retry."""
+    kinds = (
+        Flag.ZERO,
+        Flag.TOUCHED,
+        Flag.TOUCHED | Flag.SLAB,
+        Flag.TOUCHED | Flag.ATOMIC,
+        Flag.ZERO | Flag.NORETRY,
+    )
+    flags = np.array([int(kind) for kind in kinds])[draws.choose((11, 2, 2, 1, 1), len(orders))]
+    huge = (orders >= 9) & (flags & int(Flag.SLAB) == 0)
+    return np.where(huge, flags | int(Flag.COMPOUND), flags)
+
+
+def _with_pauses(operations: Operations, draws: Draws, pauses: int) -> Operations:
+    """Let time pass here and there: half a microsecond to half a millisecond."""
+    at = np.flatnonzero(draws.below(pauses, len(operations)) == 0)
+    # Log-uniform: a power of two, and a mantissa.
+    length = (1 << (9 + draws.below(10, len(at)))) + draws.below(512, len(at))
+    kinds = np.where(
+        draws.below(2, len(at)) == 0, encode(Operation.IDLE), encode(Operation.COMPUTE)
+    )
+    return Operations(
+        np.insert(operations.vcpu, at, operations.vcpu[at]),
+        np.insert(operations.code, at, kinds).astype(np.uint32),
+        np.insert(operations.value, at, 0),
+        np.insert(operations.time_ns, at, length),
+    )
+
+
+def _draw_faults(rng: random.Random, vcpus: int) -> tuple[Fault, ...]:
+    """None in every second scenario, else a few; interrupts in most."""
+    faults = []
+    if rng.random() < 0.5:
+        kinds = [kind for kind in KINDS if kind != "interrupt"]
+        for _ in range(rng.randint(1, 3)):
+            kind = rng.choice(kinds)
+            length = 1 << rng.randint(12, 26)
+            faults += [
+                Fault(kind, rng.randint(1, 6) + extra, length)
+                for extra in range(rng.choice((1, 1, 2, 5)))
+            ]
+    if rng.random() < 0.7:
+        faults += [
+            Fault("interrupt", rng.randint(1_000, 4_000_000), 0, rng.randrange(vcpus))
+            for _ in range(rng.randint(1, 12))
+        ]
+    return tuple(sorted(set(faults)))

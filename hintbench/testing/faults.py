@@ -1,0 +1,133 @@
+"""What can go wrong around a strategy: a host that misbehaves, refusals, interrupts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from hintbench.contexts import RANK_INTERRUPT
+from hintbench.testing.scenario import Fault
+
+if TYPE_CHECKING:
+    from hintbench.testing.explored import ExploredRun
+
+KINDS: Final = {
+    "queue-full": "a report finds no room in the queue",
+    "host-refuses": "the host refuses a report",
+    "host-stalls": "the host is slow at one descriptor",
+    "answer-late": "the guest hears late of a report's end, perhaps after that of a later one",
+    "interrupt-late": "an acknowledgement's interrupt is late, so that several share one",
+    "device-missing": "there is no device from some report on",
+    "device-reset": "the device is reset while a report is with it",
+    "isolation-refused": "the guest refuses to isolate a block",
+    "buffer-fails": "allocate_buffer() finds no memory",
+    "interrupt": "an interrupt drains a per-CPU list in the middle of something",
+}
+"""Kinds of faults; `Fault.number` counts submissions, reports served, descriptors, answers,
+interrupts, submissions, submissions, isolations, buffers and (for interrupts) is their time."""
+
+HINDERS_TELLING: Final = frozenset(
+    {"host-refuses", "device-missing", "device-reset", "queue-full", "isolation-refused"}
+)
+"""After these a block may have to wait for a strategy's back-off, or for ever."""
+
+
+class Faults:
+    """The faults of one scenario, asked by host and guest each time one could happen.
+
+    Args:
+        faults: what goes wrong.
+        run: the run they happen in.
+
+    Attributes:
+        happened: how often each kind did.
+    """
+
+    def __init__(self, faults: Iterable[Fault], run: ExploredRun) -> None:
+        self._run = run
+        self._amounts: dict[str, dict[int, int]] = {}
+        self._counts: dict[str, int] = {}
+        self.happened: dict[str, int] = {}
+        self._interrupts: list[Fault] = []
+        for fault in faults:
+            if fault.kind == "interrupt":
+                self._interrupts.append(fault)
+            else:
+                self._amounts.setdefault(fault.kind, {})[fault.number] = fault.amount
+
+    def install(self) -> None:
+        """Take the places in guest and host where faults are asked for."""
+        guest = self._run.guest
+        wanted = self._amounts
+        if wanted.keys() - {"isolation-refused", "buffer-fails"}:
+            guest.host.faults = self
+        if "isolation-refused" in wanted:
+            for zone in guest.zones:
+                zone.refuse_isolation = self.isolation_refused
+        if "buffer-fails" in wanted:
+            guest.buffer_fails = self.buffer_fails
+        for fault in self._interrupts:
+            self._schedule(fault)
+
+    def _now(self, kind: str) -> int:
+        """The amount if this is the time for a fault of a kind, -1 if not; one time is counted."""
+        wanted = self._amounts.get(kind)
+        if wanted is None:
+            return -1
+        count = self._counts[kind] = self._counts.get(kind, 0) + 1
+        amount = wanted.get(count, -1)
+        if amount >= 0:
+            self.happened[kind] = self.happened.get(kind, 0) + 1
+            self._run.tell("fault", f"fault: {KINDS[kind]}")
+        return amount
+
+    def queue_full(self) -> bool:
+        """A submission; also the moment when a device goes away or is reset."""
+        host = self._run.guest.host
+        if self._now("device-missing") >= 0:
+            host.attached = False
+            host.reset()
+        if self._now("device-reset") >= 0:
+            host.reset()
+        return self._now("queue-full") >= 0
+
+    def refuses(self) -> bool:
+        """The host begins to serve a report."""
+        return self._now("host-refuses") >= 0
+
+    def stall_ns(self) -> int:
+        """The host works at a descriptor."""
+        return max(0, self._now("host-stalls"))
+
+    def answer_late_ns(self) -> int:
+        """The host has ended a report."""
+        return max(0, self._now("answer-late"))
+
+    def interrupt_late_ns(self) -> int:
+        """An acknowledgement's interrupt is raised."""
+        return max(0, self._now("interrupt-late"))
+
+    def isolation_refused(self) -> bool:
+        """A block is being isolated."""
+        return self._now("isolation-refused") >= 0
+
+    def buffer_fails(self) -> bool:
+        """Memory is asked for."""
+        return self._now("buffer-fails") >= 0
+
+    # -- interrupts -----------------------------------------------------------------------------
+
+    def _schedule(self, fault: Fault) -> None:
+        simulation = self._run.machine.simulation
+        simulation.schedule(fault.number, RANK_INTERRUPT, fault.cpu, lambda: self._raise(fault.cpu))
+
+    def _raise(self, cpu: int) -> None:
+        self.happened["interrupt"] = self.happened.get("interrupt", 0) + 1
+        self._run.scheduler.processors.deliver(cpu, "interrupt", lambda: self._drain(cpu))
+
+    def _drain(self, cpu: int) -> Any:
+        """What a device's interrupt does to the allocator: it frees, and a list overflows."""
+        for pcp in self._run.machine.simulation.vcpus[cpu].pcps:
+            if pcp.count:
+                return self._run.threads.drain_in_interrupt(cpu, pcp)
+        return None

@@ -1,0 +1,62 @@
+"""The small guests that scenarios run on: 32 to 64 MiB, two to four vCPUs, every kind of host."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Final
+
+from hintbench.config import GuestConfig
+from hintbench.costs import Costs, HostConfig
+from hintbench.layout import ZoneConfig
+
+BLOCK: Final = 1024
+"""Pages of the largest free block."""
+ZONE_LAYOUTS: Final = {
+    "one": (("DMA32", 4, 16, 0),),
+    "two": (("DMA32", 4, 8, 0), ("Normal", 16, 8, 0)),
+    "nodes": (("Normal", 4, 8, 0), ("Normal", 16, 8, 1)),
+    "tiny": (("DMA32", 4, 4, 0),),
+}
+"""(name, first pfn, size, node) of each zone; pfn and size in blocks of 1,024 pages. The two
+nodes' Normal zones share a zone number, as v9's sort does not know."""
+HOSTS: Final[dict[str, dict[str, Any]]] = {
+    "device": {},
+    "small-granule": {"granule": "4KiB"},
+    "vcpu-thread": {"kick": "vcpu-thread"},
+    "hypercall": {"kick": "hypercall"},
+    "slow": {"unmap_huge_ns": 100_000, "device_latency_ns": 200_000},
+    "fast": {"device_latency_ns": 2_000, "unmap_huge_ns": 1_000, "call_device_thread_ns": 500},
+    "short-queue": {"queue_capacity": 1, "granule": "4KiB"},
+}
+"""Hosts by name: what differs from the default."""
+
+
+@cache
+def small_guest(kernel: str, layout: str, host: str, vcpus: int = 4) -> GuestConfig:
+    """A guest for scenarios.
+
+    Args:
+        kernel: whose page allocator it has.
+        layout: one of `ZONE_LAYOUTS`.
+        host: one of `HOSTS`.
+        vcpus: how many CPUs.
+    """
+    zones = tuple(
+        ZoneConfig(
+            name=name,  # type: ignore[arg-type]
+            start_pfn=first * BLOCK,
+            spanned_pages=blocks * BLOCK,
+            node=node,
+            watermark_min=blocks * 8,
+            watermark_low=blocks * 10,
+            watermark_high=blocks * 12,
+        )
+        for name, first, blocks, node in ZONE_LAYOUTS[layout]
+    )
+    return GuestConfig(
+        zones=zones,
+        vcpus=vcpus,
+        kernel=kernel,  # type: ignore[arg-type]
+        host=HostConfig(**HOSTS[host]),
+        costs=Costs(),
+    )

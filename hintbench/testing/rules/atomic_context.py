@@ -1,0 +1,7 @@
+"""atomic-context: no await, report, sleep or sleeping allocation where nothing may sleep.
+
+That is under a zone lock, in an atomic hook and in a completion; and one zone lock at a time.
+Checked in every run by `hintbench.context_rules` and by `Guest.allocate_buffer`.
+
+Source: kernel-facts R11; might_sleep() and CONFIG_DEBUG_ATOMIC_SLEEP.
+"""

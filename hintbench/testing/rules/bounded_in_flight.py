@@ -1,0 +1,43 @@
+"""bounded-in-flight: what is in the strategy's hands stays within the declared cap.
+
+That is, isolated and marked pages of each zone; and free memory stays above the min watermark
+after every isolation, which the zone sees to.
+
+Source: kernel-facts trap 3: v9 takes up to 1 GiB per CPU out of use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hintbench.testing.explored import Checker
+
+if TYPE_CHECKING:
+    from hintbench.core.flags import UnitFlags
+    from hintbench.core.zone import Zone
+
+
+class RuleChecker(Checker):
+    """Adds up what is in hand whenever there is more of it."""
+
+    rule = "bounded-in-flight"
+
+    def isolated(self, zone: Zone, pfn: int, order: int) -> None:
+        """One more block."""
+        cap = self.run.claims.in_flight_pages
+        if cap is not None and zone.isolated_pages > cap:
+            text = f"{zone.isolated_pages} pages of {zone} are isolated, declared are {cap}"
+            self.violate(text, "isolated", pfn, 1 << order)
+
+    def flag_set(self, flags: UnitFlags, pfn: int, order: int) -> None:
+        """One more unit, perhaps in flight."""
+        cap = self.run.claims.in_flight_pages
+        if cap is None or self.run.guest.flag_sets[flags.name][1] != "in-flight":
+            return
+        zone = self.run.guest.zone_of(pfn)
+        pages = sum(
+            1 << flags.order for unit in flags.set_units() if zone.start_pfn <= unit < zone.end_pfn
+        )
+        if pages > cap:
+            text = f"{pages} pages of {zone} are marked {flags.name}, declared are {cap}"
+            self.violate(text, "marked", pfn, 1 << order)

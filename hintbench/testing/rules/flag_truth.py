@@ -1,0 +1,45 @@
+"""flag-truth: what the strategy believes to be told is what the host does not back.
+
+Looked at whenever a flag that means "told" is set, and when the workload has ended.
+
+Source: kernel-facts trap 6: what merge, split and allocation forget differs between strategies.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hintbench.testing.explored import Checker
+
+if TYPE_CHECKING:
+    from hintbench.core.flags import UnitFlags
+
+
+class RuleChecker(Checker):
+    """Compares told units with the host's side of their pages."""
+
+    rule = "flag-truth"
+
+    def flag_set(self, flags: UnitFlags, pfn: int, order: int) -> None:
+        """Is it true?"""
+        if self.run.guest.flag_sets[flags.name][1] == "told":
+            pages = 1 << flags.order
+            for unit in range(pfn & -pages, pfn + (1 << order), pages):
+                self._look(flags, unit)
+
+    def at_settled(self) -> None:
+        """Is all of it still true?"""
+        for flags, meaning in self.run.guest.flag_sets.values():
+            if meaning == "told":
+                for unit in flags.set_units():
+                    self._look(flags, unit)
+
+    def _look(self, flags: UnitFlags, unit: int) -> None:
+        backed = self.run.machine.backing.count_backed(unit, flags.order)
+        if backed:
+            self.violate(
+                f"unit {unit:#x} is marked {flags.name}, but the host backs {backed} of its pages",
+                "backed",
+                unit,
+                1 << flags.order,
+            )

@@ -1,0 +1,7 @@
+"""off-is-none: attached but disabled, a strategy changes nothing.
+
+Checked by running a scenario with no strategy and with this one attached but off
+(`hintbench.testing.exploration`) and comparing the digests.
+
+Source: DESIGN section 4.
+"""

@@ -1,0 +1,51 @@
+"""once: an acknowledged report of a block is not repeated before the block has changed.
+
+A block changes when it is handed out, split, or merged with a block that is newly freed. And put
+back never notifies, or a strategy would tell for ever what it has just told.
+
+Source: kernel-facts R13, R15; FPI_SKIP_REPORT_NOTIFY.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hintbench.core.constants import OWNER_BUDDY, OWNER_STRATEGY
+from hintbench.hookspecs import Origin
+from hintbench.testing.explored import Checker
+
+if TYPE_CHECKING:
+    from hintbench.reports import Report
+
+
+class RuleChecker(Checker):
+    """Compares every report with what has been acknowledged and has kept its identity."""
+
+    rule = "once"
+
+    def reported(self, report: Report, context: Any) -> None:
+        """Has the host been told of just this block before?"""
+        if not self.run.claims.once:
+            return
+        for block in report.blocks:
+            if self.run.auditor.told_as(block.pfn) == block.order:
+                text = f"pfn {block.pfn:#x} order {block.order} is told again, unchanged"
+                self.violate(text, "again", block.pfn, 1 << block.order)
+
+    def answered(self, report: Report) -> None:
+        """What the host took, and nobody has taken meanwhile, it knows now."""
+        if not report.ok:
+            return
+        auditor = self.run.auditor
+        for block in report.blocks:
+            pages = 1 << block.order
+            if (
+                auditor.owner_of(block.pfn, pages, OWNER_STRATEGY) < 0
+                or auditor.owner_of(block.pfn, pages, OWNER_BUDDY) < 0
+            ):
+                auditor.acknowledged(block.pfn, block.order)
+
+    def hook_called(self, name: str, arguments: tuple[Any, ...]) -> None:
+        """A put back that notifies."""
+        if name == "block_freed" and arguments[6] == Origin.PUT_BACK and self.run.claims.once:
+            self.violate(f"the put back of pfn {arguments[3]:#x} notifies", "notify", arguments[3])

@@ -1,0 +1,74 @@
+"""returned: every isolated block comes back exactly once, same pfn, order and zone.
+
+Also when the guest refuses, the host fails, the queue is full or there is no device. What comes
+back wrongly is refused by the zone at once; what never comes back is found when the workload has
+ended and the strategy had its time.
+
+Source: kernel-facts R9, R10; v9's array is leaked without a device, and the submitter of a report
+throws away the completions that it polls.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hintbench.testing.explored import Checker
+
+if TYPE_CHECKING:
+    from hintbench.core.zone import Zone
+    from hintbench.reports import Report
+
+GRACE_NS = 500_000_000
+"""How long after the last event about it a block may still be on its way back [virtual ns]."""
+
+
+class RuleChecker(Checker):
+    """Keeps the isolated blocks, and the reports that have not been answered."""
+
+    rule = "returned"
+
+    def __init__(self, run: Any) -> None:
+        super().__init__(run)
+        self.since: dict[int, tuple[int, int]] = {}
+        self.open: list[Report] = []
+
+    def isolated(self, zone: Zone, pfn: int, order: int) -> None:
+        """It left the allocator now."""
+        self.since[pfn] = order, int(self.run.machine.clock.now)
+
+    def put_back(self, zone: Zone, pfn: int, order: int) -> None:
+        """It is back."""
+        self.since.pop(pfn, None)
+
+    def reported(self, report: Report, context: Any) -> None:
+        """The host has it."""
+        self.open.append(report)
+
+    def answered(self, report: Report) -> None:
+        """From now on it may come back."""
+        if report in self.open:
+            self.open.remove(report)
+        now = int(self.run.machine.clock.now)
+        for block in report.blocks:
+            if block.pfn in self.since:
+                self.since[block.pfn] = block.order, now
+
+    def at_settled(self) -> None:
+        """Whatever is still out has been forgotten."""
+        self._look(int(self.run.machine.clock.now) - GRACE_NS)
+
+    def at_end(self) -> None:
+        """What had been forgotten before the strategy was told to stop."""
+        if self.run.stopping_ns is not None:
+            self._look(self.run.stopping_ns - GRACE_NS)
+
+    def _look(self, before_ns: int) -> None:
+        reported = {block.pfn for report in self.open for block in report.blocks}
+        for pfn, (order, at_ns) in self.since.items():
+            if pfn not in reported and at_ns <= before_ns:
+                self.violate(
+                    f"pfn {pfn:#x} order {order} was isolated and never put back",
+                    "lost",
+                    pfn,
+                    1 << order,
+                )

@@ -1,0 +1,160 @@
+"""One schedule as data: a guest, what its vCPUs do, who is late where, and what goes wrong.
+
+A scenario says everything that a run depends on besides the strategy, so the same scenario gives
+the same run, and a smaller one that still shows a violation is a better counterexample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from hintbench.operations import Operation, OperationBlock
+from hintbench.parameters import NoParameters
+from hintbench.workload import Program
+
+if TYPE_CHECKING:
+    from hintbench.config import GuestConfig
+
+STEP: Final = 0
+HOLD: Final = 1
+EDIT: Final = 2
+POINT_NAMES: Final = ("step", "hold", "edit")
+"""Where a context can be late: before a step, holding a lock, inside an unlocked edit."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Preemption:
+    """A context is late.
+
+    Attributes:
+        point: ``STEP``, ``HOLD`` or ``EDIT``.
+        number: which of the run's points of that kind, from 1 on.
+        delay_ns: by how much [virtual ns].
+    """
+
+    point: int
+    number: int
+    delay_ns: int
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Fault:
+    """Something goes wrong.
+
+    Attributes:
+        kind: one of `hintbench.testing.faults.KINDS`.
+        number: which time, from 1 on, of what the kind counts (reports, answers, buffers ...).
+        amount: how long [virtual ns], where the kind has a length.
+        cpu: where, for interrupts.
+    """
+
+    kind: str
+    number: int
+    amount: int = 0
+    cpu: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """What the vCPUs do, in one order for all of them.
+
+    Each operation belongs to one vCPU, which does its own in this order; a free waits for its
+    slot's allocation, whoever makes it. Since every allocation precedes its free here, no two
+    vCPUs can wait for each other.
+
+    Attributes:
+        vcpu, code, value, time_ns: equally long arrays; code, value and time as in a tape.
+    """
+
+    vcpu: npt.NDArray[np.int8]
+    code: npt.NDArray[np.uint32]
+    value: npt.NDArray[np.int32]
+    time_ns: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.code)
+
+    @property
+    def on_slots(self) -> npt.NDArray[np.bool_]:
+        """Which operations name a slot, rather than passing time."""
+        return (self.code & 15) <= int(Operation.TOUCH)
+
+    def keep(self, mask: npt.NDArray[Any]) -> Operations:
+        """Those that a mask or an index picks."""
+        return Operations(self.vcpu[mask], self.code[mask], self.value[mask], self.time_ns[mask])
+
+    def tapes(self, vcpus: int) -> list[OperationBlock]:
+        """One block a vCPU."""
+        blocks = []
+        for number in range(vcpus):
+            mine = self.vcpu == number
+            blocks.append(OperationBlock(self.code[mine], self.value[mine], self.time_ns[mine]))
+        return blocks
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """Everything a run depends on besides the strategy.
+
+    Attributes:
+        guest: the guest, its host and its prices.
+        operations: what its vCPUs do.
+        preemptions: who is late where.
+        faults: what goes wrong.
+        seed: of the strategy's random numbers and the digest.
+        settle: after the last operation wait until the strategy must have told everything;
+            otherwise it is stopped at once, with whatever is in flight.
+        family: what kind of scenario it is, for reports.
+    """
+
+    guest: GuestConfig
+    operations: Operations
+    preemptions: tuple[Preemption, ...] = ()
+    faults: tuple[Fault, ...] = ()
+    seed: int = 1
+    settle: bool = True
+    family: str = ""
+
+    def but(self, **changes: Any) -> Scenario:
+        """A copy with some fields changed."""
+        return replace(self, **changes)
+
+    @property
+    def size(self) -> int:
+        """How much there is to tell: operations, preemptions and faults."""
+        return len(self.operations) + len(self.preemptions) + len(self.faults)
+
+
+@dataclass(slots=True)
+class ScenarioWorkload:
+    """The workload that a scenario's operations are.
+
+    It stands where a workload plugin stands in an ordinary run.
+    """
+
+    operations: Operations
+    name: str = "scenario"
+    parameters: NoParameters = field(default_factory=NoParameters)
+
+    def program(self, setting: Any) -> Program:
+        """The tapes."""
+        blocks = self.operations.tapes(setting.vcpus)
+        slots = 1
+        if len(self.operations):
+            slots += int(self.operations.value[self.operations.on_slots].max(initial=0))
+        return Program(slots, tuple(iter((block,)) for block in blocks), len(self.operations))
+
+
+def join(parts: Sequence[Operations]) -> Operations:
+    """One after the other."""
+    return Operations(
+        np.concatenate([part.vcpu for part in parts]),
+        np.concatenate([part.code for part in parts]),
+        np.concatenate([part.value for part in parts]),
+        np.concatenate([part.time_ns for part in parts]),
+    )

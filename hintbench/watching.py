@@ -1,0 +1,95 @@
+"""What rule checkers see of a running guest: one call for everything that happens.
+
+A :class:`Watcher` is made of any number of checkers.  Each has methods named like the events below
+for what it wants to see; events that nobody wants cost next to nothing.  Watchers look: they
+change nothing and spend no virtual time.  What happens per page (who has it, what is free) is seen
+by :class:`hintbench.core.audit.Auditor` instead, without leaving the compiled core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+EVENTS: Final = (
+    "reported",
+    "answered",
+    "fetched",
+    "discarded",
+    "isolated",
+    "put_back",
+    "flag_set",
+    "flag_cleared",
+    "per_cpu_touched",
+    "dropped",
+    "lock_taken",
+    "lock_released",
+    "buffer_asked",
+    "hook_called",
+)
+"""The events and their arguments:
+
+* ``reported(report, context)``: a report, post or hypercall was submitted by a context (None: a
+  plain hook), before the host sees it.
+* ``answered(report)``: the host has acknowledged or refused it, or the device was reset.
+* ``fetched(completion)``: somebody polled it.
+* ``discarded(pfn, pages)``: the host takes the memory of these pages, now.
+* ``isolated(zone, pfn, order)``, ``put_back(zone, pfn, order)``: under the lock or without it.
+* ``flag_set(flags, pfn, order)``, ``flag_cleared(flags, pfn, order)``: by a strategy.
+* ``per_cpu_touched(cpu)``: somebody looked at this CPU's part of ``guest.per_cpu(...)``.
+* ``dropped(reason, count)``: ``guest.count_drop``.
+* ``lock_taken(lock)``, ``lock_released(lock)``: by anybody.
+* ``buffer_asked(size)``: ``guest.allocate_buffer``.
+* ``hook_called(name, arguments)``: a hook of the strategy is about to run.
+"""
+
+
+class Watcher:
+    """Hands every event to the checkers that have a method for it.
+
+    Args:
+        checkers: objects with methods named like :data:`EVENTS`.
+    """
+
+    reported: Callable[..., None]
+    answered: Callable[..., None]
+    fetched: Callable[..., None]
+    discarded: Callable[..., None]
+    isolated: Callable[..., None]
+    put_back: Callable[..., None]
+    flag_set: Callable[..., None]
+    flag_cleared: Callable[..., None]
+    per_cpu_touched: Callable[..., None]
+    dropped: Callable[..., None]
+    lock_taken: Callable[..., None]
+    lock_released: Callable[..., None]
+    buffer_asked: Callable[..., None]
+    hook_called: Callable[..., None]
+
+    def __init__(self, checkers: Iterable[object]) -> None:
+        checkers = tuple(checkers)
+        for event in EVENTS:
+            calls = [getattr(checker, event) for checker in checkers if hasattr(checker, event)]
+            setattr(self, event, _join(calls))
+
+    def wants(self, event: str) -> bool:
+        """Whether any checker has a method for an event."""
+        return getattr(self, event) is not _nobody
+
+
+def _nobody(*_arguments: Any) -> None:
+    """What an event calls that nobody wants."""
+
+
+def _join(calls: list[Callable[..., None]]) -> Callable[..., None]:
+    """One callable for several, in order."""
+    if not calls:
+        return _nobody
+    if len(calls) == 1:
+        return calls[0]
+
+    def call_all(*arguments: Any) -> None:
+        for call in calls:
+            call(*arguments)
+
+    return call_all
