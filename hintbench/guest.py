@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 State = TypeVar("State")
 MEANINGS = ("candidate", "in-flight", "told")
 FORGET = ("never", "taken", "allocated")
+_ATOMIC_SLEEP_NS = 20_000
+"""For how long a sleeping allocation lets others in, in explored runs."""
 
 
 class PerCpu(Generic[State]):
@@ -266,6 +268,7 @@ class Guest:
         Returns:
             Whether there was memory.
         """
+        fails = self.buffer_fails is not None and self.buffer_fails()
         if self._scheduler.atomic:
             self.violate("atomic-context", f"allocate_buffer({size}) in atomic context", "buffer")
             if self.watcher is not None:
@@ -274,7 +277,7 @@ class Guest:
         if self.watcher is not None:
             self.watcher.buffer_asked(size)
         self._clock.now += self.costs.buffer_ns
-        return self.buffer_fails is None or not self.buffer_fails()
+        return not fails
 
     async def _sleep_in_atomic_context(self) -> None:
         """might_sleep() where nobody may: whoever has been kept out comes in."""
@@ -283,6 +286,7 @@ class Guest:
             return
         depth, context.interrupts_off = context.interrupts_off, 0
         self._scheduler.processors.release_soon(context.cpu)
+        self._clock.now += _ATOMIC_SLEEP_NS
         await Step()
         context.interrupts_off = depth
 
@@ -308,7 +312,8 @@ class Guest:
             name, order, self._pages.page_count, self, lambda _flags: self._look_again()
         )
         self.flag_sets[name] = (flags, meaning)
-        flags.watcher = self.watcher
+        watched: Any = flags
+        watched.watcher = self.watcher
         if forget == "taken":
             self.hooks.forget_when_taken.append(flags)
         elif forget == "allocated":

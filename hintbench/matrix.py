@@ -231,14 +231,14 @@ def _start(setting: _Setting, cell: Cell) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, setting), daemon=True)
-    with _interrupts_held_back():
+    with interrupts_held_back():
         process.start()
     theirs.close()
     return _Worker(process, ours, cell)
 
 
 @contextlib.contextmanager
-def _interrupts_held_back() -> Iterator[None]:
+def interrupts_held_back() -> Iterator[None]:
     """Let a worker inherit that Ctrl-C, which reaches the whole group, is not for it."""
     if not hasattr(signal, "pthread_sigmask"):
         yield

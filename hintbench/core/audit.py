@@ -129,17 +129,17 @@ class Auditor(EventListener):
             self.frees += 1
             return self._take_from_owner(pfn, order)
         if kind == EVENT_TAKEN:
-            return self._move(pfn, order, OWNER_BUDDY, OWNER_OUTSIDE, "taken")
+            return self._move(pfn, order, OWNER_BUDDY, OWNER_OUTSIDE, "is taken")
         if kind == EVENT_RETURNED:
-            return self._move(pfn, order, OWNER_OUTSIDE, OWNER_BUDDY, "freed to the free lists")
+            return self._move(pfn, order, OWNER_OUTSIDE, OWNER_BUDDY, "is freed to the free lists")
         if kind == EVENT_ISOLATED:
             self.isolations += 1
-            self._move(pfn, order, OWNER_BUDDY, OWNER_STRATEGY, "isolated")
+            self._move(pfn, order, OWNER_BUDDY, OWNER_STRATEGY, "is isolated")
             if self.notice is not None:
                 self.notice(kind, pfn, order)
         elif kind == EVENT_PUT_BACK:
             self.put_backs += 1
-            self._move(pfn, order, OWNER_STRATEGY, OWNER_BUDDY, "put back")
+            self._move(pfn, order, OWNER_STRATEGY, OWNER_BUDDY, "is put back")
             if self.notice is not None:
                 self.notice(kind, pfn, order)
         return 0
@@ -206,7 +206,7 @@ class Auditor(EventListener):
         here: cython.int
         for here in range(pfn, pfn + (1 << order)):
             if self.owner[here] != OWNER_OUTSIDE:
-                self._refuse(pfn, order, here, "handed out")
+                self._refuse(pfn, order, here, "is handed out")
                 return 0
             self.owner[here] = OWNER_CALLER
             self.stamp[here] = self.serial
@@ -218,7 +218,7 @@ class Auditor(EventListener):
         mine: cython.uint = self.stamp[pfn]
         for here in range(pfn, pfn + (1 << order)):
             if self.owner[here] != OWNER_CALLER:
-                self._refuse(pfn, order, here, "freed by a caller")
+                self._refuse(pfn, order, here, "is freed by a caller")
                 return 0
             if self.stamp[here] != mine or not mine:
                 self.complain(
@@ -253,7 +253,7 @@ class Auditor(EventListener):
     def _refuse(
         self, pfn: cython.int, order: cython.int, here: cython.int, what: str
     ) -> cython.int:
-        text = f"pfn {pfn:#x} order {order} is {what}, but pfn {here:#x} is"
+        text = f"pfn {pfn:#x} order {order} {what}, but pfn {here:#x} is"
         self.complain(
             "conservation", "owners", f"{text} {OWNERS[self.owner[here]]}", pfn, 1 << order
         )

@@ -7,3 +7,4 @@ cdef class Preemptions:
     cdef Py_ssize_t at_step(self) except? -1
     cdef Py_ssize_t at_hold(self) except? -1
     cpdef Py_ssize_t at_edit(self) except? -1
+    cdef public long long most_steps

@@ -19,6 +19,13 @@ POINTS = 3
 """How many kinds of points there are: before a step, with a lock held, inside an unlocked edit."""
 
 
+class EndlessRunError(RuntimeError):
+    """A run takes steps without end."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__(f"no end after {steps:,} steps: does a loop let no time pass?")
+
+
 @cython.final
 @cython.cclass
 class Preemptions:
@@ -31,6 +38,7 @@ class Preemptions:
     Attributes:
         steps, holds, edits: how many points of each kind have been passed.
         taken: how many delays have been applied.
+        most_steps: after so many steps the run is ended as one that gets nowhere.
     """
 
     def __init__(self, delays: Iterable[tuple[int, int, int]] = ()) -> None:
@@ -49,12 +57,15 @@ class Preemptions:
         self.hold_at = 0
         self.edit_at = 0
         self.taken = 0
+        self.most_steps = 1_000_000
 
     def at_step(self) -> cython.Py_ssize_t:
         """A vCPU, task, interrupt or the host is about to take a step; by how much it is late."""
         delay: cython.longlong
         self.steps += 1
         if self.steps != self.step_numbers[self.step_at]:
+            if self.steps > self.most_steps:
+                raise EndlessRunError(self.most_steps)
             return 0
         delay = self.step_delays[self.step_at]
         self.step_at += 1

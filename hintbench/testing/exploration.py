@@ -57,6 +57,25 @@ class Exploration:
             self.coverage[name] = self.coverage.get(name, 0) + count
         self.with_reports += outcome.coverage.get("reports", 0) > 0
 
+    def add_counts(self, outcome: Outcome) -> None:
+        """Enter a run whose violations are to be counted but not kept."""
+        self.schedules += 1
+        for rule in outcome.counts:
+            self.counts[rule] = self.counts.get(rule, 0) + 1
+
+    def merge(self, other: Exploration) -> None:
+        """Enter what somebody else explored."""
+        self.schedules += other.schedules
+        for key, (violation, scenario) in other.found.items():
+            if key not in self.found or scenario.size < self.found[key][1].size:
+                self.found[key] = violation, scenario
+        for mine, theirs in ((self.counts, other.counts), (self.coverage, other.coverage)):
+            for name, count in theirs.items():
+                mine[name] = mine.get(name, 0) + count
+        self.error = self.error or other.error
+        self.with_reports += other.with_reports
+        self.seconds = max(self.seconds, other.seconds)
+
 
 def checkers_for(strategy: Strategy) -> list[type[Checker]]:
     """The checkers of all rules that apply to a strategy."""
@@ -71,6 +90,8 @@ def run_scenario(
     tolerated: frozenset[str] | None = None,
     journal: Callable[[int, int, int, int, int], None] | None = None,
     told: Callable[[str, str], None] | None = None,
+    stop_at: tuple[str, str] | None = None,
+    attach: Callable[[ExploredRun], None] | None = None,
 ) -> Outcome:
     """Run one scenario with a fresh instance of a strategy.
 
@@ -80,13 +101,17 @@ def run_scenario(
         tolerated: rules whose violation does not end the run; None: those it declares.
         journal: called with every event of the history.
         told: called with what happens besides: preemptions, faults, violations.
+        stop_at: rule and kind of the violation that ends the run even if tolerated.
+        attach: called with the run before it begins.
     """
     strategy = make()
     if tolerated is None:
         tolerated = frozenset(strategy.declared_failures)
-    return ExploredRun(
-        strategy, scenario, checkers_for(strategy), tolerated, journal, told
-    ).explore()
+    run = ExploredRun(strategy, scenario, checkers_for(strategy), tolerated, journal, told)
+    run.stop_at = stop_at
+    if attach is not None:
+        attach(run)
+    return run.explore()
 
 
 def explore(
@@ -95,6 +120,7 @@ def explore(
     *,
     seconds: float | None = None,
     stop: bool = True,
+    before: Callable[[int], bool] | None = None,
 ) -> Exploration:
     """Run scenario after scenario.
 
@@ -103,6 +129,7 @@ def explore(
         seeds: of the scenarios, as many as shall be run.
         seconds: stop after so much wall time.
         stop: stop at the first violation that the strategy does not declare.
+        before: called with each seed before its scenario is run; False ends the exploration.
     """
     began = time.perf_counter()
     declared = frozenset(make().declared_failures)
@@ -112,6 +139,8 @@ def explore(
     gc.disable()
     try:
         for number, seed in enumerate(seeds):
+            if before is not None and not before(seed):
+                break
             scenario = draw_scenario(seed, kernels)
             outcome = run_scenario(make, scenario)
             exploration.add(scenario, outcome)

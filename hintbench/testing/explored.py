@@ -16,7 +16,7 @@ from hintbench.core import machine as core_machine
 from hintbench.core.audit import Auditor
 from hintbench.core.consistency import list_fault
 from hintbench.core.constants import EVENT_ISOLATED, NEVER
-from hintbench.core.preemption import Preemptions
+from hintbench.core.preemption import EndlessRunError, Preemptions
 from hintbench.errors import HintbenchError, TaskLeakError
 from hintbench.runner import STOP_LIMIT_NS, Run
 from hintbench.testing.faults import Faults
@@ -134,6 +134,7 @@ class ExploredRun(Run):
         auditor: who has each page.
         claims: what the strategy says of itself.
         outcome: what has come of it so far.
+        stop_at: rule and kind of the violation that ends the run in any case.
         settled: the time that the strategy claims to need has passed.
         stopped: guest_stopping has ended.
         dropped_blocks: the pfns of the blocks whose hints the strategy said it dropped.
@@ -157,6 +158,7 @@ class ExploredRun(Run):
         self.told = told
         self.outcome = Outcome()
         self.claims = strategy.claims()
+        self.stop_at: tuple[str, str] | None = None
         self.settled = False
         self.stopped = False
         self.dropped_blocks: set[int] = set()
@@ -168,7 +170,8 @@ class ExploredRun(Run):
         self.preemptions = Preemptions(
             (each.point, each.number, each.delay_ns) for each in scenario.preemptions
         )
-        self.auditor = Auditor(self.machine.pages.page_count, self._complain, self._notice)
+        auditor: Any = Auditor(self.machine.pages.page_count, self._complain, self._notice)
+        self.auditor = auditor
         self.auditor.journal = journal
         self.auditor.begin(self.machine.zones)
         if self.claims.initial_flush:
@@ -180,7 +183,8 @@ class ExploredRun(Run):
         self.guest.watcher = self.watcher
         self.guest.host.watcher = self.watcher
         self.guest.on_violation = self.violate
-        for zone in self.machine.zones:
+        zones: list[Any] = self.machine.zones
+        for zone in zones:
             zone.preempt = self._preempt
         if self.watcher.wants("lock_taken") or self.watcher.wants("lock_released"):
             for zone in self.machine.zones:
@@ -198,6 +202,8 @@ class ExploredRun(Run):
             pass
         except TaskLeakError as error:
             self._quietly("teardown", str(error), "tasks")
+        except EndlessRunError as error:
+            self.outcome.error = f"{self.scheduler.plugin}: {error}"
         except HintbenchError as error:
             if not self.outcome.violations:
                 self.outcome.error = str(error)
@@ -211,7 +217,8 @@ class ExploredRun(Run):
         simulation = self.machine.simulation
         try:
             start_ns = self._start()
-            self.machine.clock.preemptions = self.preemptions
+            clock: Any = self.machine.clock
+            clock.preemptions = self.preemptions
             self.threads.start(None)
             self.threads.watch_for_hung_tapes()
             simulation.begin_vcpus(start_ns)
@@ -229,7 +236,7 @@ class ExploredRun(Run):
             core_machine.run_until(simulation, int(simulation.clock.now) + LATE_LIMIT_NS)
             for checker in self.checkers:
                 checker.at_end()
-        except HintbenchError:
+        except (HintbenchError, EndlessRunError):
             raise
         except Exception as error:
             raise self._blame(error) from error
@@ -374,7 +381,7 @@ class ExploredRun(Run):
         if self.dead:
             return
         self._quietly(rule, text, kind, pfn, pages)
-        if rule not in self.tolerated or rule in FATAL:
+        if rule not in self.tolerated or rule in FATAL or (rule, kind) == self.stop_at:
             raise ScheduleStoppedError
 
     def _quietly(self, rule: str, text: str, kind: str = "", pfn: int = 0, pages: int = 0) -> None:
@@ -456,7 +463,8 @@ class ExploredRun(Run):
 
     def name_of(self, number: int) -> str:
         """The name of the context with a number."""
-        for context in (*self.scheduler.contexts, *self.scheduler.hooks):
+        interrupts = (cpu.interrupt for cpu in self.scheduler.processors.cpus)
+        for context in (*self.scheduler.contexts, *self.scheduler.hooks, *interrupts):
             if context is not None and context.number == number:
                 return f"{context.kind} {context.name}"
         return f"vCPU {number}"

@@ -145,7 +145,7 @@ def _draw_faults(rng: random.Random, vcpus: int) -> tuple[Fault, ...]:
     if rng.random() < 0.5:
         kinds = [kind for kind in KINDS if kind != "interrupt"]
         for _ in range(rng.randint(1, 3)):
-            kind = rng.choice(kinds)
+            kind = rng.choice([*kinds, "interrupt-in-allocation"])
             length = 1 << rng.randint(12, 26)
             faults += [
                 Fault(kind, rng.randint(1, 6) + extra, length)
@@ -157,3 +157,28 @@ def _draw_faults(rng: random.Random, vcpus: int) -> tuple[Fault, ...]:
             for _ in range(rng.randint(1, 12))
         ]
     return tuple(sorted(set(faults)))
+
+
+def full_scenario(seed: int, kernels: Sequence[str]) -> Scenario:
+    """A scenario for a strategy's own constants: 1 GiB, freed by one CPU in its largest blocks.
+
+    v9 needs 128 blocks of order 10 on one CPU before it does anything.
+
+    Args:
+        seed: of the order in which blocks are freed.
+        kernels: the kernels to choose from.
+    """
+    draws = Draws(seed, 2)
+    guest = small_guest(kernels[seed % len(kernels)], "large", "device", 2)
+    count = 220
+    order = np.argsort(draws.raw(count), kind="stable")
+    slots = np.concatenate([np.arange(count), order]).astype(np.int32)
+    codes = np.full(2 * count, encode(Operation.FREE), dtype=np.uint32)
+    codes[:count] = encode(Operation.ALLOCATE, 10, Migratetype.MOVABLE, int(Flag.TOUCHED))
+    zeros = np.zeros(2 * count, dtype=np.int64)
+    return Scenario(
+        guest=guest,
+        operations=Operations(zeros.astype(np.int8), codes, slots, zeros),
+        seed=seed,
+        family="full constants",
+    )

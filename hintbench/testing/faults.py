@@ -21,11 +21,14 @@ KINDS: Final = {
     "device-reset": "the device is reset while a report is with it",
     "isolation-refused": "the guest refuses to isolate a block",
     "buffer-fails": "allocate_buffer() finds no memory",
+    "interrupt-in-allocation": "an interrupt frees while memory for a buffer is sought",
     "interrupt": "an interrupt drains a per-CPU list in the middle of something",
 }
 """Kinds of faults; `Fault.number` counts submissions, reports served, descriptors, answers,
-interrupts, submissions, submissions, isolations, buffers and (for interrupts) is their time."""
+interrupts, submissions, submissions, isolations, buffers, buffers and (for interrupts) is their
+time."""
 
+_OF_THE_GUEST: Final = frozenset({"isolation-refused", "buffer-fails", "interrupt-in-allocation"})
 HINDERS_TELLING: Final = frozenset(
     {"host-refuses", "device-missing", "device-reset", "queue-full", "isolation-refused"}
 )
@@ -59,12 +62,13 @@ class Faults:
         """Take the places in guest and host where faults are asked for."""
         guest = self._run.guest
         wanted = self._amounts
-        if wanted.keys() - {"isolation-refused", "buffer-fails"}:
+        if wanted.keys() - _OF_THE_GUEST:
             guest.host.faults = self
         if "isolation-refused" in wanted:
-            for zone in guest.zones:
+            zones: list[Any] = list(guest.zones)
+            for zone in zones:
                 zone.refuse_isolation = self.isolation_refused
-        if "buffer-fails" in wanted:
+        if wanted.keys() & {"buffer-fails", "interrupt-in-allocation"}:
             guest.buffer_fails = self.buffer_fails
         for fault in self._interrupts:
             self._schedule(fault)
@@ -113,6 +117,8 @@ class Faults:
 
     def buffer_fails(self) -> bool:
         """Memory is asked for."""
+        if self._now("interrupt-in-allocation") >= 0:
+            self._raise(self._run.machine.clock.cpu)
         return self._now("buffer-fails") >= 0
 
     # -- interrupts -----------------------------------------------------------------------------

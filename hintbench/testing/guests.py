@@ -16,6 +16,7 @@ ZONE_LAYOUTS: Final = {
     "two": (("DMA32", 4, 8, 0), ("Normal", 16, 8, 0)),
     "nodes": (("Normal", 4, 8, 0), ("Normal", 16, 8, 1)),
     "tiny": (("DMA32", 4, 4, 0),),
+    "large": (("Normal", 4, 256, 0),),
 }
 """(name, first pfn, size, node) of each zone; pfn and size in blocks of 1,024 pages. The two
 nodes' Normal zones share a zone number, as v9's sort does not know."""

@@ -1,0 +1,237 @@
+"""What `hintbench check` and `hintbench replay` do, once the command line has been read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from hintbench import __version__
+from hintbench.errors import HintbenchError, ResultFileError, UsageError, describe
+from hintbench.matrix import default_jobs
+from hintbench.plugins import load_plugin
+from hintbench.testing import checking
+from hintbench.testing.checking import BROKEN, DECLARED, HOLDS, NOT_APPLICABLE, UNSHOWN, Check
+from hintbench.testing.counterexamples import read_counterexample, source_hash
+from hintbench.testing.rules import RULES
+from hintbench.testing.stories import describe_violation, tell
+from hintbench.testing.subjects import Subject
+
+_FAILED: Final = 1
+_MARKS: Final = {
+    HOLDS: "[green]holds[/]",
+    BROKEN: "[bold red]BROKEN[/]",
+    DECLARED: "[yellow]declared[/]",
+    UNSHOWN: "[bold red]not shown[/]",
+    NOT_APPLICABLE: "[dim]n/a[/]",
+}
+_COVERED: Final = ("reports", "contended_takes", "preemptions", "interrupts", "faults")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckRequest:
+    """What `hintbench check` was asked for.
+
+    Attributes:
+        strategies: each as ``NAME[,key=value...]``, ``module:Class`` or ``FILE.py``.
+        schedules: how many scenarios for each, at most.
+        seconds: how long for each, at most [wall s].
+        seed: of the first scenario.
+        jobs: number of worker processes.
+        json: path of a result file, or None.
+        save: the folder for counterexamples.
+        stories: tell what is declared too.
+        plugins: plugins to load.
+    """
+
+    strategies: tuple[str, ...]
+    schedules: int = checking.SCHEDULES
+    seconds: float = checking.SECONDS
+    seed: int = 1
+    jobs: int | None = None
+    json: str | None = None
+    save: str = "counterexamples"
+    stories: bool = False
+    plugins: tuple[str, ...] = ()
+
+
+def run_check(request: CheckRequest) -> int:
+    """Check strategies, print a table for each, and save counterexamples; the exit status."""
+    if not request.strategies:
+        raise UsageError("check: name at least one strategy (hintbench list shows them)")
+    if request.schedules < 1 or request.seconds <= 0 or not 0 <= request.seed < 1 << 32:
+        raise UsageError("check: --schedules and --seconds must be positive, --seed 0..4294967295")
+    subjects = [Subject(text, request.plugins) for text in request.strategies]
+    for subject in subjects:
+        subject.maker()
+    checks: list[Check] = []
+    console = Console(highlight=False)
+    try:
+        for subject in subjects:
+            checks.append(_check_one(subject, request))
+            _print_check(console, checks[-1], _save(checks[-1], request))
+    finally:
+        if request.json is not None:
+            _write_json(request.json, checks)
+    return 0 if all(check.passed for check in checks) else _FAILED
+
+
+def _check_one(subject: Subject, request: CheckRequest) -> Check:
+    """Check one strategy with a progress bar on standard error."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} schedules"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(subject.text, total=request.schedules)
+        return checking.check_strategy(
+            subject,
+            schedules=request.schedules,
+            seconds=request.seconds,
+            seed=request.seed,
+            jobs=request.jobs or default_jobs(),
+            stories=request.stories,
+            on_progress=lambda begun: progress.update(task, completed=begun),
+        )
+
+
+def _print_check(console: Console, check: Check, files: dict[tuple[str, str], Path]) -> None:
+    """One strategy's table, what was explored, and the stories."""
+    table = Table(title=check.strategy, title_justify="left", box=None, pad_edge=False)
+    table.add_column("rule", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("in", justify="right")
+    table.add_column("why", overflow="fold")
+    for each in check.verdicts:
+        count = str(each.scenarios) if each.scenarios else ""
+        mark = _MARKS[each.verdict]
+        table.add_row(each.rule, RULES[each.rule].severity, mark, count, each.why)
+    console.print(table)
+    exploration = check.exploration
+    covered = [
+        f"{exploration.coverage.get(name, 0):,} {name.replace('_', ' ')}" for name in _COVERED
+    ]
+    console.print(
+        f"{exploration.schedules:,} schedules ({exploration.with_reports:,} with reports) from seed"
+        f" {check.seed} in {check.seconds:.1f} s: {', '.join(covered)}"
+    )
+    for told in check.counterexamples:
+        console.print(f"\n[bold]{told.key[0]}[/] in {told.size} steps:")
+        for line in told.story:
+            console.print(line, markup=False, soft_wrap=True)
+        if told.key in files:
+            console.print(
+                f"again: hintbench replay {files[told.key]}", markup=False, soft_wrap=True
+            )
+    if check.error:
+        console.print(f"\n{check.error}", markup=False, style="bold red")
+    console.print(_summary(check), markup=False)
+    console.print()
+
+
+def _summary(check: Check) -> str:
+    broken = [each.rule for each in check.verdicts if each.verdict == BROKEN]
+    unshown = [each.rule for each in check.verdicts if each.verdict == UNSHOWN]
+    if check.error:
+        return f"{check.strategy}: failed by its own fault"
+    if broken:
+        return f"{check.strategy}: refuted by {', '.join(broken)}"
+    if unshown:
+        return (
+            f"{check.strategy}: declares to break {', '.join(unshown)}, which no schedule showed:"
+            " take the declaration away, or explore more (--schedules, --seconds)"
+        )
+    return f"{check.strategy}: nothing found that it does not declare"
+
+
+def _save(check: Check, request: CheckRequest) -> dict[tuple[str, str], Path]:
+    """Write the counterexamples; where each went."""
+    files = {}
+    name = check.strategy.partition(",")[0].replace("/", "_").replace(":", "_")
+    for told in check.counterexamples:
+        kind = f"-{told.key[1]}" if told.key[1] else ""
+        path = Path(request.save, f"{name}-{told.key[0]}{kind}.json")
+        told.counterexample.write(path)
+        files[told.key] = path
+    return files
+
+
+def _write_json(target: str, checks: Sequence[Check]) -> None:
+    """The figures for other programs."""
+    content: dict[str, Any] = {
+        "schema": 1,
+        "hintbench": __version__,
+        "checks": [
+            {
+                "strategy": check.strategy,
+                "passed": check.passed,
+                "error": check.error,
+                "seed": check.seed,
+                "schedules": check.exploration.schedules,
+                "schedules_with_reports": check.exploration.with_reports,
+                "wall_seconds": check.seconds,
+                "coverage": check.exploration.coverage,
+                "verdicts": {
+                    each.rule: {
+                        "class": RULES[each.rule].severity,
+                        "verdict": each.verdict,
+                        "schedules": each.scenarios,
+                        "why": each.why,
+                    }
+                    for each in check.verdicts
+                },
+                "counterexamples": [
+                    {"rule": told.key[0], "kind": told.key[1], "steps": told.size}
+                    for told in check.counterexamples
+                ],
+            }
+            for check in checks
+        ],
+    }
+    text = json.dumps(content, indent=1) + "\n"
+    if target == "-":
+        typer.echo(text, nl=False)
+        return
+    try:
+        Path(target).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ResultFileError(f"--json: {target} cannot be written: {describe(error)}") from None
+
+
+def run_replay(path: str, trace: bool, plugins: tuple[str, ...] = ()) -> int:
+    """Show a counterexample again; 0 when it shows the same violation with the same digest."""
+    saved = read_counterexample(Path(path))
+    for plugin in plugins:
+        load_plugin(plugin)
+    subject = Subject(saved.strategy, (*saved.plugins, *plugins))
+    make = subject.maker()
+    key = saved.rule, saved.kind
+    lines, outcome = tell(make, saved.scenario.scenario(), key, everything=trace)
+    for line in lines:
+        typer.echo(line)
+    violation = outcome.violations.get(key)
+    if violation is not None:
+        for line in describe_violation(violation):
+            typer.echo(line)
+    if outcome.error:
+        raise HintbenchError(f"{path}: {outcome.error}")
+    changed = source_hash(make) != saved.source
+    because = ": its source has changed since" if changed else ""
+    if violation is None:
+        typer.echo(f"{saved.strategy} does not break {saved.rule} here any more{because}")
+        return _FAILED
+    if outcome.digest != saved.digest:
+        typer.echo(f"digest {outcome.digest}, saved was {saved.digest}{because}")
+        return _FAILED
+    typer.echo(f"digest {outcome.digest}, as saved")
+    return 0

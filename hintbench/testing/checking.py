@@ -1,0 +1,278 @@
+"""Checking strategies: explore each in its own processes, come to a verdict on every rule."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Final
+
+from hintbench.matrix import interrupts_held_back
+from hintbench.testing.exploration import Exploration
+from hintbench.testing.rules import RULES
+from hintbench.testing.subjects import Subject
+from hintbench.testing.worker import Told, work
+
+SCHEDULES: Final = 2_000
+SECONDS: Final = 25.0
+"""How many schedules a strategy gets by default, and how much wall time."""
+SHRINK_SECONDS: Final = 6.0
+SILENCE_SECONDS: Final = 12.0
+"""A worker that begins no scenario for so long hangs, and is killed [wall s]."""
+_START_SECONDS: Final = 60.0
+
+HOLDS, BROKEN, DECLARED, UNSHOWN, NOT_APPLICABLE = (
+    "holds",
+    "broken",
+    "declared",
+    "declared, not shown",
+    "n/a",
+)
+"""Verdicts: kept; broken without being declared; broken as declared; declared but never broken,
+which is a failure too; and not claimed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of one rule.
+
+    Attributes:
+        rule: its name.
+        verdict: one of the five above.
+        scenarios: how many showed it broken.
+        why: the reason of a declaration, or why the rule does not apply, or what was broken.
+    """
+
+    rule: str
+    verdict: str
+    scenarios: int = 0
+    why: str = ""
+
+
+@dataclass(slots=True)
+class Check:
+    """What came of checking one strategy.
+
+    Attributes:
+        strategy: as on the command line.
+        verdicts: of every rule, in their order.
+        exploration: what was explored.
+        counterexamples: shrunk and told.
+        error: the strategy's own fault; "" if none.
+        seconds: wall time of all of it.
+        seed: of the first scenario.
+    """
+
+    strategy: str
+    verdicts: list[Verdict] = field(default_factory=list)
+    exploration: Exploration = field(default_factory=Exploration)
+    counterexamples: list[Told] = field(default_factory=list)
+    error: str = ""
+    seconds: float = 0.0
+    seed: int = 1
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is broken but what is declared, and all of that."""
+        bad = (BROKEN, UNSHOWN)
+        return not self.error and not any(each.verdict in bad for each in self.verdicts)
+
+
+def check_strategy(
+    subject: Subject,
+    *,
+    schedules: int = SCHEDULES,
+    seconds: float = SECONDS,
+    seed: int = 1,
+    jobs: int = 1,
+    stories: bool = True,
+    on_progress: Callable[[int], None] | None = None,
+) -> Check:
+    """Check one strategy.
+
+    Args:
+        subject: which.
+        schedules: how many scenarios to run, at most.
+        seconds: how long to run them, at most [wall s].
+        seed: of the first; the others follow.
+        jobs: how many processes.
+        stories: shrink and tell what is declared too, not only what is not.
+        on_progress: called with the number of scenarios begun so far.
+
+    Raises:
+        HintbenchError: there is no such strategy.
+    """
+    began = time.perf_counter()
+    instance = subject.maker()()
+    declared = dict(instance.declared_failures)
+    unknown = sorted(set(declared) - set(RULES))
+    check = Check(subject.text, seed=seed)
+    pool = _Pool(subject, max(1, jobs), on_progress)
+    try:
+        first = 1_000_000 * seed
+        tasks: list[tuple[str, tuple[Any, ...]]] = [("compare", (first,))]
+        for part in range(pool.size):
+            seeds = range(first + part, first + schedules, pool.size)
+            tasks.append(("explore", (seeds, seconds, True)))
+        for answer in pool.run(tasks, stop=lambda found: _undeclared(found, declared)):
+            check.exploration.merge(answer)
+        keys = [key for key in check.exploration.found if stories or key[0] not in declared]
+        keys = [key for key in keys if key[0] not in _BY_COMPARISON]
+        if keys:
+            each = max(1.0, SHRINK_SECONDS * pool.size / len(keys))
+            shrinking: list[tuple[str, tuple[Any, ...]]] = [
+                ("shrink", (key, check.exploration.found[key][1], each)) for key in keys
+            ]
+            check.counterexamples = list(pool.run(shrinking))
+    finally:
+        pool.close()
+    check.error = pool.error
+    if check.exploration.error is not None:
+        check.error = check.error or check.exploration.error[0]
+    if unknown:
+        check.error = check.error or f"declares to fail {', '.join(unknown)}, which is no rule"
+    check.verdicts = _verdicts(check, instance.claims(), declared)
+    check.seconds = time.perf_counter() - began
+    return check
+
+
+_BY_COMPARISON: Final = frozenset({"deterministic", "off-is-none", "any-pfn"})
+
+
+def _undeclared(found: Exploration, declared: Iterable[str]) -> bool:
+    return found.error is not None or bool(set(found.counts) - set(declared))
+
+
+def _verdicts(check: Check, claims: Any, declared: dict[str, str]) -> list[Verdict]:
+    verdicts = []
+    texts = {key[0]: violation.text for key, (violation, _) in check.exploration.found.items()}
+    for name, rule in RULES.items():
+        count = check.exploration.counts.get(name, 0)
+        reason = rule.applies(claims)
+        if count and name in declared:
+            verdicts.append(Verdict(name, DECLARED, count, declared[name]))
+        elif count:
+            verdicts.append(Verdict(name, BROKEN, count, texts.get(name, "")))
+        elif name in declared:
+            verdicts.append(Verdict(name, UNSHOWN, 0, declared[name]))
+        elif reason:
+            verdicts.append(Verdict(name, NOT_APPLICABLE, 0, reason))
+        else:
+            verdicts.append(Verdict(name, HOLDS))
+    return verdicts
+
+
+@dataclass(slots=True)
+class _Worker:
+    process: BaseProcess
+    connection: Connection[Any, Any]
+    deadline: float
+    task: str = ""
+    seed: int | None = None
+
+
+class _Pool:
+    """Worker processes for one strategy."""
+
+    def __init__(
+        self, subject: Subject, size: int, on_progress: Callable[[int], None] | None
+    ) -> None:
+        self.subject = subject
+        self.size = size
+        self.error = ""
+        self._begun = 0
+        self._on_progress = on_progress
+        self._workers = [self._start() for _ in range(size)]
+
+    def _start(self) -> _Worker:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=work, args=(theirs, self.subject), daemon=True)
+        with interrupts_held_back():
+            process.start()
+        theirs.close()
+        return _Worker(process, ours, 0.0)
+
+    def run(
+        self,
+        tasks: list[tuple[str, tuple[Any, ...]]],
+        stop: Callable[[Any], bool] = lambda answer: False,
+    ) -> list[Any]:
+        """Have tasks done; the answers of those that succeeded, in the order of the tasks."""
+        waiting = list(enumerate(tasks))
+        answers: dict[int, Any] = {}
+        busy: dict[int, _Worker] = {}
+        while (waiting and not self.error) or busy:
+            idle = [each for each in self._workers if each not in busy.values()]
+            while waiting and idle and not self.error:
+                number, task = waiting.pop(0)
+                worker = idle.pop()
+                worker.task, worker.seed = task[0], None
+                worker.deadline = time.monotonic() + _START_SECONDS
+                worker.connection.send(task)
+                busy[number] = worker
+            for number, worker in list(busy.items()):
+                done, answer = self._listen(worker)
+                if not done:
+                    continue
+                del busy[number]
+                if answer is not None:
+                    answers[number] = answer
+                if self.error or (answer is not None and stop(answer)):
+                    waiting = []
+                    self._enough(busy.values())
+            if busy:
+                wait([worker.connection for worker in busy.values()], timeout=0.2)
+        return [answers[number] for number in sorted(answers)]
+
+    def _listen(self, worker: _Worker) -> tuple[bool, Any]:
+        """Take what a worker has to say: (whether it is done, its answer)."""
+        try:
+            while worker.connection.poll():
+                what, value = worker.connection.recv()
+                worker.deadline = time.monotonic() + SILENCE_SECONDS
+                if what == "seed":
+                    worker.seed = value
+                    self._begun += 1
+                    if self._on_progress is not None:
+                        self._on_progress(self._begun)
+                elif what == "failed":
+                    self.error = self.error or value
+                    return True, None
+                else:
+                    return True, value
+        except (EOFError, OSError):
+            worker.process.join(2.0)
+            code = worker.process.exitcode
+            self._give_up(worker, f"its process ended with status {code}")
+            return True, None
+        if time.monotonic() > worker.deadline and worker.task != "shrink":
+            self._give_up(worker, f"does not come back within {SILENCE_SECONDS:.0f} s")
+            return True, None
+        return False, None
+
+    def _give_up(self, worker: _Worker, why: str) -> None:
+        where = f" (schedule {worker.seed})" if worker.seed is not None else ""
+        self.error = self.error or f"{self.subject.text} {why}{where}"
+        worker.process.kill()
+        self._workers.remove(worker)
+        self._workers.append(self._start())
+
+    def _enough(self, workers: Iterable[_Worker]) -> None:
+        """Tell who explores that what is known suffices."""
+        for worker in workers:
+            if worker.task == "explore":
+                try:
+                    worker.connection.send(("enough", ()))
+                except OSError:
+                    continue
+
+    def close(self) -> None:
+        """End all workers."""
+        for worker in self._workers:
+            worker.process.kill()
+        for worker in self._workers:
+            worker.process.join(2.0)

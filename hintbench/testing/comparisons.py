@@ -1,0 +1,140 @@
+"""Rules that are checked by comparing runs, and the scenarios made for that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from hintbench.core.constants import EVENT_ALLOCATED
+from hintbench.operations import Operation, encode
+from hintbench.runner import Run
+from hintbench.testing.exploration import Exploration, run_scenario
+from hintbench.testing.explored import Outcome, Violation
+from hintbench.testing.families import draw_scenario
+from hintbench.testing.guests import small_guest
+from hintbench.testing.rules import RULES
+from hintbench.testing.scenario import Operations, Scenario, ScenarioWorkload
+
+if TYPE_CHECKING:
+    from hintbench.strategy import Strategy
+    from hintbench.testing.explored import ExploredRun
+
+TWICE: Final = 4
+"""How many scenarios are run twice, and how many attached but off."""
+_FILLER: Final = 300
+"""Pages freed after the block, so that its own leave the per-CPU list."""
+
+
+def compare(make: Callable[[], Strategy], seed: int) -> Exploration:
+    """Run what has to be compared.
+
+    Args:
+        make: makes an instance of the strategy.
+        seed: of the scenarios.
+
+    Returns:
+        Violations of deterministic, off-is-none and any-pfn, with the scenarios that show them.
+    """
+    found = Exploration()
+    strategy = make()
+    for number in range(seed, seed + TWICE):
+        scenario = draw_scenario(number, strategy.kernels)
+        _twice(make, scenario, found)
+        _off(make, scenario, found)
+    claims = strategy.claims()
+    if claims.any_pfn and claims.min_order is not None:
+        _any_pfn(make, strategy.kernels, claims.min_order, found)
+    return found
+
+
+def _add(found: Exploration, scenario: Scenario, rule: str, text: str) -> None:
+    violation = Violation(rule, "", text, 0, -1, "a comparison of runs")
+    found.add(scenario, Outcome({(rule, ""): violation}, {rule: 1}))
+
+
+def _twice(make: Callable[[], Strategy], scenario: Scenario, found: Exploration) -> None:
+    first = run_scenario(make, scenario, frozenset(RULES))
+    second = run_scenario(make, scenario, frozenset(RULES))
+    found.schedules += 2
+    if first.error and found.error is None:
+        found.error = first.error, scenario
+    if first.digest != second.digest:
+        text = f"the same scenario gave the digests {first.digest} and {second.digest}"
+        _add(found, scenario, "deterministic", text)
+
+
+def _off(make: Callable[[], Strategy], scenario: Scenario, found: Exploration) -> None:
+    from hintbench.strategy import Strategy
+
+    digests = []
+    for strategy in (Strategy(), make()):
+        workload: Any = ScenarioWorkload(scenario.operations)
+        run = Run(strategy, workload, scenario.guest, scenario.seed, attached_but_off=True)
+        digests.append(run.execute().digest)
+    found.schedules += 1
+    if digests[0] != digests[1]:
+        text = f"attached but off gave the digest {digests[1]}, no strategy {digests[0]}"
+        _add(found, scenario, "off-is-none", text)
+
+
+def _any_pfn(
+    make: Callable[[], Strategy], kernels: tuple[str, ...], min_order: int, found: Exploration
+) -> None:
+    """Free one block page by page, so that its head, a middle page, or its tail comes last."""
+    kernel = "5.0" if "5.0" in kernels else kernels[0]
+    guest = small_guest(kernel, "one", "device", 1)
+    pages = 1 << min_order
+    count = 3 * pages + 2 * _FILLER
+    before = Scenario(guest, _allocations(count), settle=False)
+    pfns: list[int] = []
+
+    def remember(_time: int, _cpu: int, kind: int, pfn: int, _order: int) -> None:
+        if kind == EVENT_ALLOCATED:
+            pfns.append(pfn)
+
+    run_scenario(make, before, frozenset(RULES), remember)
+    slots = {pfn: slot for slot, pfn in enumerate(pfns)}
+    target = next(
+        (
+            pfn
+            for pfn in pfns
+            if pfn % pages == 0 and all(each in slots for each in range(pfn, pfn + pages))
+        ),
+        None,
+    )
+    if target is None:
+        return
+    told = {}
+    places = {"head": target, "middle": target + pages // 3, "tail": target + pages - 1}
+    for name, last in places.items():
+        order = [each for each in range(target, target + pages) if each != last] + [last]
+        others = [pfn for pfn in pfns if not target <= pfn ^ pages < target + pages]
+        filler = [pfn for pfn in others if not target <= pfn < target + pages][::2][:_FILLER]
+        frees = [slots[pfn] for pfn in (*order, *filler)]
+        scenario = before.but(operations=_allocations(count, frees), settle=True)
+        told[name] = _is_told(make, scenario, target, pages)
+        found.schedules += 1
+        if not told[name]:
+            failing = scenario
+    if any(told.values()) and not all(told.values()):
+        names = " or ".join(name for name, yes in told.items() if not yes)
+        text = f"a block of order {min_order} is not told when its {names} page is freed last"
+        _add(found, failing, "any-pfn", text)
+
+
+def _allocations(count: int, frees: list[int] | None = None) -> Operations:
+    """Single pages into all slots, then some of them back."""
+    slots = np.array([*range(count), *(frees or ())], dtype=np.int32)
+    codes = np.full(len(slots), encode(Operation.FREE), dtype=np.uint32)
+    codes[:count] = encode(Operation.ALLOCATE, 0, 1, 0)
+    zeros = np.zeros(len(slots), dtype=np.int64)
+    return Operations(zeros.astype(np.int8), codes, slots, zeros)
+
+
+def _is_told(make: Callable[[], Strategy], scenario: Scenario, target: int, pages: int) -> bool:
+    """Whether the host has been told of a block in the end."""
+    runs: list[ExploredRun] = []
+    run_scenario(make, scenario, frozenset(RULES), attach=runs.append)
+    return runs[0].auditor.first_untold(target, pages) < 0

@@ -1,0 +1,163 @@
+"""A counterexample as a short numbered story in the kernel's words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from hintbench.core.constants import (
+    EVENT_ACKNOWLEDGED,
+    EVENT_ALLOCATED,
+    EVENT_DISCARDED,
+    EVENT_FAILED,
+    EVENT_FREED,
+    EVENT_ISOLATED,
+    EVENT_LOCKED,
+    EVENT_PUT_BACK,
+    EVENT_REPORTED,
+    EVENT_RETURNED,
+    EVENT_TAKEN,
+)
+from hintbench.testing.exploration import run_scenario
+from hintbench.testing.rules import RULES
+
+if TYPE_CHECKING:
+    from hintbench.strategy import Strategy
+    from hintbench.testing.explored import ExploredRun, Outcome, Violation
+    from hintbench.testing.scenario import Scenario
+
+LONGEST: Final = 24
+"""Steps of a story; what lies further back is summed up in one line."""
+_VERBS: Final = {
+    EVENT_ALLOCATED: "allocates",
+    EVENT_FREED: "frees",
+    EVENT_TAKEN: "takes from the free lists",
+    EVENT_RETURNED: "gives back to the free lists",
+    EVENT_ISOLATED: "isolates",
+    EVENT_PUT_BACK: "puts back",
+    EVENT_DISCARDED: "discards",
+}
+_ALWAYS: Final = (
+    EVENT_ISOLATED,
+    EVENT_PUT_BACK,
+    EVENT_REPORTED,
+    EVENT_DISCARDED,
+    EVENT_ACKNOWLEDGED,
+    EVENT_FAILED,
+)
+
+
+@dataclass(slots=True)
+class _Step:
+    """One step: several pages that the same CPU moves in the same way are one."""
+
+    time_ns: int
+    cpu: int
+    kind: int
+    pfn: int
+    order: int
+    count: int = 1
+    text: str = ""
+
+    def __str__(self) -> str:
+        who = f"CPU {self.cpu}" if self.cpu >= 0 else "the host"
+        return f"{self.time_ns:>12,} ns  {who:<8}  {self.text or self._event()}"
+
+    def _event(self) -> str:
+        if self.kind == EVENT_REPORTED:
+            return f"reports {self.order} block(s), pfn {self.pfn:#x} first"
+        if self.kind == EVENT_ACKNOWLEDGED:
+            return "hears from the host that a report is done"
+        if self.kind == EVENT_FAILED:
+            return f"an allocation of order {self.order} fails"
+        if self.count > 1:
+            return f"{_VERBS[self.kind]} {self.count} blocks, pfn {self.pfn:#x} first"
+        return f"{_VERBS[self.kind]} pfn {self.pfn:#x}, order {self.order}"
+
+
+class _Journal:
+    """Collects what happens."""
+
+    def __init__(self) -> None:
+        self.steps: list[_Step] = []
+        self.now: Callable[[], tuple[int, int]] = lambda: (0, 0)
+
+    def attach(self, run: ExploredRun) -> None:
+        """Know the time of what is told."""
+        clock = run.machine.clock
+        self.now = lambda: (int(clock.now), clock.cpu)
+
+    def event(self, time_ns: int, cpu: int, kind: int, pfn: int, order: int) -> None:
+        """An event of the history."""
+        if kind == EVENT_LOCKED:
+            return
+        last = self.steps[-1] if self.steps else None
+        if (
+            last is not None
+            and (last.cpu, last.kind) == (cpu, kind)
+            and kind in (EVENT_TAKEN, EVENT_RETURNED)
+            and not last.text
+        ):
+            last.count += 1
+            return
+        self.steps.append(_Step(time_ns, cpu, kind, pfn, order))
+
+    def told(self, what: str, text: str) -> None:
+        """Something that is no event: a preemption, a fault, a violation."""
+        time_ns, cpu = self.now()
+        self.steps.append(_Step(time_ns, cpu, 0, 0, 0, 1, text))
+
+
+def tell(
+    make: Callable[[], Strategy],
+    scenario: Scenario,
+    key: tuple[str, str],
+    everything: bool = False,
+) -> tuple[list[str], Outcome]:
+    """Run a scenario up to a violation and tell what happened.
+
+    Args:
+        make: makes an instance of the strategy.
+        scenario: what happens.
+        key: rule and kind of the violation.
+        everything: tell every step, not only those that matter.
+
+    Returns:
+        Numbered lines, and what came of the run.
+    """
+    journal = _Journal()
+    outcome = run_scenario(
+        make, scenario, frozenset(RULES), journal.event, journal.told, key, journal.attach
+    )
+    steps = journal.steps
+    if not everything:
+        violation = outcome.violations.get(key)
+        steps = [step for step in steps if _matters(step, violation)]
+    cut = 0 if everything else max(0, len(steps) - LONGEST)
+    lines = [f"      ({cut} steps before)"] if cut else []
+    lines += [f"{number:>4}. {step}" for number, step in enumerate(steps[cut:], cut + 1)]
+    return lines, outcome
+
+
+def describe_violation(violation: Violation) -> list[str]:
+    """What is said under a story."""
+    rule = RULES[violation.rule]
+    lines = [f"broken: {violation.rule} ({rule.severity}): {rule.promise}"]
+    lines.append(f"        {violation.text}")
+    where = f"at {violation.time_ns:,} ns in {violation.context}"
+    if violation.line:
+        where += f", {violation.line}"
+    lines.append(f"        {where}")
+    lines += [f"        {lock}" for lock in violation.locks]
+    return lines
+
+
+def _matters(step: _Step, violation: Violation | None) -> bool:
+    """Whether a step belongs into the story."""
+    if step.text or step.kind in _ALWAYS or violation is None:
+        return True
+    if not violation.pages:
+        return step.kind in (EVENT_ALLOCATED, EVENT_FREED) and step.order > 0
+    end = step.pfn + (1 << step.order)
+    return step.pfn < violation.pfn + violation.pages and violation.pfn < end

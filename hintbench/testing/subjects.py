@@ -1,0 +1,125 @@
+"""The strategy that is checked: by name, by class, or by the file it stands in."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hintbench.errors import PluginError, UsageError
+from hintbench.plugins import find_strategy, load_plugin
+from hintbench.specs import PluginSpec
+from hintbench.strategy import Strategy
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A strategy under test, so described that another process can make it too.
+
+    Attributes:
+        text: ``NAME[,key=value...]``, ``module:Class[,key=value...]`` or ``FILE.py[,...]``.
+        plugins: files or modules to look names up in.
+    """
+
+    text: str
+    plugins: tuple[str, ...] = ()
+
+    def strategy_class(self) -> type[Strategy]:
+        """The strategy's class.
+
+        Raises:
+            HintbenchError: there is none.
+        """
+        return self._resolve()[0]
+
+    def maker(self, full: bool = False) -> Callable[[], Strategy]:
+        """What makes instances of it, for exploration.
+
+        Args:
+            full: with its own default parameters, not the small ones for exploration.
+
+        Raises:
+            HintbenchError: there is no such strategy, or a parameter is wrong.
+        """
+        strategy_class, given = self._resolve()
+        parameters: dict[str, Any] = {} if full else dict(strategy_class.check_parameters)
+        parameters.update(given)
+
+        def make() -> Strategy:
+            return strategy_class(**parameters)
+
+        make()
+        return make
+
+    def _resolve(self) -> tuple[type[Strategy], Mapping[str, Any]]:
+        for plugin in self.plugins:
+            load_plugin(plugin)
+        head, comma, rest = self.text.partition(",")
+        if head.endswith(".py"):
+            spec = PluginSpec.parse(f"file{comma}{rest}", "strategy")
+            return strategy_in_file(head), spec.parameters
+        if ":" in head:
+            spec = PluginSpec.parse(f"class{comma}{rest}", "strategy")
+            return strategy_in_module(head), spec.parameters
+        spec = PluginSpec.parse(self.text, "strategy")
+        return find_strategy(spec.name), spec.parameters
+
+    @property
+    def name(self) -> str:
+        """What it is called in tables and file names."""
+        return self.strategy_class().name or self.strategy_class().__name__
+
+
+def strategy_in_file(path: str) -> type[Strategy]:
+    """The one strategy that a file defines.
+
+    Raises:
+        HintbenchError: it cannot be loaded, or defines none or several.
+    """
+    before = set(_subclasses(Strategy))
+    load_plugin(path)
+    where = Path(path).resolve()
+    classes: list[type[Strategy]] = _subclasses(Strategy)
+    found = [each for each in classes if _file_of(each) == where]
+    found = [each for each in found if each.name] or found
+    fresh = [each for each in found if each not in before] or found[-1:]
+    if len(fresh) != 1:
+        names = ", ".join(sorted(each.name or each.__name__ for each in fresh)) or "none"
+        raise UsageError(f"{path} defines {names}: name one strategy with -p {path} NAME")
+    return fresh[0]
+
+
+def strategy_in_module(text: str) -> type[Strategy]:
+    """The strategy that ``module:Class`` names.
+
+    Raises:
+        HintbenchError: there is no such module or class, or it is no strategy.
+    """
+    module_name, _, class_name = text.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UsageError(f"{text}: module {module_name!r} cannot be imported: {error}") from None
+    except Exception as error:
+        raise PluginError(text, "import", error) from error
+    found = getattr(module, class_name, None)
+    if not (inspect.isclass(found) and issubclass(found, Strategy)):
+        raise UsageError(f"{text}: {module_name} has no strategy {class_name!r}")
+    return found
+
+
+def _subclasses(base: type) -> list[type[Any]]:
+    found: list[type[Any]] = []
+    for each in base.__subclasses__():
+        found += [each, *_subclasses(each)]
+    return found
+
+
+def _file_of(strategy_class: type) -> Path | None:
+    try:
+        return Path(inspect.getfile(strategy_class)).resolve()
+    except (OSError, TypeError):
+        return None

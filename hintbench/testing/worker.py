@@ -1,0 +1,133 @@
+"""A process that explores one strategy, so that nothing the strategy does reaches anybody else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, Final
+
+from hintbench.errors import HintbenchError, describe
+from hintbench.testing.comparisons import compare
+from hintbench.testing.counterexamples import Counterexample, SavedScenario, source_hash
+from hintbench.testing.exploration import Exploration, explore, run_scenario
+from hintbench.testing.families import full_scenario
+from hintbench.testing.scenario import Scenario
+from hintbench.testing.shrinking import shrink
+from hintbench.testing.stories import describe_violation, tell
+from hintbench.testing.subjects import Subject
+
+MEMORY_LIMIT_BYTES: Final = 8 << 30
+"""Address space of a worker: a strategy that floods memory meets MemoryError, not the OOM killer
+of the machine that checks it."""
+FULL_SCENARIOS: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A counterexample, shrunk and told.
+
+    Attributes:
+        key: rule and kind.
+        counterexample: what is saved.
+        story: its lines.
+        size: operations, preemptions and faults.
+    """
+
+    key: tuple[str, str]
+    counterexample: Counterexample
+    story: list[str]
+    size: int
+
+
+def work(connection: Connection[Any, Any], subject: Subject) -> None:
+    """Body of a worker: do one task after the other until there are no more.
+
+    Each task is a method name of `_Tasks` and its arguments; the answer is ("done", result) or
+    ("failed", sentence), and while exploring ("seed", n) before each scenario.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _keep_to_itself()
+    tasks = _Tasks(connection, subject)
+    try:
+        while (task := connection.recv()) is not None:
+            name, arguments = task
+            if name == "enough":
+                continue
+            try:
+                connection.send(("done", getattr(tasks, name)(*arguments)))
+            except HintbenchError as error:
+                connection.send(("failed", str(error)))
+            except MemoryError:
+                connection.send(("failed", f"{subject.text} needs more memory than there is"))
+            except (Exception, SystemExit) as error:
+                connection.send(("failed", f"{subject.text}: {describe(error)}"))
+    except (EOFError, OSError):
+        # Whoever asked has gone.
+        return
+
+
+class _Tasks:
+    def __init__(self, connection: Connection[Any, Any], subject: Subject) -> None:
+        self.connection = connection
+        self.subject = subject
+
+    def explore(self, seeds: range, seconds: float, stop: bool) -> Exploration:
+        """Scenario after scenario."""
+
+        def before(seed: int) -> bool:
+            self.connection.send(("seed", seed))
+            # Anything that is sent to a busy worker means: enough.
+            return not self.connection.poll()
+
+        return explore(self.subject.maker(), seeds, seconds=seconds, stop=stop, before=before)
+
+    def compare(self, seed: int) -> Exploration:
+        """Comparisons of runs, and scenarios with the strategy's own constants."""
+        found = compare(self.subject.maker(), seed)
+        make = self.subject.maker(full=True)
+        kernels = self.subject.strategy_class().kernels
+        for number in range(seed, seed + FULL_SCENARIOS):
+            self.connection.send(("seed", number))
+            scenario = full_scenario(number, kernels)
+            outcome = run_scenario(make, scenario)
+            # Its parameters are others than those a counterexample would be replayed with.
+            found.add_counts(outcome)
+        return found
+
+    def shrink(self, key: tuple[str, str], scenario: Scenario, seconds: float) -> Told:
+        """The smallest scenario that shows a violation, with its story."""
+        make = self.subject.maker()
+        small = shrink(make, scenario, key, seconds)
+        story, outcome = tell(make, small, key)
+        violation = outcome.violations.get(key)
+        if violation is not None:
+            story += describe_violation(violation)
+        counterexample = Counterexample(
+            strategy=self.subject.text,
+            plugins=list(self.subject.plugins),
+            source=source_hash(make),
+            rule=key[0],
+            kind=key[1],
+            text=violation.text if violation is not None else "",
+            digest=outcome.digest,
+            scenario=SavedScenario.of(small),
+        ).sealed()
+        return Told(key, counterexample, story, small.size)
+
+
+def _keep_to_itself() -> None:
+    """What a strategy prints is nobody's business, and its memory has an end."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+    sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - for the process's life
+    warnings.simplefilter("ignore")
+    try:
+        import resource
+    except ImportError:
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
