@@ -111,8 +111,8 @@ def strategy_in_module(text: str) -> type[Strategy]:
     return found
 
 
-def _subclasses(base: type) -> list[type[Any]]:
-    found: list[type[Any]] = []
+def _subclasses(base: type[Strategy]) -> list[type[Strategy]]:
+    found: list[type[Strategy]] = []
     for each in base.__subclasses__():
         found += [each, *_subclasses(each)]
     return found
