@@ -205,7 +205,7 @@ class Simulation:
         if index != 255:
             return self.zones[index]
         below = [zone for zone in self.zones if zone.start_pfn <= pfn]
-        return below[-1] if below else self.zones[0]
+        return below[len(below) - 1] if below else self.zones[0]
 
     def slot_pfns(self) -> Any:
         """The slots as an array (a copy)."""
