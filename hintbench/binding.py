@@ -68,7 +68,10 @@ def bind_hooks(
             if method.is_async and plugin is not strategy:
                 text = "an observer may not wait: write def, not async def"
                 raise PluginError(plugin_name(plugin), method.attribute, text)
-            calls[method.hook].append(_adapt(method, plugin))
+            call = _adapt(method, plugin)
+            if plugin is not strategy:
+                call = _watching(HOOKS[method.hook], call)
+            calls[method.hook].append(call)
     return {
         name: None if not found else found[0] if len(found) == 1 else FanOut(HOOKS[name], found)
         for name, found in calls.items()
@@ -187,6 +190,8 @@ class FanOut:
             except Exception as error:
                 raise PluginError(hook_owner(call), self.hook.name, error) from error
             if wait is not None:
+                if self.hook.waits == "never":
+                    raise _refusal(hook_owner(call), self.hook, wait)
                 return self._continue(wait, number, arguments)
         return None
 
@@ -254,6 +259,26 @@ def _narrowed(info: HookInfo, call: BoundHook, narrowed: HookFilter, guest: "Gue
 
     test_and_call.__dict__["plugin"] = _plugin_of(call)
     return test_and_call
+
+
+def _watching(info: HookInfo, call: BoundHook) -> BoundHook:
+    """Hold an observer to its word: it returns at once, with nothing to wait for."""
+
+    def call_and_check(*arguments: Any) -> None:
+        outcome = call(*arguments)
+        if outcome is not None:
+            raise _refusal(hook_owner(call), info, outcome, "is an observer's")
+
+    call_and_check.__dict__["plugin"] = _plugin_of(call)
+    return call_and_check
+
+
+def _refusal(owner: str, info: HookInfo, outcome: object, why: str = "never waits") -> PluginError:
+    """The error for a hook that returned something although it may not wait."""
+    if inspect.iscoroutine(outcome):
+        outcome.close()
+    text = f"returned {type(outcome).__name__}, but the hook {why}: it must return None"
+    return PluginError(owner, info.name, text)
 
 
 def _plugin_of(call: BoundHook) -> object:
