@@ -90,7 +90,7 @@ class ContextRules:
             where = "with interrupts off"
         self._forbid(context, "atomic-context", f"{what} {where}", "sleep in a task, or spin")
 
-    def blame(self, error: Exception, where: str) -> HintbenchError:
+    def blame(self, error: BaseException, where: str) -> HintbenchError:
         """Say which hook or task of the plugin an exception came out of.
 
         Args:

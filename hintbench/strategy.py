@@ -76,7 +76,7 @@ class Strategy:
     A subclass gives itself a `name`, says in the first line of its docstring what it is, and
     implements hooks (`hintbench.hookspecs`), each marked with `hookimpl`. Its parameters, if any,
     are a pydantic model with the name `Parameters`, every field with a range and a description
-    that names the unit. One instance serves one run.
+    that names the unit. One instance serves one run, since its attributes are the run's state.
 
     Attributes:
         name: What users call it; lower case, digits and hyphens.
@@ -86,6 +86,7 @@ class Strategy:
             suite expects exactly these failures. An instance may replace it, when that depends on
             the parameters.
         parameters: This instance's parameters.
+        had_its_run: Whether a run has begun with this instance; no other one can.
     """
 
     name: ClassVar[str] = ""
@@ -93,6 +94,7 @@ class Strategy:
     Parameters: ClassVar[type[BaseModel]] = NoParameters
     declared_failures: Mapping[str, str] = {}
     parameters: BaseModel
+    had_its_run: bool = False
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         """Read the summary, and refuse a name that a command line could not take."""
