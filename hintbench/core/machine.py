@@ -38,7 +38,6 @@ if cython.compiled:
         direct_step,
         drain_step,
         end_free,
-        free_completed,
     )
     from cython.cimports.hintbench.core.simulation import Simulation, prefetch
     from cython.cimports.hintbench.core.vcpu import (
@@ -54,7 +53,6 @@ if cython.compiled:
         FIND_ZONE,
         FINISH_ALLOCATION,
         FINISHED,
-        FREE_COMPLETED,
         HAND_OVER,
         IN_HOOK,
         READY,
@@ -93,7 +91,6 @@ else:
         direct_step,
         drain_step,
         end_free,
-        free_completed,
     )
     from hintbench.core.simulation import Simulation
     from hintbench.core.vcpu import (
@@ -109,7 +106,6 @@ else:
         FIND_ZONE,
         FINISH_ALLOCATION,
         FINISHED,
-        FREE_COMPLETED,
         HAND_OVER,
         IN_HOOK,
         READY,
@@ -267,8 +263,6 @@ def _late_step(sim: Simulation, vcpu: Vcpu, phase: cython.int) -> cython.int:
         return drain_step(sim, vcpu, True)
     if phase == DIRECT_AGAIN:
         return direct_step(sim, vcpu, True)
-    if phase == FREE_COMPLETED:
-        return free_completed(sim, vcpu)
     if phase == SLOW_PATH:
         return after_slow_path(sim, vcpu)
     if phase == EXACT or phase == EXACT_AGAIN:

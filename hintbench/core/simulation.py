@@ -111,7 +111,6 @@ class Simulation:
         self.exact_taken_again = 0
         self.exact_returned_again = 0
         self.exact_waits = 0
-        self.retry_limit = None
         self.taken_by_order = memoryview(array.array("q", [0] * NR_PAGE_ORDERS))
         self.drained_by_order = memoryview(array.array("q", [0] * NR_PAGE_ORDERS))
         self.refills = memoryview(array.array("q", bytes(8 * (LARGEST_BULK + 1))))
