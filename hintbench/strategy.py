@@ -44,7 +44,10 @@ class HookFilter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
-    """What a strategy says of itself; each claim is checked, what is not claimed is not.
+    """What a strategy promises of itself, for the conformance suite.
+
+    The suite holds an instance to each claim it makes and to none that it does not make. A plain
+    run measures, and checks no claim.
 
     Attributes:
         min_order: The smallest block it reports.

@@ -10,7 +10,6 @@ cdef class Zone(Buddy):
     cdef readonly int node
     cdef readonly LockTimeline lock
     cdef readonly long long managed_pages
-    cdef readonly long long present_pages
     cdef public long long watermark_min, watermark_low, watermark_high
     cdef public long long[::1] lowmem_reserve
     cdef readonly long long isolated_pages

@@ -98,7 +98,6 @@ class Zone(Buddy):
         self.node = node
         self.lock = lock
         self.managed_pages = 0
-        self.present_pages = end_pfn - start_pfn
         self.watermark_min = 0
         self.watermark_low = 0
         self.watermark_high = 0
@@ -403,23 +402,34 @@ class Zone(Buddy):
     def allocate(self, order: int, migratetype: int = 1) -> int:
         """Take a block straight from the free lists: no pcp, no watermark, no virtual hand-over.
 
-        For tests and for the bare replay of ``hintbench speed``. The block stays in transit.
+        For a strategy that needs a block of its own, such as one to report while it holds it. The
+        zone's lock must be held, as for every other edit. Until :meth:`free` the block is in
+        transit: no caller has it, and no list.
 
         Returns:
             Its pfn, -1 when the zone has none.
+
+        Raises:
+            ValueError: an argument is out of range.
         """
         check_range("allocate", "order", order, 0, MAX_PAGE_ORDER)
         check_range("allocate", "migratetype", migratetype, 0, MIGRATE_TYPES - 1)
+        self._need_lock("allocate", self.start_pfn)
         return self.allocate_block(order, migratetype)
 
     def free(self, pfn: int, order: int) -> int:
-        """Give a block that :meth:`allocate` took back; the order after merging."""
+        """Give a block that :meth:`allocate` took back, under the lock; the order after merging.
+
+        Raises:
+            ValueError: there is no such block in use.
+        """
         self._check_block("free", pfn, order)
         if self.pages.state[pfn] & ORDER_MASK != order or self.pages.state[pfn] & KIND_MASK in (
             0,
             BUDDY,
         ):
             raise ValueError(f"free: pfn {pfn:#x} does not head a block in use of order {order}")
+        self._need_lock("free", pfn)
         migratetype = self.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
         return self.free_one_page(pfn, order, migratetype, False, ORIGIN_PUT_BACK)
 
