@@ -25,6 +25,8 @@ BoundHook = Callable[..., Any]
 """Takes the hook's arguments in the declared order, all of them, by position."""
 
 _MARK = f"{PROJECT}_impl"
+_PROBE = frozenset({"guest_started", "guest_stopping"})
+"""The hooks of a driver that a device without the feature never calls."""
 
 
 class _Method(NamedTuple):
@@ -41,7 +43,7 @@ _methods_of: WeakKeyDictionary[type, list[_Method]] = WeakKeyDictionary()
 
 
 def bind_hooks(
-    strategy: "Strategy", observers: Sequence[object] = ()
+    strategy: "Strategy", observers: Sequence[object] = (), *, off: bool = False
 ) -> dict[str, BoundHook | None]:
     """Resolve every hook for one run.
 
@@ -49,6 +51,8 @@ def bind_hooks(
         strategy: The strategy of the run.
         observers: Other objects whose classes have hooks; they run before the strategy, in this
             order, and must neither wait nor change anything.
+        off: Attach the strategy's hooks as behind a static key that is off: each place finds one,
+            and none of them does anything. Its device is not probed (`_PROBE`).
 
     Returns:
         For every hook a callable that takes all its arguments by position, or None when nobody
@@ -68,7 +72,14 @@ def bind_hooks(
             if method.is_async and plugin is not strategy:
                 text = "an observer may not wait: write def, not async def"
                 raise PluginError(plugin_name(plugin), method.attribute, text)
-            calls[method.hook].append(_adapt(method, plugin))
+            call = _adapt(method, plugin)
+            if off and plugin is strategy:
+                if method.hook in _PROBE:
+                    continue
+                call = _switched_off(call)
+            if plugin is not strategy:
+                call = _watching(HOOKS[method.hook], call)
+            calls[method.hook].append(call)
     return {
         name: None if not found else found[0] if len(found) == 1 else FanOut(HOOKS[name], found)
         for name, found in calls.items()
@@ -98,7 +109,7 @@ def native_filters(
         wanted: dict[str, Any] = dict(strategy.hook_filters())
     except HintbenchError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(owner, "hook_filters", error) from error
     for name, narrowed in wanted.items():
         info = HOOKS.get(name)
@@ -184,9 +195,11 @@ class FanOut:
                 wait = call(*arguments)
             except HintbenchError:
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise PluginError(hook_owner(call), self.hook.name, error) from error
             if wait is not None:
+                if self.hook.waits == "never":
+                    raise _refusal(hook_owner(call), self.hook, wait)
                 return self._continue(wait, number, arguments)
         return None
 
@@ -201,7 +214,7 @@ class FanOut:
                 wait = self.calls[number](*arguments)
             except HintbenchError:
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise PluginError(hook_owner(self.calls[number]), self.hook.name, error) from error
 
     def narrow_last(self, narrowed: HookFilter, guest: "Guest") -> None:
@@ -254,6 +267,36 @@ def _narrowed(info: HookInfo, call: BoundHook, narrowed: HookFilter, guest: "Gue
 
     test_and_call.__dict__["plugin"] = _plugin_of(call)
     return test_and_call
+
+
+def _switched_off(call: BoundHook) -> BoundHook:
+    """A hook behind a static key that is off."""
+
+    def pass_by(*_arguments: Any) -> None:
+        return
+
+    pass_by.__dict__["plugin"] = _plugin_of(call)
+    return pass_by
+
+
+def _watching(info: HookInfo, call: BoundHook) -> BoundHook:
+    """Hold an observer to its word: it returns at once, with nothing to wait for."""
+
+    def call_and_check(*arguments: Any) -> None:
+        outcome = call(*arguments)
+        if outcome is not None:
+            raise _refusal(hook_owner(call), info, outcome, "is an observer's")
+
+    call_and_check.__dict__["plugin"] = _plugin_of(call)
+    return call_and_check
+
+
+def _refusal(owner: str, info: HookInfo, outcome: object, why: str = "never waits") -> PluginError:
+    """The error for a hook that returned something although it may not wait."""
+    if inspect.iscoroutine(outcome):
+        outcome.close()
+    text = f"returned {type(outcome).__name__}, but the hook {why}: it must return None"
+    return PluginError(owner, info.name, text)
 
 
 def _plugin_of(call: BoundHook) -> object:

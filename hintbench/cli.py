@@ -128,6 +128,12 @@ def run(
         typer.Option("--jobs", "-j", metavar="N", help="Worker processes. Default: one a CPU."),
     ] = None,
     plugin: Plugins = None,
+    off: Annotated[
+        bool,
+        typer.Option(
+            "--off", help="Attach the strategies but switch them off; each must equal none."
+        ),
+    ] = False,
 ) -> None:
     """Run strategies on workloads and print one table.
 
@@ -146,6 +152,7 @@ def run(
         json=json,
         jobs=jobs,
         plugins=tuple(plugin or ()),
+        attached_but_off=off,
     )
     _end(run_comparison(request, debug=bool(context.find_root().params.get("debug"))))
 

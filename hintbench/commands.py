@@ -43,6 +43,7 @@ class RunRequest:
         json: Path of a result file.
         jobs: Number of worker processes.
         plugins: Plugins to load.
+        attached_but_off: Attach every strategy but switch it off.
     """
 
     strategies: tuple[str, ...] = ()
@@ -55,6 +56,7 @@ class RunRequest:
     json: str | None = None
     jobs: int | str | None = None
     plugins: tuple[str, ...] = ()
+    attached_but_off: bool = False
 
     def experiment(self) -> Experiment:
         """Turn the request into an experiment.
@@ -73,6 +75,7 @@ class RunRequest:
                     "seeds": self.seeds or (defaults.SEED,),
                     "guest": guest,
                     "plugins": self.plugins,
+                    "attached_but_off": self.attached_but_off,
                 }
             )
         except ValidationError as error:

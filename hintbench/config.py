@@ -208,7 +208,8 @@ class Experiment(BaseModel):
     )
     attached_but_off: bool = Field(
         default=False,
-        description="attach each strategy but switch it off: what is its mere presence",
+        description="attach each strategy's hooks, behind a static key that is off; every result"
+        " must then be that of none",
     )
 
     def cells(self) -> Iterator[Cell]:

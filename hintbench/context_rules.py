@@ -7,6 +7,7 @@ from types import CodeType
 from typing import TYPE_CHECKING
 
 from hintbench.contexts import HOOK, INTERRUPT, Context
+from hintbench.core.hooks import HookResultError
 from hintbench.errors import HintbenchError, InternalError, PluginError, describe
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class ContextRules:
         if context.kind != INTERRUPT and not context.interrupts_off:
             self.violate("irq-safe", f"{context.name} takes the {lock.name} with interrupts on")
 
-    def blame(self, error: Exception, where: str) -> HintbenchError:
+    def blame(self, error: BaseException, where: str) -> HintbenchError:
         """Say which hook or task of the plugin an exception came out of.
 
         Args:
@@ -107,6 +108,9 @@ class ContextRules:
         while step is not None:
             plugin, where = self.hook_codes.get(step.tb_frame.f_code, (plugin, where))
             step = step.tb_next
+        if isinstance(error, HookResultError):
+            # The hook had returned by then. Observers are checked where they are called.
+            where = error.hook
         if not where:
             return InternalError(f"internal error in the simulation: {describe(error)}")
         return PluginError(plugin, where, error)

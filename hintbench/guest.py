@@ -105,12 +105,13 @@ class Guest:
         host: who takes memory back.
         costs: the prices, for what a strategy charges itself.
         rng: random numbers that repeat with the seed.
+        machine: the model underneath, for the framework and for tests.
     """
 
     def __init__(
         self, machine: Machine, scheduler: Scheduler, config: GuestConfig, seed: int
     ) -> None:
-        self._machine = machine
+        self.machine = machine
         self._simulation = machine.simulation
         self._scheduler = scheduler
         self.scheduler = scheduler
@@ -141,6 +142,7 @@ class Guest:
             zone.in_flight = self.isolated
             zone.hooks = self.hooks
             zone.violate = self.violate
+            zone.lock.taken_in_place = self._taken_in_place
 
     # -- where and when -------------------------------------------------------------------------
 
@@ -248,6 +250,13 @@ class Guest:
             [flags.count for flags, meaning in self.flag_sets.values() if meaning == "in-flight"],
         )
 
+    def _taken_in_place(self) -> None:
+        """A plain hook or an interrupt handler took a zone lock by ``with``."""
+        scheduler, context = self._scheduler, self._scheduler.current
+        scheduler.lock_takes += 1
+        if context is not None:
+            context.take_seen = (self._in_hand(),)
+
     def event(self) -> Event:
         """Something that tasks can wait for."""
         return Event(self._scheduler)
@@ -302,7 +311,12 @@ class Guest:
                 its free list, ``"allocated"`` when a page of it is handed to a caller.
             meaning: what a set flag says, for the rules: ``"candidate"``, ``"in-flight"`` or
                 ``"told"``.
+
+        Raises:
+            ValueError: an argument is wrong, or there are flags of that name already.
         """
+        if name in self.flag_sets:
+            raise ValueError(f"flags {name!r} exist already: choose another name")
         if forget not in FORGET or meaning not in MEANINGS or not 0 <= order <= 10:
             raise ValueError(
                 f"flags {name!r}: order 0..10, forget one of {', '.join(FORGET)},"

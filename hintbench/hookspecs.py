@@ -239,8 +239,10 @@ class HintbenchHooks:
 
         Kernel: behind the spin_unlock() of free_pcppages_bulk() and free_one_page(), where v9
         calls guest_free_page_try_hinting().
-        Context: the freeing thread, perhaps an interrupt; no zone lock. In 5.0 interrupts are off,
-        in 6.12 the pcp lock is held. May wait: spin.
+        Context: the freeing thread, perhaps an interrupt; no zone lock. In 5.0 interrupts are off.
+        In 6.12 they are on, and after a drain the pcp lock is held, after a direct free no lock.
+        The drains of vmstat and of direct reclaim fire it too, in the context of a task (a work
+        item, the allocating thread), which pays; it must not sleep there either. May wait: spin.
 
         Args:
             guest: The guest.
@@ -270,15 +272,18 @@ class HintbenchHooks:
     def memory_low(self, guest: "Guest", zone: "Zone") -> Wait:
         """A blocking allocation is about to fail; the strategy may have what would serve it.
 
-        Afterwards the allocation tries once more, so that waiting for blocks in flight to come
-        back turns a false OOM into a stall.
+        Fires in every round of direct reclaim (`Costs.reclaim_retries`; one for costly orders),
+        for each zone that the allocation may use, one after the other, the preferred one first.
+        After all of them the watermarks are looked at: when a zone could serve the allocation now,
+        it tries again, else the next round begins, and after the last one it fails. So waiting for
+        blocks in flight to come back turns a false OOM into a stall.
 
         Kernel: the end of __alloc_pages_slowpath(), before it gives up (an OOM notifier).
         Context: the allocating thread; no lock, interrupts on. May wait: sleep.
 
         Args:
             guest: The guest.
-            zone: The zone that the allocation prefers.
+            zone: One of the zones that the allocation may use.
         """
 
     @_hook(waits="sleep")

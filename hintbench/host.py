@@ -137,7 +137,9 @@ class Host:
             blocks: what to report.
             on_interrupt: called without arguments in hard-interrupt context on this CPU when the
                 host has answered; may return a coroutine that spins but does not sleep. Answers
-                that come before it runs share one interrupt.
+                that come before it runs share one interrupt, if they name the same handler: equal
+                ones (a bound method of one object equals itself, each ``lambda`` is another).
+                So it must fetch all that `poll` has, not one.
             joined: neighbours in the list share a descriptor.
 
         Returns:

@@ -18,7 +18,7 @@ from typing import Any
 
 from hintbench.config import Cell, Experiment, GuestConfig
 from hintbench.errors import HintbenchError, InternalError, PluginError, WorkerError, describe
-from hintbench.plugins import find_strategy, find_workload, load_plugin
+from hintbench.plugins import find_strategy, find_workload, load_plugin, make
 from hintbench.results import Result
 
 _SECONDS_TO_END = 2.0
@@ -113,9 +113,9 @@ def check(experiment: Experiment) -> None:
     for plugin in experiment.plugins:
         load_plugin(plugin)
     for spec in experiment.strategies:
-        _make("strategy", find_strategy(spec.name), spec.parameters)
+        make("strategy", find_strategy(spec.name), spec.parameters)
     for spec in experiment.workloads:
-        _make("workload", find_workload(spec.name), spec.parameters)
+        make("workload", find_workload(spec.name), spec.parameters)
 
 
 def run_experiment(
@@ -286,7 +286,7 @@ def _simulate(cell: Cell, setting: _Setting) -> Outcome:
     except MemoryError as error:
         message = f"not enough memory to simulate {cell}: {describe(error)}"
         return Outcome(cell, failure=Failure(message, WorkerError.exit_status, "", _traceback()))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         message = f"internal error while running {cell}: {describe(error)}"
         return Outcome(cell, failure=Failure(message, InternalError.exit_status, "", _traceback()))
 
@@ -297,23 +297,12 @@ def _run_cell(cell: Cell, setting: _Setting) -> Result:
     for plugin in setting.plugins:
         load_plugin(plugin)
     return run(
-        strategy=_make("strategy", find_strategy(cell.strategy.name), cell.strategy.parameters),
-        workload=_make("workload", find_workload(cell.workload.name), cell.workload.parameters),
+        strategy=make("strategy", find_strategy(cell.strategy.name), cell.strategy.parameters),
+        workload=make("workload", find_workload(cell.workload.name), cell.workload.parameters),
         guest=setting.guest,
         seed=cell.seed,
         attached_but_off=setting.attached_but_off,
     )
-
-
-def _make(kind: str, plugin: type[Any], parameters: dict[str, Any]) -> Any:
-    """Make an instance; what a stranger's constructor raises is that plugin's fault."""
-    try:
-        return plugin(**parameters)
-    except HintbenchError:
-        raise
-    except Exception as error:
-        name = getattr(plugin, "name", plugin.__name__)
-        raise PluginError(name, f"making the {kind}", error) from error
 
 
 def _traceback() -> str:

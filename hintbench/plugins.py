@@ -17,36 +17,20 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from hintbench.binding import BoundHook, FanOut, bind_hooks, hook_owner, native_filters
-from hintbench.errors import PluginError, UnknownNameError, UsageError
+from hintbench.errors import HintbenchError, PluginError, UnknownNameError, UsageError
 from hintbench.hookspecs import PROJECT
+from hintbench.watchdog import watch
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
     from hintbench.strategy import Strategy
     from hintbench.workload import Workload
-
-__all__ = [
-    "OWN_STRATEGIES",
-    "OWN_WORKLOADS",
-    "BoundHook",
-    "FanOut",
-    "bind_hooks",
-    "find_strategy",
-    "find_workload",
-    "hook_owner",
-    "known_strategies",
-    "known_workloads",
-    "load_plugin",
-    "native_filters",
-    "source_of",
-]
 
 DISABLE_VARIABLE: Final = "HINTBENCH_DISABLE_PLUGINS"
 
@@ -80,7 +64,6 @@ OWN_WORKLOADS: Final = _own(
 """Our own workloads by name, with the module of each."""
 
 _OWN: Final = {"strategy": OWN_STRATEGIES, "workload": OWN_WORKLOADS}
-_PLURAL: Final = {"strategy": "strategies", "workload": "workloads"}
 
 # What `load_plugin` and the entry points have contributed to this process, by kind and name.
 _contributed: Final[dict[str, dict[str, type[Any]]]] = {"strategy": {}, "workload": {}}
@@ -155,6 +138,28 @@ def load_plugin(plugin: str) -> ModuleType:
     if plugin.endswith(".py") or os.sep in plugin or Path(plugin).is_file():
         return _load_file(plugin)
     return _load_module(plugin)
+
+
+def make(kind: str, plugin: type[Any], parameters: Mapping[str, Any] | None = None) -> Any:
+    """Make an instance; what a stranger's constructor raises is that plugin's fault.
+
+    Args:
+        kind: "strategy" or "workload", for messages.
+        plugin: Its class.
+        parameters: Values by name; None for the defaults.
+
+    Raises:
+        ParameterError: When a parameter is wrong.
+        PluginError: When the constructor raises anything else, or does not come back.
+    """
+    name = getattr(plugin, "name", "") or plugin.__name__
+    try:
+        with watch(lambda: name):
+            return plugin(**(parameters or {}))
+    except HintbenchError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise PluginError(name, f"making the {kind}", error) from error
 
 
 def source_of(plugin: type) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from hintbench.binding import bind_hooks, hook_codes, native_filters
@@ -11,20 +12,21 @@ from hintbench.boot import Machine
 from hintbench.config import GuestConfig, load_guest
 from hintbench.core import machine as core_machine
 from hintbench.core.hooks import HookPoint
-from hintbench.errors import HintbenchError, PluginError, TaskLeakError
+from hintbench.errors import HintbenchError, PluginError, TaskLeakError, UsageError
 from hintbench.guest import Guest
 from hintbench.kernel_threads import KernelThreads
 from hintbench.metrics import collect, takes_per_batch
-from hintbench.plugins import find_strategy, find_workload, load_plugin
+from hintbench.operations import OperationBlock
+from hintbench.plugins import find_strategy, find_workload, load_plugin, make
 from hintbench.results import Result
 from hintbench.tasks import Scheduler
 from hintbench.validation import validate
-from hintbench.watchdog import watch
-from hintbench.workload import WorkloadSetting
+from hintbench.watchdog import PROGRAM_LIMIT_SECONDS, watch
+from hintbench.workload import Program, WorkloadSetting
 
 if TYPE_CHECKING:
     from hintbench.strategy import Strategy
-    from hintbench.workload import Program, Workload
+    from hintbench.workload import Workload
 
 START_LIMIT_NS: Final = 120_000_000_000
 """When ``guest_started`` must have ended [virtual ns]."""
@@ -59,7 +61,8 @@ def run(
         guest: a configuration, its fields by name, a preset or the path of a TOML file.
         seed: of every random choice.
         plugins: files or modules to look names up in, as ``-p``.
-        attached_but_off: bind the strategy's hooks to nothing; the result must be that of `none`.
+        attached_but_off: attach the strategy's hooks as behind a static key that is off, and probe
+            no device: the result must be that of `none`, the events to the last digit.
         observers: objects with hooks that watch; they are called first and change nothing.
 
     Raises:
@@ -69,8 +72,8 @@ def run(
         load_plugin(plugin)
     config = guest if isinstance(guest, GuestConfig) else load_guest(guest)
     return Run(
-        _instance(find_strategy, strategy),
-        _instance(find_workload, workload),
+        _instance("strategy", find_strategy, strategy),
+        _instance("workload", find_workload, workload),
         config,
         seed,
         attached_but_off=attached_but_off,
@@ -78,11 +81,38 @@ def run(
     ).execute()
 
 
-def _instance(find: Any, plugin: Any) -> Any:
+def _instance(kind: str, find: Any, plugin: Any) -> Any:
     """A name, class or instance, as an instance."""
     if isinstance(plugin, str):
         plugin = find(plugin)
-    return plugin() if isinstance(plugin, type) else plugin
+    return make(kind, plugin) if isinstance(plugin, type) else plugin
+
+
+class _Tape:
+    """A vCPU's tape: while it is asked for more, the workload is at fault, not the strategy."""
+
+    def __init__(self, run: Run, blocks: Iterator[OperationBlock]) -> None:
+        self._run = run
+        self._blocks = blocks
+
+    def __iter__(self) -> Iterator[OperationBlock]:
+        return self
+
+    def __next__(self) -> OperationBlock:
+        run, name = self._run, self._run.workload_name
+        blamed, run.blamed = run.blamed, name
+        try:
+            block: object = next(self._blocks)
+        except (StopIteration, HintbenchError):
+            raise
+        except (Exception, SystemExit) as error:
+            raise PluginError(name, "a tape", error) from error
+        finally:
+            run.blamed = blamed
+        if not isinstance(block, OperationBlock):
+            text = f"yielded {type(block).__name__}, not an OperationBlock"
+            raise PluginError(name, "a tape", text)
+        return block
 
 
 class Run:
@@ -92,6 +122,7 @@ class Run:
         machine: the booted guest.
         guest: what the strategy sees of it.
         scheduler: its coroutines.
+        blamed: the plugin at fault if nothing goes on now.
     """
 
     def __init__(
@@ -111,6 +142,15 @@ class Run:
         self.seed = seed
         self.off = attached_but_off
         self.observers = observers
+        self.strategy_name = strategy.name or type(strategy).__name__
+        self.workload_name = workload.name or type(workload).__name__
+        self.blamed = self.workload_name
+        if strategy.had_its_run:
+            raise UsageError(
+                f"strategy {self.strategy_name!r}: this instance has had its run: make another one,"
+                " or pass the class"
+            )
+        strategy.had_its_run = True
         layout = config.layout()
         setting = WorkloadSetting(
             memory_pages=config.memory_pages,
@@ -133,7 +173,7 @@ class Run:
         costs = config.costs
         self.scheduler = Scheduler(
             self.machine.simulation,
-            strategy.name or type(strategy).__name__,
+            self.strategy_name,
             self.machine.irqs_off_until_ns,
             interrupt_ns=costs.interrupt_ns,
             switch_ns=costs.task_switch_ns,
@@ -153,12 +193,17 @@ class Run:
             self._discard_free()
 
     def _program(self, setting: WorkloadSetting) -> Program:
+        name = self.workload_name
         try:
-            return self.workload.program(setting)
+            with watch(lambda: name, limit_seconds=PROGRAM_LIMIT_SECONDS):
+                program: object = self.workload.program(setting)
         except HintbenchError:
             raise
-        except Exception as error:
-            raise PluginError(self.workload.name, "program", error) from error
+        except (Exception, SystemExit) as error:
+            raise PluginError(name, "program", error) from error
+        if not isinstance(program, Program):
+            raise PluginError(name, "program", f"returned {type(program).__name__}, not a Program")
+        return replace(program, tapes=tuple(_Tape(self, tape) for tape in program.tapes))
 
     def _discard_free(self) -> None:
         """Every free block of order 9 and more was reported before the start."""
@@ -175,7 +220,8 @@ class Run:
         """
         began = time.perf_counter()
         simulation = self.machine.simulation
-        with watch(simulation, self.scheduler.plugin):
+        self.blamed = self.strategy_name
+        with watch(lambda: self.blamed, lambda: simulation.progress):
             try:
                 start_ns = self._start()
                 initial: Any = self.program.initial
@@ -193,7 +239,7 @@ class Run:
                 metrics |= takes_per_batch(self.guest)
             except HintbenchError:
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise self._blame(error) from error
         self._check_end()
         return self._result(metrics, notes, time.perf_counter() - began)
@@ -202,9 +248,7 @@ class Run:
 
     def _start(self) -> int:
         """Bind the hooks and let guest_started run to its end; the time the tapes start at."""
-        if self.off:
-            return 0
-        hooks = bind_hooks(self.strategy, self.observers)
+        hooks = bind_hooks(self.strategy, self.observers, off=self.off)
         self.scheduler.rules.hook_codes = hook_codes((*self.observers, self.strategy))
         self.bound = hooks
         started = hooks.get("guest_started")
@@ -216,7 +260,8 @@ class Run:
 
     def _attach(self, hooks: Mapping[str, Any]) -> None:
         """Give the core the hooks, each with what the strategy narrows it to."""
-        filters = native_filters(self.strategy, hooks, self.guest)
+        # What is off has not started, and has no flags that a filter could name.
+        filters = {} if self.off else native_filters(self.strategy, hooks, self.guest)
         for name in _CORE_HOOKS:
             function = hooks.get(name)
             if function is None:
@@ -260,7 +305,7 @@ class Run:
         """guest_stopping, and a virtual second for tasks to end."""
         simulation = self.machine.simulation
         limit_ns = simulation.clock.now + STOP_LIMIT_NS
-        stopping = self.bound.get("guest_stopping") if not self.off else None
+        stopping = self.bound.get("guest_stopping")
         if stopping is not None:
             self.machine.clock.cpu = 0
             self.scheduler.spawn(self._call(stopping), 0, "guest_stopping")
@@ -301,17 +346,17 @@ class Run:
                 "waits for something that never happens: the guest is deadlocked",
             )
         return HintbenchError(
-            f"workload {self.workload.name!r}: its tapes wait for each other"
+            f"workload {self.workload_name!r}: its tapes wait for each other"
             f" ({'; '.join(waiting[:4])})"
         )
 
-    def _blame(self, error: Exception) -> HintbenchError:
+    def _blame(self, error: BaseException) -> HintbenchError:
         """Whose fault an exception is that came out of the loop."""
         current = self.scheduler.current
         return self.scheduler.rules.blame(error, current.name if current is not None else "")
 
     def _notes(self, metrics: dict[str, Any]) -> list[str]:
-        notes = []
+        notes = ["attached but switched off: the strategy did nothing"] if self.off else []
         report = getattr(self.program.initial, "compare", None)
         if report is not None:
             extra, lines = report(self.machine)
@@ -321,9 +366,9 @@ class Run:
 
     def _result(self, metrics: dict[str, Any], notes: list[str], wall_seconds: float) -> Result:
         return Result(
-            strategy=self.strategy.name or type(self.strategy).__name__,
+            strategy=self.strategy_name,
             strategy_parameters=self.strategy.parameters.model_dump(mode="json"),
-            workload=self.workload.name,
+            workload=self.workload_name,
             workload_parameters=self.workload.parameters.model_dump(mode="json"),
             seed=self.seed,
             guest=self.config.model_dump(mode="json"),

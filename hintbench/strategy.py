@@ -45,7 +45,10 @@ class HookFilter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
-    """What a strategy says of itself; each claim is checked, what is not claimed is not.
+    """What a strategy promises of itself, for the conformance suite.
+
+    The suite holds an instance to each claim it makes and to none that it does not make. A plain
+    run measures, and checks no claim.
 
     Attributes:
         min_order: The smallest block it reports.
@@ -80,7 +83,7 @@ class Strategy:
     A subclass gives itself a `name`, says in the first line of its docstring what it is, and
     implements hooks (`hintbench.hookspecs`), each marked with `hookimpl`. Its parameters, if any,
     are a pydantic model with the name `Parameters`, every field with a range and a description
-    that names the unit. One instance serves one run.
+    that names the unit. One instance serves one run, since its attributes are the run's state.
 
     Attributes:
         name: What users call it; lower case, digits and hyphens.
@@ -94,6 +97,7 @@ class Strategy:
             64 MiB. Those the user gives go first.
         kernels: The kernels whose page allocator it is explored on.
         parameters: This instance's parameters.
+        had_its_run: Whether a run has begun with this instance; no other one can.
     """
 
     name: ClassVar[str] = ""
@@ -103,6 +107,7 @@ class Strategy:
     check_parameters: ClassVar[Mapping[str, Any]] = {}
     kernels: ClassVar[tuple[str, ...]] = ("6.12", "5.0")
     parameters: BaseModel
+    had_its_run: bool = False
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         """Read the summary, and refuse a name that a command line could not take."""

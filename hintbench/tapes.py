@@ -25,7 +25,6 @@ BLOCK_OPERATIONS: Final = 65_536
 """About how many operations a block should hold: few enough to stay in the cache."""
 HUGE_PAGE_ORDER: Final = 9
 HUGE_PAGE_PAGES: Final = 1 << HUGE_PAGE_ORDER
-MOST_BOUND: Final = 1 << 32
 
 Indices = npt.NDArray[np.int64]
 

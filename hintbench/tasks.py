@@ -202,7 +202,7 @@ class Scheduler:
             return True
         except HintbenchError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self.rules.blame(error, context.name) from error
         finally:
             self.current = outer
@@ -305,7 +305,7 @@ class Scheduler:
             yield context
         except HintbenchError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self.rules.blame(error, name) from error
         finally:
             context.name, context.kernel = before

@@ -21,7 +21,7 @@ import numpy as np
 
 from hintbench.core import tracepages, tracewords
 from hintbench.core.constants import PAGEBLOCK_PAGES
-from hintbench.core.tracepages import BUDDY, GIVE_BACK, HAND_OUT, OUT, PCP, RETURN, TAKE, UNKNOWN
+from hintbench.core.tracepages import BUDDY, GIVE_BACK, HAND_OUT, OUT, PCP, RETURN, TAKE
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -390,10 +390,3 @@ def _matched(destinations: list[tuple[int, int, int]], sources: Sequence[int]) -
 
 def _isolated(page: int, row: int, reason: str) -> list[Derived]:
     return [Derived(TAKE, page, row, False, reason), Derived(HAND_OUT, page, row, False, reason)]
-
-
-def first_states(found: History) -> dict[str, int]:
-    """How many pages were where at the beginning, as far as the trace says."""
-    names = {UNKNOWN: "unknown", BUDDY: "buddy", PCP: "pcp", OUT: "in use"}
-    counts = np.bincount(found.first, minlength=len(names))
-    return {name: int(counts[code]) for code, name in names.items()}

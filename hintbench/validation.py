@@ -30,16 +30,25 @@ if TYPE_CHECKING:
 
     from hintbench.boot import Machine
     from hintbench.core.zone import Zone
+    from hintbench.guest import Guest
 
 
-def validate(machine: Machine) -> list[str]:
+def validate(guest: Guest | Machine) -> list[str]:
     """Check a guest between two steps.
+
+    Args:
+        guest: What every hook is given; or the machine below it. In the middle of a step (in a
+            hook under the zone lock, say) memory is rightly out of order: call it where nothing
+            of the kernel's is under way, such as in `guest_stopping` or in a task.
 
     Returns:
         What is wrong, one sentence each; empty when all is well.
     """
     import numpy
 
+    from hintbench.guest import Guest
+
+    machine = guest.machine if isinstance(guest, Guest) else guest
     states = numpy.asarray(machine.pages.state)
     faults: list[str] = []
     for zone in machine.zones:

@@ -1,53 +1,76 @@
-"""A plugin that does not come back is interrupted after ten seconds of wall time."""
+"""A plugin that does not come back is interrupted after a while of wall time."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+import time
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Final
+from typing import Final
 
 from hintbench.errors import PluginHangError
 
 LIMIT_SECONDS: Final = 10
-_FRAMEWORK: Final = "hintbench"
+"""How long a hook, a task, a tape or a constructor may keep the simulation waiting."""
+PROGRAM_LIMIT_SECONDS: Final = 120
+"""How long `Workload.program` may take, which may read a long trace."""
+_SECONDS_BETWEEN_LOOKS: Final = 1.0
 
 
 @contextmanager
-def watch(simulation: Any, plugin: str) -> Iterator[None]:
-    """Raise `PluginHangError` where the plugin hangs, when the simulation makes no progress.
+def watch(
+    plugin: Callable[[], str],
+    progress: Callable[[], int] = lambda: 0,
+    limit_seconds: int | None = None,
+) -> Iterator[None]:
+    """Raise `PluginHangError` where a plugin hangs, when nothing makes progress any more.
 
-    It needs the main thread and a platform with interval timers; elsewhere nothing is watched.
+    It needs the main thread and a platform with interval timers; elsewhere nothing is watched, and
+    a warning says so. A timer and a handler that the process had before come back afterwards.
 
     Args:
-        simulation: its ``progress`` counts steps and events.
-        plugin: whom to blame.
+        plugin: names whom to blame at that moment.
+        progress: a number that grows with every step and event of the simulation.
+        limit_seconds: how long it may stand still; None for `LIMIT_SECONDS`.
     """
+    limit = LIMIT_SECONDS if limit_seconds is None else limit_seconds
     usable = hasattr(signal, "setitimer") and (
         threading.current_thread() is threading.main_thread()
     )
     if not usable:
+        text = "a plugin that hangs will not be noticed: only the main thread can be interrupted"
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
         yield
         return
-    seen = -1
+    seen = progress()
     quiet = 0
 
     def look(_signal: int, frame: FrameType | None) -> None:
         nonlocal seen, quiet
-        quiet = quiet + 1 if simulation.progress == seen else 0
-        seen = simulation.progress
-        if quiet >= LIMIT_SECONDS:
-            raise PluginHangError(plugin, _where(frame), f"no return within {LIMIT_SECONDS} s")
+        now = progress()
+        quiet = quiet + 1 if now == seen else 0
+        seen = now
+        if quiet >= limit:
+            raise PluginHangError(plugin(), _where(frame), f"no return within {limit} s")
 
     before = signal.signal(signal.SIGALRM, look)
-    signal.setitimer(signal.ITIMER_REAL, 1.0, 1.0)
+    left, interval = signal.setitimer(
+        signal.ITIMER_REAL, _SECONDS_BETWEEN_LOOKS, _SECONDS_BETWEEN_LOOKS
+    )
+    began = time.monotonic()
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        # None: the handler was not installed from Python.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL if before is None else before)
+        if left:
+            # What ran out meanwhile does so now.
+            left = max(left - (time.monotonic() - began), 1e-6)
+            signal.setitimer(signal.ITIMER_REAL, left, interval)
 
 
 def _where(frame: FrameType | None) -> str:

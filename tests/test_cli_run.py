@@ -66,6 +66,19 @@ class Waits(Strategy):
         time.sleep(50)
 """
 
+LEAVES = """
+import sys
+from hintbench import Strategy, hookimpl
+
+
+class Leaves(Strategy):
+    name = "leaves"
+
+    @hookimpl
+    def page_allocated(self):
+        sys.exit(0)
+"""
+
 
 @pytest.fixture
 def broken(tmp_path):
@@ -129,6 +142,26 @@ class TestRun:
         content = json.loads((broken / "out.json").read_text())
         assert [result["workload"] for result in content["results"]] == ["churn", "bulk"]
         assert "failed" in done.stdout
+
+    def test_a_plugin_that_exits_ends_nothing_but_its_cell(self, tmp_path):
+        (tmp_path / "leaves.py").write_text(LEAVES)
+        done = hintbench(
+            *("run", "-p", "leaves.py", "-s", "none", "-s", "leaves", *QUICK, *SMALL, "--jobs", 1),
+            cwd=tmp_path,
+        )
+        assert done.returncode == 1
+        assert "plugin 'leaves': page_allocated: SystemExit: 0 (leaves.py:" in done.stderr
+        assert "How to read it" in done.stdout
+
+    def test_attached_but_off_is_none(self, tmp_path):
+        strategies = ("-s", "none", "-s", "percpu-array-v9", "-s", "oracle")
+        done = hintbench(
+            *("run", *strategies, *QUICK, *SMALL, "--off", "--json", "out.json"), cwd=tmp_path
+        )
+        assert done.returncode == 0
+        assert "attached but switched off" in done.stdout
+        results = json.loads((tmp_path / "out.json").read_text())["results"]
+        assert len({result["digest"] for result in results}) == 1
 
     def test_debug_shows_where_a_plugin_raised(self, broken):
         done = hintbench(

@@ -27,7 +27,12 @@ if cython.compiled:
         TRANSIT,
     )
     from cython.cimports.hintbench.core.flags import UnitFlags
-    from cython.cimports.hintbench.core.hooks import HookPoint, make_block
+    from cython.cimports.hintbench.core.hooks import (
+        HookPoint,
+        check_range,
+        make_block,
+        refuse_to_wait,
+    )
     from cython.cimports.hintbench.core.pages import Pages
 else:
     from hintbench.core.clock import VirtualClock
@@ -47,7 +52,7 @@ else:
         TRANSIT,
     )
     from hintbench.core.flags import UnitFlags
-    from hintbench.core.hooks import HookPoint, make_block
+    from hintbench.core.hooks import HookPoint, check_range, make_block, refuse_to_wait
     from hintbench.core.pages import Pages
 
 
@@ -230,15 +235,21 @@ class Buddy:
         if self.hooks is not None:
             point = self.hooks.block_freed
             if point is not None and not self.quiet and self.concerns(point, pfn, order):
-                point.function(
-                    self.hooks.guest,
-                    self.clock.cpu,
-                    self,
-                    pfn,
-                    order,
-                    make_block(freed_pfn, freed_order, self),
-                    origin,
-                )
+                self.hooks.in_block_freed = True
+                try:
+                    outcome = point.function(
+                        self.hooks.guest,
+                        self.clock.cpu,
+                        self,
+                        pfn,
+                        order,
+                        make_block(freed_pfn, freed_order, self),
+                        origin,
+                    )
+                finally:
+                    self.hooks.in_block_freed = False
+                if outcome is not None:
+                    refuse_to_wait(point, outcome)
         return order
 
     def call_block_taken(
@@ -256,8 +267,12 @@ class Buddy:
         point: HookPoint = hooks.block_taken
         if point is not None and self.concerns(point, pfn, order):
             self.editing_refused = True
-            point.function(hooks.guest, self, pfn, order, reason)
-            self.editing_refused = False
+            try:
+                outcome = point.function(hooks.guest, self, pfn, order, reason)
+            finally:
+                self.editing_refused = False
+            if outcome is not None:
+                refuse_to_wait(point, outcome)
         return 0
 
     def concerns(self, point: HookPoint, pfn: cython.int, order: cython.int) -> cython.bint:
@@ -326,6 +341,8 @@ class Buddy:
 
     def blocks_of(self, order: int, migratetype: int) -> list[int]:
         """The pfns on a free list, head first; for tests and inspection."""
+        check_range("blocks_of", "order", order, 0, MAX_PAGE_ORDER)
+        check_range("blocks_of", "migratetype", migratetype, 0, MIGRATE_TYPES - 1)
         return self.pages.list_pages(self.list_of(order, migratetype))
 
     def free_counts(self) -> list[int]:

@@ -10,6 +10,11 @@ from typing import Any
 import cython
 import numpy
 
+if cython.compiled:
+    from cython.cimports.hintbench.core.constants import MAX_PAGE_ORDER
+else:
+    from hintbench.core.constants import MAX_PAGE_ORDER
+
 
 @cython.final
 @cython.cclass
@@ -122,12 +127,21 @@ class UnitFlags:
             start_pfn: first page of the range.
             end_pfn: the first page behind it.
             limit: stop after so many; 0 for all.
+
+        Raises:
+            ValueError: the range is not one, or ``limit`` is negative.
         """
+        if not 0 <= start_pfn <= end_pfn or limit < 0:
+            raise ValueError(
+                f"flags {self.name!r}: find from start_pfn {start_pfn:#x} to end_pfn {end_pfn:#x},"
+                f" limit {limit}: none may be negative, nor the range end before it begins"
+            )
         first = start_pfn >> self.order
         units = numpy.asarray(self.units)[first : (end_pfn - 1 >> self.order) + 1]
         found = numpy.flatnonzero(units)[: limit or None] + first
         if self.guest is not None:
-            looked = len(units) if len(found) < limit or not limit else int(found[-1]) - first + 1
+            stopped = 0 < limit == len(found)
+            looked = int(found[limit - 1]) - first + 1 if stopped else len(units)
             self.guest.spend(self.guest.costs.flag_ns * (looked // 64 + len(found)))
         return [int(unit) << self.order for unit in found]
 
@@ -155,7 +169,9 @@ class UnitFlags:
             self.guest.spend(self.guest.costs.flag_ns)
 
     def _check(self, pfn: int, order: int) -> None:
-        if pfn < 0 or order < 0 or (pfn + (1 << order) - 1) >> self.order >= len(self.units):
+        if not 0 <= order <= MAX_PAGE_ORDER:
+            raise ValueError(f"flags {self.name!r}: order is {order}, not in 0..{MAX_PAGE_ORDER}")
+        if pfn < 0 or (pfn + (1 << order) - 1) >> self.order >= len(self.units):
             raise ValueError(
                 f"flags {self.name!r}: pfn {pfn:#x} order {order} is outside the guest's memory"
             )

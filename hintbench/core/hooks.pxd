@@ -15,6 +15,7 @@ cdef class CoreHooks:
     cdef public object guest
     cdef public HookPoint page_freeing, block_merged, block_freed, block_taken
     cdef public HookPoint free_completed, page_allocated, memory_low
+    cdef public bint in_block_freed
     cdef public list forget_when_taken
     cdef public list forget_when_allocated
 
@@ -26,4 +27,6 @@ cdef class Block:
     cdef readonly object zone
 
 
+cdef int check_range(str what, str name, long long value, long long least, long long most) except? -1
+cdef int refuse_to_wait(HookPoint point, object result) except? -1
 cdef Block make_block(int pfn, int order, object zone)

@@ -6,9 +6,34 @@ from typing import Any
 import cython
 
 if cython.compiled:
+    from cython.cimports.hintbench.core.constants import MAX_PAGE_ORDER
     from cython.cimports.hintbench.core.flags import UnitFlags
 else:
+    from hintbench.core.constants import MAX_PAGE_ORDER
     from hintbench.core.flags import UnitFlags
+
+_PFN_LIMIT = cython.declare(cython.longlong, 1 << 31)
+
+
+@cython.cfunc
+def check_range(
+    what: str, name: str, value: cython.longlong, least: cython.longlong, most: cython.longlong
+) -> cython.int:
+    """Refuse an argument that would index past a table.
+
+    Args:
+        what: the function that was called.
+        name: of the argument.
+        value: of the argument.
+        least: the smallest value that is right.
+        most: the largest one.
+
+    Raises:
+        ValueError: the value is not one of ``least..most``.
+    """
+    if not least <= value <= most:
+        raise ValueError(f"{what}: {name} is {value}, must be in {least}..{most}")
+    return 0
 
 
 @cython.final
@@ -39,6 +64,34 @@ class HookPoint:
         self.cost_ns = cost_ns
 
 
+class HookResultError(TypeError):
+    """A hook that may never wait returned something to wait for.
+
+    Attributes:
+        hook: its name.
+    """
+
+    def __init__(self, hook: str, result: object) -> None:
+        super().__init__(
+            f"returned {type(result).__name__}, but may not wait (it runs under the zone lock with"
+            " interrupts off): it must return None"
+        )
+        self.hook = hook
+
+
+@cython.cfunc
+def refuse_to_wait(point: HookPoint, result: object) -> cython.int:
+    """Refuse what a hook returned that may never wait.
+
+    Raises:
+        HookResultError: always.
+    """
+    if hasattr(result, "close"):
+        # A coroutine that nobody will await.
+        result.close()
+    raise HookResultError(point.name, result)
+
+
 @cython.final
 @cython.cclass
 class CoreHooks:
@@ -48,6 +101,7 @@ class CoreHooks:
         guest: the first argument of every hook.
         forget_when_taken: flags that a block loses when it leaves its free list.
         forget_when_allocated: flags that a block loses when it is handed to a caller.
+        in_block_freed: ``block_freed`` runs, and must not be fired again from inside.
     """
 
     def __init__(self, guest: Any = None) -> None:
@@ -59,6 +113,7 @@ class CoreHooks:
         self.free_completed = None
         self.page_allocated = None
         self.memory_low = None
+        self.in_block_freed = False
         self.forget_when_taken = []
         self.forget_when_allocated = []
 
@@ -68,6 +123,9 @@ class CoreHooks:
 class Block:
     """``1 << order`` pages from ``pfn`` on, in ``zone``: free, isolated or held.
 
+    A claim, as pfn and order are in the kernel: whether the pages are what the block says is
+    looked at by whoever uses it.
+
     Attributes:
         pfn: its first page.
         order: its size as a power of two of pages.
@@ -75,6 +133,9 @@ class Block:
     """
 
     def __init__(self, pfn: int, order: int, zone: Any) -> None:
+        check_range("Block", "order", order, 0, MAX_PAGE_ORDER)
+        if not 0 <= pfn < _PFN_LIMIT or pfn & ((1 << order) - 1):
+            raise ValueError(f"Block: pfn {pfn:#x} cannot head a block of order {order}")
         self.pfn = pfn
         self.order = order
         self.zone = zone

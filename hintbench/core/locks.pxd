@@ -14,5 +14,6 @@ cdef class LockTimeline:
     cdef long long[::1] wait_by_payer, hold_by_payer, takes_by_payer, longest_hold_by_payer
     cdef readonly long long longest_wait_ns
     cdef public object observer
+    cdef public object taken_in_place
     cpdef Py_ssize_t take(self) except -1
     cpdef Py_ssize_t release(self) except -1

@@ -52,11 +52,17 @@ class LockTimeline:
     ``async with lock:`` in a coroutine takes it with interrupts off and lets it go.  Nothing may
     be awaited in between: that would be sleeping in atomic context.
 
+    ``with lock:`` is for interrupt handlers and hooks that are no coroutines: it takes the lock
+    where it stands.  No step of its own lets others go first whose request is earlier in virtual
+    time, so one that has spent time before it asks gets in front of them; a coroutine has
+    ``async with``.
+
     Attributes:
         available_ns: when the last holder releases.
         holder: the context that holds it, meaningful while ``held``.
         last_cpu: the CPU that had it last; a take from another pays the hand-off.
         takes, contended: how often it was taken, and how often somebody had to wait.
+        taken_in_place: called after a take by ``with``, which the scheduler does not see.
     """
 
     def __init__(self, clock: Any, name: str, irqs_off_until_ns: Any) -> None:
@@ -76,6 +82,7 @@ class LockTimeline:
         self.takes_by_payer = memoryview(array.array("q", [0] * PAYERS))
         self.longest_hold_by_payer = memoryview(array.array("q", [0] * PAYERS))
         self.observer = None
+        self.taken_in_place = None
 
     def take(self) -> cython.Py_ssize_t:
         """The running context queues for the lock and gets it; its clock moves to the grant.
@@ -124,6 +131,10 @@ class LockTimeline:
         hold: cython.longlong = clock.now - self.granted_ns
         if not self.held:
             raise RuntimeError(f"{self.name}: released by {clock.context}, nobody holds it")
+        if self.holder != clock.context:
+            raise RuntimeError(
+                f"{self.name}: released by {clock.context}, but {self.holder} holds it"
+            )
         self.held = False
         self.available_ns = clock.now
         self.hold_by_payer[payer] += hold
@@ -170,18 +181,22 @@ class LockTimeline:
         return LockRequest(self, interrupts_off)
 
     def __enter__(self) -> "LockTimeline":
-        # For interrupt handlers, which cannot await: they spin for it where they are.
         self.take()
+        if self.taken_in_place is not None:
+            self.taken_in_place()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self.held_here:
-            self.release()
+        self._leave(exception)
 
     def __aenter__(self) -> LockRequest:
         return LockRequest(self)
 
     def __aexit__(self, *exception: object) -> _Done:
-        if self.held_here:
-            self.release()
+        self._leave(exception)
         return _DONE
+
+    def _leave(self, exception: tuple[object, ...]) -> None:
+        """The end of a ``with``: its body must still hold the lock, unless it failed anyway."""
+        if self.held_here or exception[0] is None:
+            self.release()

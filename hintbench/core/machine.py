@@ -38,7 +38,6 @@ if cython.compiled:
         direct_step,
         drain_step,
         end_free,
-        free_completed,
     )
     from cython.cimports.hintbench.core.preemption import Preemptions
     from cython.cimports.hintbench.core.simulation import Simulation, prefetch
@@ -55,7 +54,6 @@ if cython.compiled:
         FIND_ZONE,
         FINISH_ALLOCATION,
         FINISHED,
-        FREE_COMPLETED,
         HAND_OVER,
         IN_HOOK,
         READY,
@@ -94,7 +92,6 @@ else:
         direct_step,
         drain_step,
         end_free,
-        free_completed,
     )
     from hintbench.core.preemption import Preemptions
     from hintbench.core.simulation import Simulation
@@ -111,7 +108,6 @@ else:
         FIND_ZONE,
         FINISH_ALLOCATION,
         FINISHED,
-        FREE_COMPLETED,
         HAND_OVER,
         IN_HOOK,
         READY,
@@ -269,8 +265,6 @@ def _late_step(sim: Simulation, vcpu: Vcpu, phase: cython.int) -> cython.int:
         return drain_step(sim, vcpu, True)
     if phase == DIRECT_AGAIN:
         return direct_step(sim, vcpu, True)
-    if phase == FREE_COMPLETED:
-        return free_completed(sim, vcpu)
     if phase == SLOW_PATH:
         return after_slow_path(sim, vcpu)
     if phase == EXACT or phase == EXACT_AGAIN:

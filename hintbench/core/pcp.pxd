@@ -12,7 +12,6 @@ cdef class PerCpuPages:
     cdef public long long free_count
     cdef public bint previous_free_high_order
     cdef public bint free_high_batch
-    cdef public int alloc_hint
     cdef int list_of(self, int order, int migratetype) noexcept
     cdef int push(self, int pfn, int order, int migratetype) except -1
     cdef int pop(self, int order, int migratetype) except -2

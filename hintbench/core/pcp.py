@@ -95,7 +95,6 @@ class PerCpuPages:
         self.free_count = 0
         self.previous_free_high_order = False
         self.free_high_batch = False
-        self.alloc_hint = 0
 
     def configure(self, batch: int, high_min: int, high_max: int) -> None:
         """zone_set_pageset_high_and_batch(): sizes in pages."""

@@ -111,7 +111,6 @@ class Simulation:
         self.exact_taken_again = 0
         self.exact_returned_again = 0
         self.exact_waits = 0
-        self.retry_limit = None
         self.taken_by_order = memoryview(array.array("q", [0] * NR_PAGE_ORDERS))
         self.drained_by_order = memoryview(array.array("q", [0] * NR_PAGE_ORDERS))
         self.refills = memoryview(array.array("q", bytes(8 * (LARGEST_BULK + 1))))
@@ -213,7 +212,7 @@ class Simulation:
         if index != 255:
             return self.zones[index]
         below = [zone for zone in self.zones if zone.start_pfn <= pfn]
-        return below[-1] if below else self.zones[0]
+        return below[len(below) - 1] if below else self.zones[0]
 
     def slot_pfns(self) -> Any:
         """The slots as an array (a copy)."""

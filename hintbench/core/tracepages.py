@@ -31,7 +31,6 @@ _C_OUT = cython.declare(cython.int, OUT)
 _C_TAKE = cython.declare(cython.int, TAKE)
 _C_HAND_OUT = cython.declare(cython.int, HAND_OUT)
 _C_GIVE_BACK = cython.declare(cython.int, GIVE_BACK)
-_C_RETURN = cython.declare(cython.int, RETURN)
 _C_FILL = cython.declare(cython.int, FILL)
 _C_EMPTY = cython.declare(cython.int, EMPTY)
 

@@ -66,10 +66,9 @@ cdef enum:
     DRAIN_AGAIN = 8
     DIRECT_FREE = 9
     DIRECT_AGAIN = 10
-    FREE_COMPLETED = 11
-    DONE = 12
-    IN_HOOK = 13
-    SLOW_PATH = 14
-    FINISHED = 15
-    EXACT = 16
-    EXACT_AGAIN = 17
+    DONE = 11
+    IN_HOOK = 12
+    SLOW_PATH = 13
+    FINISHED = 14
+    EXACT = 15
+    EXACT_AGAIN = 16

@@ -10,7 +10,6 @@ cdef class Zone(Buddy):
     cdef readonly int node
     cdef readonly LockTimeline lock
     cdef readonly long long managed_pages
-    cdef readonly long long present_pages
     cdef public long long watermark_min, watermark_low, watermark_high
     cdef public long long[::1] lowmem_reserve
     cdef readonly long long isolated_pages
@@ -26,4 +25,6 @@ cdef class Zone(Buddy):
     cdef int allocate_block(self, int order, int migratetype) except -2
     cpdef int free_order(self, int pfn) except -2
     cpdef int list_type(self, int pfn, int order) except -1
+    cdef bint _is_isolated(self, int pfn, int order) noexcept
+    cdef int _check_block(self, str what, long long pfn, long long order) except -1
     cdef int _need_lock(self, str what, int pfn) except -1

@@ -27,7 +27,7 @@ if cython.compiled:
     )
     from cython.cimports.hintbench.core.fallback import FallbackMode, mark_isolated, rmqueue
     from cython.cimports.hintbench.core.flags import UnitFlags
-    from cython.cimports.hintbench.core.hooks import Block, make_block
+    from cython.cimports.hintbench.core.hooks import Block, check_range, make_block
     from cython.cimports.hintbench.core.locks import LockTimeline
 else:
     from hintbench.core.buddy import Buddy
@@ -51,7 +51,7 @@ else:
     )
     from hintbench.core.fallback import FallbackMode, mark_isolated, rmqueue
     from hintbench.core.flags import UnitFlags
-    from hintbench.core.hooks import Block, make_block
+    from hintbench.core.hooks import Block, check_range, make_block
     from hintbench.core.locks import LockTimeline
 
 
@@ -101,7 +101,6 @@ class Zone(Buddy):
         self.node = node
         self.lock = lock
         self.managed_pages = 0
-        self.present_pages = end_pfn - start_pfn
         self.watermark_min = 0
         self.watermark_low = 0
         self.watermark_high = 0
@@ -153,6 +152,9 @@ class Zone(Buddy):
     def add_free_block(self, pfn: int, order: int, migratetype: int | None = None) -> int:
         """Free one block at boot or when a recorded state is loaded; nothing is charged."""
         now = self.clock.now
+        self._check_block("add_free_block", pfn, order)
+        if migratetype is not None:
+            check_range("add_free_block", "migratetype", migratetype, 0, MIGRATE_TYPES - 1)
         if migratetype is None:
             migratetype = self.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
         # Boot memory goes to the tail since 5.10 (commit 7fef431be9c9), before to the head.
@@ -197,6 +199,8 @@ class Zone(Buddy):
 
         ``highest_zone`` 0, as page reporting asks, leaves the lowmem reserve out.
         """
+        check_range("watermark_ok", "order", order, 0, MAX_PAGE_ORDER)
+        check_range("watermark_ok", "highest_zone", highest_zone, 0, MAX_NR_ZONES - 1)
         return self.meets(order, mark, highest_zone, 0)
 
     # -- what is free ---------------------------------------------------------------------------
@@ -250,7 +254,13 @@ class Zone(Buddy):
             without: leave out blocks of which every unit carries this flag.
             limit: stop after so many found; 0 for all.
             look_at_most: stop after so many looked at; 0 for all. Each is charged.
+
+        Raises:
+            ValueError: an argument is out of range.
         """
+        check_range("free_blocks", "min_order", min_order, 0, MAX_PAGE_ORDER)
+        check_range("free_blocks", "limit", limit, 0, self.pages.page_count)
+        check_range("free_blocks", "look_at_most", look_at_most, 0, self.pages.page_count)
         found: list = []
         looked: cython.int = 0
         order: cython.int
@@ -277,9 +287,16 @@ class Zone(Buddy):
         return found
 
     def rotate_to_front(self, block: Block) -> None:
-        """list_rotate_to_front(): the search of the block's list starts at this block."""
+        """list_rotate_to_front(): the search of the block's list starts at this block.
+
+        A block that is not free here (any more), which the kernel would link into another list,
+        is left where it is: that is a violation of ``locked-lists``.
+        """
         self._need_lock("rotate_to_front", block.pfn)
         pages = self.pages
+        if block.zone is not self or self.free_order(block.pfn) != block.order:
+            self._complain("locked-lists", f"rotate_to_front of {block}, which is not free here")
+            return
         migratetype = self.list_type(block.pfn, block.order)
         head = self.list_of(block.order, migratetype)
         pages.remove(head)
@@ -290,7 +307,12 @@ class Zone(Buddy):
 
         Nearly always its pageblock's; only after a steal or a retyping merge must the links be
         followed to the list's head.
+
+        Raises:
+            ValueError: there is no such free block.
         """
+        if self.free_order(pfn) != order:
+            raise ValueError(f"list_type: pfn {pfn:#x} heads no free block of order {order}")
         here: cython.int = self.pages.next[pfn]
         steps: cython.int = 0
         while here < self.pages.page_count:
@@ -304,6 +326,8 @@ class Zone(Buddy):
         """Walk over struct pages up to a free block (:func:`hintbench.core.scan.scan_range`)."""
         from hintbench.core.scan import scan_range
 
+        check_range("scan_range", "pfn", pfn, 0, self.pages.page_count)
+        check_range("scan_range", "min_order", min_order, 0, MAX_PAGE_ORDER)
         return scan_range(self, pfn, end_pfn, min_order)
 
     # -- isolate and put back -------------------------------------------------------------------
@@ -352,18 +376,27 @@ class Zone(Buddy):
         Args:
             block: what :meth:`isolate` gave.
             tail: add at the tail of its list, so that it is not taken soon (FPI_TO_TAIL).
-            notify: fire ``block_freed`` as for any other free.
+            notify: fire ``block_freed`` as for any other free; not from inside that hook, which
+                would be told of its own doing for ever.
 
         Returns:
             The order after merging; equal to the block's when it did not merge. -1 when the
             block is not isolated here: that is a violation of ``returned``.
+
+        Raises:
+            RuntimeError: it is called with ``notify`` inside ``block_freed``.
         """
         pfn: cython.int = block.pfn
         order: cython.int = block.order
         merged: cython.int
         clock = self.clock
         self._need_lock("put_back", pfn)
-        if block.zone is not self or self.pages.state[pfn] != (ISOLATED | order):
+        if notify and self.hooks is not None and self.hooks.in_block_freed:
+            raise RuntimeError(
+                "put_back: notify=True inside block_freed would fire it again (rule once: what"
+                " is put back is not reported again): leave notify out"
+            )
+        if block.zone is not self or not self._is_isolated(pfn, order):
             self._complain("returned", f"put_back of pfn {pfn:#x} order {order}, not isolated here")
             return -1
         self.quiet = not notify
@@ -394,28 +427,52 @@ class Zone(Buddy):
     def allocate(self, order: int, migratetype: int = 1) -> int:
         """Take a block straight from the free lists: no pcp, no watermark, no virtual hand-over.
 
-        For tests and for the bare replay of ``hintbench speed``. The block stays in transit.
+        For a strategy that needs a block of its own, such as one to report while it holds it. The
+        zone's lock must be held, as for every other edit. Until :meth:`free` the block is in
+        transit: no caller has it, and no list.
 
         Returns:
             Its pfn, -1 when the zone has none.
+
+        Raises:
+            ValueError: an argument is out of range.
         """
-        if not (0 <= order <= MAX_PAGE_ORDER and 0 <= migratetype < MIGRATE_TYPES):
-            raise ValueError(f"allocate: order {order} or migratetype {migratetype} out of range")
+        check_range("allocate", "order", order, 0, MAX_PAGE_ORDER)
+        check_range("allocate", "migratetype", migratetype, 0, MIGRATE_TYPES - 1)
+        self._need_lock("allocate", self.start_pfn)
         return self.allocate_block(order, migratetype)
 
     def free(self, pfn: int, order: int) -> int:
-        """Give a block that :meth:`allocate` took back; the order after merging."""
-        if not 0 <= order <= MAX_PAGE_ORDER or pfn & ((1 << order) - 1):
-            raise ValueError(f"free: pfn {pfn:#x} is not the head of a block of order {order}")
-        if not (self.start_pfn <= pfn and pfn + (1 << order) <= self.end_pfn):
-            raise ValueError(f"free: pfn {pfn:#x} is outside zone {self.name}")
+        """Give a block that :meth:`allocate` took back, under the lock; the order after merging.
+
+        Raises:
+            ValueError: there is no such block in use.
+        """
+        self._check_block("free", pfn, order)
         if self.pages.state[pfn] & ORDER_MASK != order or self.pages.state[pfn] & KIND_MASK in (
             0,
             BUDDY,
         ):
             raise ValueError(f"free: pfn {pfn:#x} does not head a block in use of order {order}")
+        self._need_lock("free", pfn)
         migratetype = self.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
         return self.free_one_page(pfn, order, migratetype, False, ORIGIN_PUT_BACK)
+
+    @cython.exceptval(check=False)
+    def _is_isolated(self, pfn: cython.int, order: cython.int) -> cython.bint:
+        """Whether a block of this zone is in a strategy's hands, whatever the numbers are."""
+        if not self.start_pfn <= pfn < self.end_pfn:
+            return False
+        return self.pages.state[pfn] == (ISOLATED | order)
+
+    def _check_block(self, what: str, pfn: cython.longlong, order: cython.longlong) -> cython.int:
+        """Refuse a block that is not aligned or not inside the zone."""
+        check_range(what, "order", order, 0, MAX_PAGE_ORDER)
+        if pfn & ((1 << order) - 1):
+            raise ValueError(f"{what}: pfn {pfn:#x} is not the head of a block of order {order}")
+        if not (self.start_pfn <= pfn and pfn + (1 << order) <= self.end_pfn):
+            raise ValueError(f"{what}: pfn {pfn:#x} of order {order} is outside zone {self.name}")
+        return 0
 
     def _need_lock(self, what: str, pfn: cython.int) -> cython.int:
         if not (self.lock.held and self.lock.holder == self.clock.context):

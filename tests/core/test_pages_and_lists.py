@@ -256,7 +256,7 @@ def test_unit_flags(order: int, plan: list[tuple[str, int, int]]) -> None:
 def test_flags_refuse_pages_that_do_not_exist() -> None:
     flags = UnitFlags("test", 9, 2048)
     for pfn, order in ((-1, 0), (1 << 20, 0), (0, 12)):
-        with pytest.raises(ValueError, match="outside the guest"):
+        with pytest.raises(ValueError, match=r"outside the guest|order is 12"):
             flags.set(pfn, order)
 
 
