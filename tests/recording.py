@@ -88,11 +88,14 @@ def told(found):
 
 
 def tape(program, cpu=0):
+    """What a vCPU does until it only waits for the replay to end."""
     block = concatenate(program.tapes[cpu])
-    return [
+    *entries, last = [
         (Operation(int(operation)).name, int(value), int(time))
         for operation, value, time in zip(block.operation, block.value, block.time_ns, strict=True)
     ]
+    assert last == ("IDLE_UNTIL", 0, program.initial.end_ns)
+    return entries
 
 
 def flags(count, *free):

@@ -1,15 +1,19 @@
 """The tapes that are made of a trace, modelled and exact."""
 
+import numpy as np
 import pytest
 
 from hintbench.errors import TraceError
 from hintbench.operations import Flag, OperationBlock, concatenate
+from hintbench.runner import Run
 from hintbench.trace_program import (
     exact_program,
     modelled_program,
 )
 from hintbench.trace_start import UNKNOWN_TYPE, vmstat_ticks
+from hintbench.workloads.trace import TraceReplay
 from recording import KERNEL_PAGE, USER_PAGE, Recording, flags, tape
+from small_guest import Silent, small_guest, zone
 
 
 @pytest.fixture
@@ -87,8 +91,8 @@ class TestModelled:
         for pfn, gfp in enumerate(wanted, 16):
             recording.alloc(pfn, 0, pfn % 3, gfp)
         block = concatenate(modelled_program(recording.read(tmp_path), vcpus=1).tapes[0])
-        assert block.flags.tolist() == [int(flag) for flag in wanted.values()]
-        assert block.migratetype.tolist() == [pfn % 3 for pfn in range(16, 22)]
+        assert block.flags[:-1].tolist() == [int(flag) for flag in wanted.values()]
+        assert block.migratetype[:-1].tolist() == [pfn % 3 for pfn in range(16, 22)]
 
     def test_cpus_of_the_guest(self, recording, tmp_path):
         trace = recording.alloc(16).alloc(17, cpu=2).read(tmp_path)
@@ -119,6 +123,35 @@ class TestModelled:
         assert seconds.round(3).tolist() == [2.048, 3.072, 4.096, 6.0, 7.024]
 
 
+class TestEnd:
+    """A replay lasts as long as its trace, whatever happened in the last part of it."""
+
+    def ended(self, recording, tmp_path, **given):
+        recording.read(tmp_path)
+        replay = TraceReplay(path=str(tmp_path / "trace.txt"), **given)
+        config = small_guest(2, zones=(zone(2, start_pfn=0),))
+        metrics = Run(Silent(), replay, config, seed=1).execute().metrics
+        assert metrics["operations"] == 3
+        return metrics
+
+    def test_the_last_event_is_of_no_use_to_the_guest(self, recording, tmp_path):
+        recording.alloc(16).free(16).alloc(17).mark("the end", wait=5_000_000, cpu=1)
+        metrics = self.ended(recording, tmp_path)
+        # An event a microsecond: the first is at 0.
+        assert metrics["virtual_ns"] == 5_000_002 * 1000
+        assert metrics["busy_ns"] < 10_000
+
+    def test_it_ends_where_the_page_flags_were_dumped_again(self, recording, tmp_path):
+        recording.mark("kpageflags-dumped").alloc(16).free(16).alloc(17)
+        recording.mark("kpageflags-dumped", wait=3_000_000).alloc(18, wait=2_000_000)
+        free = np.arange(2048) < 1000
+        (tmp_path / "free").write_bytes(
+            (free.astype("<u8") << np.uint64(10) | np.uint64(8)).tobytes()
+        )
+        metrics = self.ended(recording, tmp_path, pages=str(tmp_path / "free"))
+        assert metrics["virtual_ns"] == 3_000_002 * 1000
+
+
 class TestExact:
     def test_operations_name_pages_in_distinct_order(self, recording, tmp_path):
         recording.lock(16).alloc(16, gfp=KERNEL_PAGE, wait=0).free(16, wait=0).drain(16, wait=0)
@@ -146,5 +179,5 @@ class TestExact:
     def test_tapes_come_in_blocks(self, recording, tmp_path):
         program = exact_program(recording.lock(16).read(tmp_path), flags(64, (16, 16)), vcpus=2)
         blocks = [list(tape) for tape in program.tapes]
-        assert [len(of_cpu) for of_cpu in blocks] == [1, 0]
+        assert [[len(block) for block in of_cpu] for of_cpu in blocks] == [[1, 1], [1]]
         assert isinstance(blocks[0][0], OperationBlock)

@@ -44,6 +44,7 @@ cdef enum:
     RETURN = 6
     HAND_OUT = 7
     GIVE_BACK = 8
+    IDLE_UNTIL = 9
     FLAG_ZERO = 0x800
     FLAG_TOUCHED = 0x1000
     FLAG_COMPOUND = 0x2000

@@ -61,6 +61,7 @@ TAKE = 5
 RETURN = 6
 HAND_OUT = 7
 GIVE_BACK = 8
+IDLE_UNTIL = 9
 
 # Flags of an operation.
 FLAG_ZERO = 1 << 11

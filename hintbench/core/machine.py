@@ -23,6 +23,7 @@ if cython.compiled:
         COMPUTE,
         FREE,
         IDLE,
+        IDLE_UNTIL,
         NEVER,
         ORDER_MASK,
         PAYER_THREAD,
@@ -78,6 +79,7 @@ else:
         COMPUTE,
         FREE,
         IDLE,
+        IDLE_UNTIL,
         NEVER,
         ORDER_MASK,
         PAYER_THREAD,
@@ -219,6 +221,10 @@ def _next_operation(sim: Simulation, vcpu: Vcpu) -> cython.int:
     if operation == TOUCH:
         vcpu.slot = word >> 32
         return _touch(sim, vcpu)
+    if operation == IDLE_UNTIL:
+        # Its time has come, above.
+        vcpu.position += 1
+        return sim.requeue(vcpu)
     return exact_step(sim, vcpu)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from hintbench import Block, GuestConfig, HintbenchError, Strategy, hookimpl
-from hintbench.operations import Flag, allocate, compute, free, idle, touch
+from hintbench.operations import Flag, allocate, compute, free, idle, idle_until, touch
 from small_guest import START, boot, costs, host, run, small_guest, trace_lock, zone
 
 NORETRY = Flag.NORETRY | Flag.TOUCHED
@@ -182,6 +182,14 @@ class TestTaskTime:
     def test_an_idle_vcpu_that_is_late_starts_when_the_task_has_ended(self):
         running = run(Works((0, (2000, 30_000))), [idle([10_000])])
         assert ended_ns(running) == 32_000
+
+    def test_an_idle_vcpu_waits_for_a_time_unless_it_has_passed(self):
+        running = run(None, [compute([700]), idle_until([500, 10_000]), compute([30])])
+        metrics = running.result.metrics
+        assert (metrics["virtual_ns"], metrics["busy_ns"]) == (10_030, 730)
+        assert metrics["operations"] == 0
+        running = run(Works((0, (2000, 3000))), [idle_until([10_000])])
+        assert ended_ns(running) == 10_000
 
     def test_so_it_is_before_an_operations_time(self):
         running = run(Works((0, (2000, 3000))), [page(0, time_ns=10_000)])
