@@ -14,7 +14,7 @@ from hintbench.core.hooks import HookPoint
 from hintbench.errors import HintbenchError, PluginError, TaskLeakError
 from hintbench.guest import Guest
 from hintbench.kernel_threads import KernelThreads
-from hintbench.metrics import collect, takes_per_batch
+from hintbench.metrics import collect, locks_per_batch
 from hintbench.plugins import find_strategy, find_workload, load_plugin
 from hintbench.results import Result
 from hintbench.tasks import Scheduler
@@ -190,7 +190,7 @@ class Run:
                 self.threads.stopped = True
                 simulation.clock.now = end_ns
                 self._stop()
-                metrics |= takes_per_batch(self.guest)
+                metrics |= locks_per_batch(self.machine, self.guest)
             except HintbenchError:
                 raise
             except Exception as error:

@@ -69,7 +69,9 @@ cdef enum:
     PAYER_THREAD = 0
     PAYER_TASK = 1
     PAYER_INTERRUPT = 2
-    PAYERS = 3
+    PAYER_HOOK = 3
+    PAYER_KERNEL = 4
+    PAYERS = 5
     EVENT_ALLOCATED = 1
     EVENT_FREED = 2
     EVENT_TAKEN = 3

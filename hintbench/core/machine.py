@@ -261,6 +261,7 @@ def _late_step(sim: Simulation, vcpu: Vcpu, phase: cython.int) -> cython.int:
     if phase == IN_HOOK:
         if not sim.driver.resume_hook(vcpu):
             return 0
+        sim.clock.payer = PAYER_THREAD
         vcpu.phase = vcpu.after
         return _late_step(sim, vcpu, vcpu.phase)
     if phase == FIND_ZONE:
