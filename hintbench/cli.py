@@ -19,8 +19,24 @@ _INTERRUPTED: Final = 130
 _INTERNAL: Final = 1
 _DEBUG: Final = "--debug"
 
+
+class _Stopped(Exception):
+    """Ctrl-C in a command."""
+
+
+class _Commands(typer.core.TyperGroup):
+    """All commands. typer itself would end at Ctrl-C without a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise _Stopped from error
+
+
 app = typer.Typer(
     name="hintbench",
+    cls=_Commands,
     help="Compare strategies by which a guest tells its host of free memory.",
     no_args_is_help=True,
     add_completion=False,
@@ -305,8 +321,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = typer.main.get_command(app).main(
             args=given, prog_name="hintbench", standalone_mode=False
         )
-    except KeyboardInterrupt:
-        status = _INTERRUPTED
+    except (_Stopped, KeyboardInterrupt):
+        status = _report("stopped", _INTERRUPTED, debug)
     except HintbenchError as error:
         status = _report(str(error), error.exit_status, debug)
     except BrokenPipeError:
@@ -327,7 +343,7 @@ def _unforeseen(error: Exception, debug: bool) -> int:
     # typer brings its own copy of click or uses the installed one, depending on its version.
     families = {base.__name__ for base in type(error).__mro__}
     if "Abort" in families:
-        return _INTERRUPTED
+        return _report("stopped", _INTERRUPTED, debug)
     context: Any = getattr(error, "ctx", None)
     if "NoArgsIsHelpError" in families and context is not None:
         typer.echo(context.get_help(), err=True)
@@ -378,7 +394,3 @@ def _tolerate_narrow_encodings() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

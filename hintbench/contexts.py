@@ -17,11 +17,15 @@ RANK_HOST: Final = 0
 RANK_INTERRUPT: Final = 1
 RANK_TASK: Final = 2
 
+THREAD: Final = "thread"
+"""Who pays for the kernel's own work in the thread that allocates or frees."""
 HOOK: Final = "hook"
 TASK: Final = "task"
 INTERRUPT: Final = "interrupt"
 KERNEL: Final = "kernel"
-"""Whose CPU time it is: the kernel's own, in vmstat and in direct reclaim."""
+"""Who pays for the kernel's own work in vmstat and in direct reclaim."""
+HOST: Final = "host"
+"""Who pays for threads of the host."""
 
 
 class Park:
@@ -64,24 +68,28 @@ class Context:
         atomic: how many sections that forbid sleeping, with interrupts on.
         parked: "" while it runs; "sleep", "spin" or "held" as in `Park`; "lock" when its request
             for a lock is its next step; "ready" when its turn will come; "done".
-        kernel: it runs the kernel's own code, not the strategy's.
+        payer: who its CPU time is booked to: its kind, or `KERNEL`, or `HOST`.
+        booked_ns: up to when its CPU time is booked.
+        irqs_off_ns: since when interrupts are off, while `interrupts_off` is not 0.
         take_seen: the state of the strategy's hands when it took a lock last; None: no lock since.
     """
 
     __slots__ = (
         "atomic",
+        "booked_ns",
         "coroutine",
         "cpu",
         "delay_ns",
         "interrupts_off",
+        "irqs_off_ns",
         "joiners",
-        "kernel",
         "kind",
         "name",
         "number",
         "outcome",
         "parked",
         "parked_at",
+        "payer",
         "pending_irqs_on",
         "pending_lock",
         "take_seen",
@@ -105,7 +113,9 @@ class Context:
         self.pending_lock: LockTimeline | None = None
         self.pending_irqs_on = False
         self.outcome: Any = None
-        self.kernel = False
+        self.payer = HOST if cpu < 0 else kind
+        self.booked_ns = 0
+        self.irqs_off_ns = 0
         self.take_seen: object = None
         self.joiners: list[Context] = []
 
@@ -117,9 +127,9 @@ class Context:
         return RANK_INTERRUPT if self.kind == INTERRUPT else RANK_TASK
 
     @property
-    def payer(self) -> str:
-        """Who its CPU time is booked to."""
-        return KERNEL if self.kernel else self.kind
+    def kernel(self) -> bool:
+        """Whether it runs the kernel's own code, not the strategy's."""
+        return self.payer == KERNEL
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.name} on CPU {self.cpu}>"

@@ -163,11 +163,13 @@ class HintbenchHooks:
         """The merge loop has joined a block being freed with its buddy, and will go on.
 
         The one hook that may release and retake the zone lock it is called under; the loop reads
-        the next buddy again afterwards. Until the loop ends the block is on no free list.
+        the next buddy again afterwards. Until the loop ends the block is on no free list. A block
+        that is put back merges in silence, whether its caller asks for notification or not: whoever
+        puts it back learns from `zone.put_back` how large it has become.
 
         Kernel: __free_one_page(), after order++ (arch_merge_page() of Duyck's February 2019 RFC).
-        Context: the freeing thread, or whoever drains or puts back; the lock of `zone` is held and
-        interrupts are off. May wait: spin, on this very lock only.
+        Context: the freeing thread, or whoever drains; the lock of `zone` is held and interrupts
+        are off. May wait: spin, on this very lock only.
 
         Args:
             guest: The guest.

@@ -112,14 +112,14 @@ class KernelThreads:
         drain.begin(pcp, count, 0)
         while not run_drain(self.simulation, drain):
             dropped: Any = drain.waiting
-            with self.scheduler.as_hook("block_merged") as context:
+            with self.scheduler.as_hook("block_merged", zone.lock.requested_ns) as context:
                 await dropped
                 if not zone.lock.held_here:
                     self.scheduler.rules.lock_lost(context)
         zone.lock.release()
         point: Any = self.guest.hooks.free_completed
         if point is not None:
-            with self.scheduler.as_hook("free_completed"):
+            with self.scheduler.as_hook("free_completed", zone.lock.requested_ns):
                 waiting = point.function(self.guest, cpu)
                 if waiting is not None:
                     await waiting

@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
+from hintbench.accounting import PAYERS, hold_of_hooks_ns
+from hintbench.contexts import HOOK, HOST, INTERRUPT, KERNEL, TASK, THREAD
 from hintbench.core.backing import EARLY_NS
 from hintbench.core.constants import (
     BUCKETS,
@@ -34,7 +36,8 @@ CAUSES: Final = {
     "zeroing": CAUSE_ZEROING,
     "slow_path": CAUSE_SLOW_PATH,
 }
-PAYERS: Final = ("thread", "task", "interrupt")
+_LOCK_PAYERS: Final = {payer: PAYERS[payer] for payer in (THREAD, HOOK, TASK, INTERRUPT, KERNEL)}
+_SHARES: Final = (("p50", 0.5), ("p99", 0.99), ("p999", 0.999))
 
 Metrics = dict[str, int | float | None]
 
@@ -76,7 +79,7 @@ def collect(
         "throughput_ops_s": simulation.operations * 1e9 / busy_ns if busy_ns > 0 else None,
     }
     metrics |= _latencies(simulation.latencies)
-    metrics |= _locks(machine)
+    metrics |= _locks(machine, guest)
     metrics |= _memory(machine, guest, end_ns)
     metrics |= _host(guest)
     metrics |= _failures(machine, guest, threads)
@@ -88,23 +91,26 @@ def _latencies(latencies: Any) -> Metrics:
     """Allocation latency over all orders, by class of orders, and by cause."""
     metrics: Metrics = {}
     everything = latencies.histogram(None, CAUSE_TOTAL)
-    for name, share in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999)):
+    for name, share in _SHARES:
         metrics[f"alloc_{name}_ns"] = percentile_ns(everything, share)
     metrics["alloc_max_ns"] = latencies.max_ns(None, CAUSE_TOTAL)
     for index, label in enumerate(ORDER_CLASSES):
         histogram = latencies.histogram(index, CAUSE_TOTAL)
         if sum(histogram):
-            for name, share in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999)):
+            for name, share in _SHARES:
                 metrics[f"alloc_{label}_{name}_ns"] = percentile_ns(histogram, share)
             metrics[f"alloc_{label}_max_ns"] = latencies.max_ns(index, CAUSE_TOTAL)
     for label, cause in CAUSES.items():
         metrics[f"alloc_{label}_total_ns"] = latencies.total_ns(None, cause)
-        metrics[f"alloc_{label}_p99_ns"] = percentile_ns(latencies.histogram(None, cause), 0.99)
+        histogram = latencies.histogram(None, cause)
+        for name, share in _SHARES:
+            metrics[f"alloc_{label}_{name}_ns"] = percentile_ns(histogram, share)
         metrics[f"alloc_{label}_max_ns"] = latencies.max_ns(None, cause)
     return metrics
 
 
-def _locks(machine: Machine) -> Metrics:
+def _locks(machine: Machine, guest: Guest) -> Metrics:
+    """Zone locks, by payer; what hooks do under a lock that the kernel holds is the hooks'."""
     locks = [zone.lock for zone in machine.zones]
     metrics: Metrics = {
         "lock_takes": sum(lock.takes for lock in locks),
@@ -112,22 +118,48 @@ def _locks(machine: Machine) -> Metrics:
         "lock_wait_ns": sum(sum(lock.wait_ns) for lock in locks),
         "lock_hold_ns": sum(sum(lock.hold_ns) for lock in locks),
         "longest_lock_wait_ns": max(lock.longest_wait_ns for lock in locks),
-        "longest_hold_ns": max(max(lock.longest_hold_ns) for lock in locks),
     }
-    for index, payer in enumerate(PAYERS):
+    holds = _holds_ns(machine, guest)
+    longest_off = guest.scheduler.accounts.longest_irqs_off_ns
+    for payer, index in _LOCK_PAYERS.items():
         metrics[f"lock_takes_{payer}"] = sum(lock.takes_of[index] for lock in locks)
         metrics[f"lock_wait_{payer}_ns"] = sum(lock.wait_ns[index] for lock in locks)
-        metrics[f"lock_hold_{payer}_ns"] = sum(lock.hold_ns[index] for lock in locks)
+        metrics[f"lock_hold_{payer}_ns"] = holds[payer]
         metrics[f"longest_hold_{payer}_ns"] = max(lock.longest_hold_ns[index] for lock in locks)
+        metrics[f"longest_irqs_off_{payer}_ns"] = max(
+            longest_off[payer], *(lock.longest_irqs_off_ns[index] for lock in locks)
+        )
+    for name in ("longest_hold", "longest_irqs_off"):
+        metrics[f"{name}_ns"] = max(metrics[f"{name}_{payer}_ns"] or 0 for payer in _LOCK_PAYERS)
     return metrics
 
 
-def takes_per_batch(guest: Guest) -> Metrics:
-    """Takes of zone locks by the strategy, over the whole run.
+def _holds_ns(machine: Machine, guest: Guest) -> dict[str, int]:
+    """How long zone locks were held, by payer."""
+    holds = {
+        payer: sum(zone.lock.hold_ns[index] for zone in machine.zones)
+        for payer, index in _LOCK_PAYERS.items()
+    }
+    for payer in (THREAD, KERNEL):
+        of_hooks = hold_of_hooks_ns(guest.hooks, _LOCK_PAYERS[payer])
+        holds[payer] -= of_hooks
+        holds[HOOK] += of_hooks
+    return holds
+
+
+def locks_per_batch(machine: Machine, guest: Guest) -> Metrics:
+    """Takes, waits and holds of zone locks by the strategy, over the whole run.
 
     Read them when the strategy has stopped: a batch that is still in flight has not cost all that
     it will. Takes that find nothing to isolate, mark or give back belong to no batch.
     """
+    strategy = (HOOK, TASK, INTERRUPT)
+    holds = _holds_ns(machine, guest)
+    hold_ns = sum(holds[payer] for payer in strategy)
+    wait_ns = sum(
+        zone.lock.wait_ns[_LOCK_PAYERS[payer]] for zone in machine.zones for payer in strategy
+    )
+    reported = guest.host.reported_pages * PAGE_SIZE / GIB
     empty = guest.scheduler.empty_lock_takes
     useful = guest.scheduler.lock_takes - empty
     batches = guest.host.reported_batches
@@ -137,6 +169,11 @@ def takes_per_batch(guest: Guest) -> Metrics:
         "strategy_empty_lock_takes": empty,
         "lock_takes_per_batch": useful / batches if batches else None,
         "lock_takes_per_reported_block": useful / blocks if blocks else None,
+        "strategy_lock_wait_ns": wait_ns,
+        "strategy_lock_hold_ns": hold_ns,
+        "lock_wait_per_batch_ns": wait_ns / batches if batches else None,
+        "lock_hold_per_batch_ns": hold_ns / batches if batches else None,
+        "lock_hold_per_reported_gib_ns": hold_ns / reported if reported else None,
     }
 
 
@@ -181,7 +218,8 @@ def _host(guest: Guest) -> Metrics:
         "reported_bytes": (host.reported_pages + host.backing.claimed_pages) * PAGE_SIZE,
         "redundant_reported_bytes": host.redundant_pages * PAGE_SIZE,
         "refused_reports": host.refused_reports,
-        "host_cpu_ns": host.cpu_ns,
+        # Threads of the host that the strategy has started work for the host, too.
+        "host_cpu_ns": host.cpu_ns + guest.scheduler.accounts.cpu_ns[HOST],
         "host_calls": host.calls,
         "discards": host.discards,
         "vcpu_kicks": host.kicks,
@@ -193,21 +231,20 @@ def _host(guest: Guest) -> Metrics:
 
 def _failures(machine: Machine, guest: Guest, threads: KernelThreads) -> Metrics:
     simulation = machine.simulation
-    spent = guest.scheduler.guest_cpu_ns
+    accounts = guest.scheduler.accounts
+    spent = accounts.guest_cpu_ns(guest.hooks)
     return {
         "failed_allocations": simulation.failed,
         "blocking_failures": threads.ooms,
+        "nonblocking_failures": simulation.failed - threads.ooms,
         "false_ooms": threads.false_ooms,
         "stalls": threads.stalls,
         "stall_ns": threads.stall_ns,
         "kswapd_wakes": simulation.kswapd_wakes,
         "slow_paths": simulation.slow_paths,
-        "guest_cpu_thread_ns": spent["hook"],
-        "guest_cpu_task_ns": spent["task"],
-        "guest_cpu_interrupt_ns": spent["interrupt"],
-        "guest_cpu_kernel_ns": spent["kernel"],
-        "spin_ns": guest.scheduler.spin_ns,
-        "held_ns": guest.scheduler.held_ns,
+        **{f"guest_cpu_{payer}_ns": ns for payer, ns in spent.items()},
+        "spin_ns": accounts.spin_ns,
+        "held_ns": accounts.held_ns,
         "exact_taken_again": simulation.exact_taken_again,
         "exact_returned_again": simulation.exact_returned_again,
         "exact_waits": simulation.exact_waits,
@@ -219,9 +256,6 @@ def _per_gib(metrics: Metrics, machine: Machine) -> Metrics:
     discarded = metrics["discarded_bytes"] or 0
     refaulted = metrics["refaulted_bytes"] or 0
     stall = metrics["refault_stall_ns"] or 0
-    guest_ns = sum(
-        metrics[f"guest_cpu_{payer}_ns"] or 0 for payer in ("thread", "task", "interrupt")
-    )
     taken = discarded / GIB
     early = {
         f"refault_ratio_{age_ns // 1_000_000_000}_s": pages * PAGE_SIZE / discarded
@@ -229,8 +263,19 @@ def _per_gib(metrics: Metrics, machine: Machine) -> Metrics:
         else None
         for age_ns, pages in zip(EARLY_NS, machine.backing.refaulted_within, strict=True)
     }
-    return early | {
-        "host_cpu_ns_per_gib": (metrics["host_cpu_ns"] or 0) / taken if taken else None,
-        "guest_cpu_ns_per_gib": guest_ns / taken if taken else None,
-        "refault_stall_ns_per_gib": stall / (refaulted / GIB) if refaulted else None,
+    prices = {
+        "host_cpu_per_gib_ns": metrics["host_cpu_ns"],
+        "host_calls_per_gib": metrics["host_calls"],
+        "discards_per_gib": metrics["discards"],
+        "vcpu_kicks_per_gib": metrics["vcpu_kicks"],
+    }
+    payers = [HOOK, TASK, INTERRUPT]
+    for payer in payers:
+        prices[f"guest_cpu_{payer}_per_gib_ns"] = metrics[f"guest_cpu_{payer}_ns"]
+    prices["guest_cpu_per_gib_ns"] = sum(metrics[f"guest_cpu_{payer}_ns"] or 0 for payer in payers)
+    per_gib = {name: (price or 0) / taken if taken else None for name, price in prices.items()}
+    return {
+        **early,
+        **per_gib,
+        "refault_stall_per_refaulted_gib_ns": stall / (refaulted / GIB) if refaulted else None,
     }

@@ -22,7 +22,7 @@ Codes: TypeAlias = npt.NDArray[np.uint32]
 
 
 class Operation(IntEnum):
-    """What one entry of a tape does; the last four occur only in exact trace replay."""
+    """What one entry of a tape does; the four from TAKE on occur only in exact trace replay."""
 
     ALLOCATE = constants.ALLOCATE
     FREE = constants.FREE
@@ -33,6 +33,7 @@ class Operation(IntEnum):
     RETURN = constants.RETURN
     HAND_OUT = constants.HAND_OUT
     GIVE_BACK = constants.GIVE_BACK
+    IDLE_UNTIL = constants.IDLE_UNTIL  # as IDLE, up to a virtual time
 
 
 class Migratetype(IntEnum):
@@ -80,7 +81,8 @@ class OperationBlock:
     Attributes:
         code: Operation in bits 0..3, order in 4..7, migratetype in 8..10, flags above; uint32.
         value: Slot, or pfn in exact trace replay; int32.
-        time_ns: Earliest start (0: at once), or duration of compute and idle [virtual ns]; int64.
+        time_ns: Earliest start (0: at once), duration of compute and idle, or up to when the vCPU
+            is idle [virtual ns]; int64.
     """
 
     code: Codes
@@ -166,6 +168,11 @@ def compute(duration_ns: npt.ArrayLike) -> OperationBlock:
 def idle(duration_ns: npt.ArrayLike) -> OperationBlock:
     """Leave the vCPU without work for each duration [virtual ns]."""
     return _block(encode(Operation.IDLE), np.zeros_like(duration_ns, np.int32), duration_ns)
+
+
+def idle_until(time_ns: npt.ArrayLike) -> OperationBlock:
+    """Leave the vCPU without work up to each virtual time [ns]; nothing when it has passed."""
+    return _block(encode(Operation.IDLE_UNTIL), np.zeros_like(time_ns, np.int32), time_ns)
 
 
 def concatenate(blocks: Iterable[OperationBlock]) -> OperationBlock:

@@ -14,6 +14,7 @@ from hintbench.contexts import INTERRUPT, RANK_INTERRUPT, Context, Cpu
 from hintbench.core.constants import NEVER
 
 if TYPE_CHECKING:
+    from hintbench.accounting import Accounts
     from hintbench.core.simulation import Simulation
 
 _FIRST_INTERRUPT_NUMBER = 1 << 40
@@ -36,6 +37,7 @@ class Processors:
         simulation: the core's state; its clocks are those of the tapes.
         irqs_off_until_ns: by CPU, until when its interrupts are off as far as is known.
         driver: runs the contexts.
+        accounts: learns how long interrupts were off.
         interrupt_ns: the cost of taking an interrupt.
         switch_ns: the cost of switching to a task.
 
@@ -48,6 +50,7 @@ class Processors:
         simulation: Simulation,
         irqs_off_until_ns: Any,
         driver: Driver,
+        accounts: Accounts,
         *,
         interrupt_ns: int,
         switch_ns: int,
@@ -56,6 +59,7 @@ class Processors:
         self.clock = simulation.clock
         self.irqs_off_until_ns = irqs_off_until_ns
         self.driver = driver
+        self.accounts = accounts
         self.interrupt_ns = interrupt_ns
         self.switch_ns = switch_ns
         self.cpus = [Cpu() for _ in simulation.vcpus]
@@ -209,6 +213,7 @@ class Processors:
         cpu = self.cpus[number]
         cpu.interrupt = None
         now: int = self.clock.now
+        self.accounts.irqs_off(context.payer, cpu.interrupted_at, now)
         cpu.free_at = max(cpu.free_at, now)
         self.irqs_off_until_ns[number] = max(self.irqs_off_until_ns[number], now)
         if cpu.occupant is None:
@@ -257,8 +262,9 @@ class Processors:
         if at_ns < NEVER and not self.simulation.vcpus[number].idle:
             self.simulation.set_clock(number, at_ns + cost_ns)
 
-    def interrupts_were_off(self, number: int) -> None:
+    def interrupts_were_off(self, number: int, since_ns: int, payer: str) -> None:
         """A vCPU had interrupts off until now, which may be ahead of what waits for it."""
+        self.accounts.irqs_off(payer, since_ns, self.clock.now)
         self.irqs_off_until_ns[number] = max(self.irqs_off_until_ns[number], self.clock.now)
         self.release_soon(number)
 

@@ -15,7 +15,7 @@ from hintbench.core.hooks import HookPoint
 from hintbench.errors import HintbenchError, PluginError, TaskLeakError, UsageError
 from hintbench.guest import Guest
 from hintbench.kernel_threads import KernelThreads
-from hintbench.metrics import collect, takes_per_batch
+from hintbench.metrics import collect, locks_per_batch
 from hintbench.operations import OperationBlock
 from hintbench.plugins import find_strategy, find_workload, load_plugin, make
 from hintbench.results import Result
@@ -236,7 +236,7 @@ class Run:
                 self.threads.stopped = True
                 simulation.clock.now = end_ns
                 self._stop()
-                metrics |= takes_per_batch(self.guest)
+                metrics |= locks_per_batch(self.machine, self.guest)
             except HintbenchError:
                 raise
             except (Exception, SystemExit) as error:

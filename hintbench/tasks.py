@@ -3,28 +3,28 @@
 A *context* is a coroutine with a CPU: a hook that waits (it is the vCPU), a task (a kthread or
 work item), an interrupt.  The core calls :class:`Scheduler` when a hook returns a coroutine; the
 event queue calls it for everything else.  Which of several contexts has a vCPU is decided in
-:mod:`hintbench.processors`, what they may do in :mod:`hintbench.context_rules`.
+:mod:`hintbench.processors`, what they may do in :mod:`hintbench.context_rules` and
+:mod:`hintbench.sections`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from hintbench.context_rules import MAY_SLEEP, ContextRules, is_atomic
+from hintbench.accounting import PAYERS
+from hintbench.context_rules import MAY_SLEEP, ContextRules
 from hintbench.contexts import HOOK, INTERRUPT, KERNEL, TASK, Context, Park, Step
-from hintbench.core.constants import PAYER_INTERRUPT, PAYER_TASK, PAYER_THREAD
 from hintbench.core.locks import LockRequest
 from hintbench.errors import HintbenchError, PluginError
 from hintbench.processors import Processors
+from hintbench.sections import Sections
 
 if TYPE_CHECKING:
     from hintbench.core.simulation import Simulation
     from hintbench.core.vcpu import Vcpu
 
 _FIRST_TASK_NUMBER = 1 << 16
-_PAYERS = {HOOK: PAYER_THREAD, TASK: PAYER_TASK, INTERRUPT: PAYER_INTERRUPT}
 
 
 class Task:
@@ -52,7 +52,7 @@ class Task:
         return repr(self._context)
 
 
-class Scheduler:
+class Scheduler(Sections):
     """Runs contexts over a simulation; the core's ``driver``.
 
     Args:
@@ -64,14 +64,10 @@ class Scheduler:
         wake_ns: how long a spinner takes to see the change it spins for.
 
     Attributes:
-        rules: what contexts may do.
         in_hand: returns something that changes with what the strategy has isolated or marked.
         look_again: called after every advance of a context while somebody spins.
-        atomic_hooks: hooks that run with interrupts off.
         lock_takes, empty_lock_takes: takes of zone locks by the strategy's contexts, and those
             among them under which nothing was isolated, marked or given back.
-        spin_ns, held_ns: virtual time that contexts spun, and that vCPUs were out of the guest.
-        guest_cpu_ns: CPU time by payer.
     """
 
     def __init__(
@@ -84,21 +80,20 @@ class Scheduler:
         switch_ns: int,
         wake_ns: int,
     ) -> None:
+        super().__init__(simulation.clock, ContextRules(simulation, plugin))
         self.simulation = simulation
-        self.clock = simulation.clock
         self.plugin = plugin
         self.irqs_off_until_ns = irqs_off_until_ns
         self.processors = Processors(
             simulation,
             irqs_off_until_ns,
             self,
+            self.accounts,
             interrupt_ns=interrupt_ns,
             switch_ns=switch_ns,
         )
         self.hooks = self.processors.hooks
-        self.current: Context | None = None
         self.next_number = _FIRST_TASK_NUMBER
-        self.rules = ContextRules(simulation, plugin)
         self.wake_ns = wake_ns
         self.contexts: list[Context] = []
         self.in_hand: Callable[[], object] = lambda: None
@@ -106,12 +101,8 @@ class Scheduler:
         self.reclaim: Callable[[Vcpu], Coroutine[Any, Any, Any]] | None = None
         self.on_failure: Callable[[Vcpu], None] = lambda vcpu: None
         self.on_kswapd: Callable[[int], bool] = lambda cpu: False
-        self.atomic_hooks: frozenset[str] = frozenset()
-        self.spin_ns = 0
-        self.held_ns = 0
         self.lock_takes = 0
         self.empty_lock_takes = 0
-        self.guest_cpu_ns = {HOOK: 0, TASK: 0, INTERRUPT: 0, KERNEL: 0}
 
     # -- what the core calls --------------------------------------------------------------------
 
@@ -123,8 +114,10 @@ class Scheduler:
         coroutine: Any = vcpu.coroutine
         context = Context(coroutine, HOOK, vcpu.number, vcpu.number, vcpu.hook)
         # Direct reclaim is the kernel's; only the strategy's part in it has this hook's name.
-        context.kernel = vcpu.hook == MAY_SLEEP
+        if vcpu.hook == MAY_SLEEP:
+            context.payer = KERNEL
         context.interrupts_off = int(vcpu.hook in self.atomic_hooks)
+        context.irqs_off_ns = vcpu.irqs_off_ns
         self.hooks[vcpu.number] = context
         return self._advance(context, None, self.clock.now)
 
@@ -138,9 +131,9 @@ class Scheduler:
         """A vCPU waits for a slot that has just been filled."""
         self.processors.wake_tape(number, self.clock.now)
 
-    def interrupts_were_off(self, number: int) -> None:
-        """A vCPU had interrupts off up to now."""
-        self.processors.interrupts_were_off(number)
+    def interrupts_were_off(self, number: int, since_ns: int) -> None:
+        """A vCPU had interrupts off from ``since_ns`` up to now, the last part for a hook."""
+        self.processors.interrupts_were_off(number, since_ns, HOOK)
 
     def slow_path(self, vcpu: Vcpu) -> Coroutine[Any, Any, Any]:
         """Direct reclaim of a blocking allocation."""
@@ -184,7 +177,7 @@ class Scheduler:
         clock = self.clock
         clock.context = context.number
         clock.cpu = context.cpu
-        clock.payer = _PAYERS[context.kind]
+        clock.payer = PAYERS[context.payer]
 
     def _advance(self, context: Context, value: Any, began_ns: int) -> bool:
         """Run a coroutine to its next wait; True when it has ended."""
@@ -192,6 +185,7 @@ class Scheduler:
         self.enter(context)
         outer, self.current = self.current, context
         context.parked = ""
+        context.booked_ns = began_ns
         try:
             request = context.coroutine.send(value)
         except StopIteration as stop:
@@ -206,7 +200,7 @@ class Scheduler:
             raise self.rules.blame(error, context.name) from error
         finally:
             self.current = outer
-            self.guest_cpu_ns[context.payer] += clock.now - began_ns
+            self.accounts.book(context, clock.now)
             if context.take_seen is not None:
                 self.empty_lock_takes += context.take_seen == (self.in_hand(),)
                 context.take_seen = None
@@ -252,68 +246,6 @@ class Scheduler:
             self.processors.release_soon(context.cpu)
         request.register(context)
 
-    # -- what is allowed ------------------------------------------------------------------------
-
-    def require_sleep(self, what: str) -> None:
-        """Refuse what the running context would have to sleep for.
-
-        Args:
-            what: as in "sleeps".
-
-        Raises:
-            PluginError: it must not sleep.
-        """
-        if self.current is not None:
-            self.rules.check_sleep(self.current, what)
-
-    @property
-    def atomic(self) -> bool:
-        """Whether the running context must not sleep."""
-        return self.current is None or is_atomic(self.current)
-
-    @contextmanager
-    def interrupts_off(self) -> Iterator[None]:
-        """local_irq_save() .. local_irq_restore() in the running context; nests."""
-        context = self.current
-        if context is None:
-            # A plain hook in a tape.
-            yield
-            if self.clock.cpu >= 0:
-                self.processors.interrupts_were_off(self.clock.cpu)
-            return
-        context.interrupts_off += 1
-        try:
-            yield
-        finally:
-            context.interrupts_off -= 1
-            if context.cpu >= 0 and not context.interrupts_off:
-                self.processors.interrupts_were_off(context.cpu)
-
-    @contextmanager
-    def as_hook(self, name: str) -> Iterator[Context]:
-        """A task or slow path of the kernel's calls a hook of the strategy.
-
-        The hook is held to its rules, its costs are the strategy's, and so is the blame.
-        """
-        context = self.current
-        assert context is not None
-        before = context.name, context.kernel
-        context.name, context.kernel = name, False
-        context.atomic += name != MAY_SLEEP
-        context.interrupts_off += name in self.atomic_hooks
-        try:
-            yield context
-        except HintbenchError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise self.rules.blame(error, name) from error
-        finally:
-            context.name, context.kernel = before
-            context.atomic -= name != MAY_SLEEP
-            if name in self.atomic_hooks:
-                context.interrupts_off -= 1
-                self.processors.interrupts_were_off(context.cpu)
-
     # -- going on -------------------------------------------------------------------------------
 
     def come_back(self, context: Context, at_ns: int) -> None:
@@ -341,7 +273,7 @@ class Scheduler:
         if context.kind == HOOK:
             self.hooks[context.cpu] = None
             if context.interrupts_off:
-                self.processors.interrupts_were_off(context.cpu)
+                self._interrupts_on(context)
             self.processors.release_soon(context.cpu)
         elif context.kind == INTERRUPT:
             self.processors.end_interrupt(context)
@@ -365,12 +297,12 @@ class Scheduler:
         if kind not in ("sleep", "spin", "held"):
             return
         now: int = self.clock.now if at_ns is None else at_ns
-        context.parked = "ready"
-        context.outcome = outcome
         if kind == "spin":
             now += self.wake_ns
         if kind != "sleep":
-            self._account(context, kind, now)
+            self._waited(context, now)
+        context.parked = "ready"
+        context.outcome = outcome
         if context.kind == HOOK:
             self.processors.wake_tape(context.cpu, now)
         elif kind == "sleep":
@@ -381,17 +313,13 @@ class Scheduler:
             # Interrupts that came meanwhile are taken on the way back into the guest.
             self.processors.release_soon(context.cpu)
 
-    def _account(self, context: Context, kind: str, now: int) -> None:
+    def _waited(self, context: Context, now: int) -> None:
         """Book the time that a context kept its vCPU busy, or out of the guest."""
         waited = max(0, now - context.parked_at)
-        if kind == "held":
-            self.held_ns += waited
-        else:
-            self.spin_ns += waited
-            if context.kind == HOOK:
-                self.simulation.vcpus[context.cpu].spin += waited
-        self.guest_cpu_ns[context.payer] += waited
-        if context.cpu >= 0 and (kind == "held" or context.interrupts_off):
+        self.accounts.waited(context, waited)
+        if context.parked == "spin" and context.kind == HOOK:
+            self.simulation.vcpus[context.cpu].spin += waited
+        if context.cpu >= 0 and (context.parked == "held" or context.interrupts_off):
             self.irqs_off_until_ns[context.cpu] = max(self.irqs_off_until_ns[context.cpu], now)
 
     def spawn(
@@ -407,7 +335,8 @@ class Scheduler:
         """
         self.next_number += 1
         context = Context(coroutine, TASK, cpu, self.next_number, name)
-        context.kernel = kernel
+        if kernel:
+            context.payer = KERNEL
         context.parked = "ready"
         self.contexts.append(context)
         self.processors.make_ready(context, self.clock.now)

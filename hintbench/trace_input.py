@@ -40,9 +40,9 @@ def read_stream(file: IO[bytes], name: str) -> Trace:
     head = file.read(64)
     if not head:
         raise TraceError(f"{name}: is empty")
-    stream: IO[bytes] = io.BufferedReader(_Rejoined(head, file), 1 << 16)
+    stream: io.BufferedIOBase = io.BufferedReader(_Rejoined(head, file), 1 << 16)
     if head.startswith(_GZIP_MAGIC):
-        stream = gzip.GzipFile(fileobj=stream)  # type: ignore[assignment]
+        stream = gzip.GzipFile(fileobj=stream)
     else:
         for magic, meaning in _BINARY_FORMATS.items():
             if head.startswith(magic):
@@ -67,7 +67,7 @@ class _Rejoined(io.RawIOBase):
         return len(data)
 
 
-def _parse(stream: IO[bytes], name: str) -> Trace:
+def _parse(stream: io.BufferedIOBase, name: str) -> Trace:
     """Feed the parser with chunks of whole lines."""
     parser = LineParser()
     parts: list[dict[str, Any]] = []
@@ -99,7 +99,7 @@ def _parse(stream: IO[bytes], name: str) -> Trace:
     return _finish(parser, parts, name, damaged, ends_whole)
 
 
-def _fill(stream: IO[bytes], buffer: bytearray, kept: int) -> tuple[int, bool]:
+def _fill(stream: io.BufferedIOBase, buffer: bytearray, kept: int) -> tuple[int, bool]:
     """Read until the buffer is full but for one byte, or until there is no more.
 
     Returns:
@@ -109,7 +109,7 @@ def _fill(stream: IO[bytes], buffer: bytearray, kept: int) -> tuple[int, bool]:
     room = memoryview(buffer)
     while size < len(buffer) - 1:
         try:
-            got = stream.readinto1(room[size:-1])  # type: ignore[attr-defined]
+            got = stream.readinto1(room[size:-1])
         except (EOFError, zlib.error, gzip.BadGzipFile):
             return size, True
         if not got:

@@ -16,10 +16,10 @@ import numpy as np
 from hintbench.core import tracepages, tracewords
 from hintbench.core.tracepages import GIVE_BACK, HAND_OUT, RETURN, TAKE
 from hintbench.errors import TraceError
-from hintbench.operations import Flag, Operation, OperationBlock, encode
+from hintbench.operations import Flag, Operation, OperationBlock, encode, idle_until
 from hintbench.trace_fit import check_cpus, name_of
 from hintbench.trace_history import PCP_ORDERS, History, history
-from hintbench.trace_start import begin_time_ns, pcp_type, start_of
+from hintbench.trace_start import begin_time_ns, end_time_ns, pcp_type, start_of
 from hintbench.workload import Program
 
 if TYPE_CHECKING:
@@ -82,12 +82,13 @@ class _Slots:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Tape:
-    """Operations of all CPUs in the order of the trace."""
+    """Operations of all CPUs in the order of the trace, which lasts until `end_ns`."""
 
     cpu: npt.NDArray[np.int16]
     code: npt.NDArray[np.uint32]
     value: npt.NDArray[np.int32]
     time_ns: npt.NDArray[np.int64]
+    end_ns: int
 
     def programs(self, vcpus: int) -> tuple[Iterator[OperationBlock], ...]:
         return tuple(self._of(cpu) for cpu in range(vcpus))
@@ -97,6 +98,7 @@ class _Tape:
         for low in range(0, len(rows), BLOCK_OPERATIONS):
             some = rows[low : low + BLOCK_OPERATIONS]
             yield OperationBlock(self.code[some], self.value[some], self.time_ns[some])
+        yield idle_until([self.end_ns])
 
 
 def modelled_program(
@@ -141,6 +143,7 @@ def modelled_program(
         codes[place],
         walk.slot[place],
         trace.time_ns[happens[place]] - begin_time_ns(trace, begin),
+        end_time_ns(trace, begin, end),
     )
     return Program(
         slots=walk.count,
@@ -189,6 +192,7 @@ def exact_program(
         _exact_codes(found, steps),
         steps.pfn.astype(np.int32),
         _distinct_times(trace.time_ns[steps.row] - begin_time_ns(trace, begin)),
+        end_time_ns(trace, begin, end),
     )
     used = steps.only((steps.action == HAND_OUT) | (steps.action == GIVE_BACK))
     in_use = _slots(found, used, np.full(len(used.row), -1, dtype=np.int64))[1]

@@ -74,7 +74,7 @@ class TraceStart:
         vmstat_ticks_ns: By CPU the times at which vmstat_update() decays its lists: those that
             the trace shows, and likely ones in between; none in an exact replay [virtual ns].
         begin_ns: The trace's own time that is the virtual time 0.
-        end_ns: The virtual time of the last event.
+        end_ns: The virtual time at which the replay ends.
         history: What the tapes were made from.
         free_at_end: Whether each page was free when the trace ended, if somebody dumped that.
     """
@@ -159,7 +159,7 @@ def start_of(
         cpus=trace.cpus,
         vmstat_ticks_ns=ticks,
         begin_ns=begin_ns,
-        end_ns=int(trace.time_ns[end - 1]) - begin_ns if end > begin else 0,
+        end_ns=end_time_ns(trace, begin, end),
         history=found,
         free_at_end=free_at_end,
     )
@@ -168,6 +168,18 @@ def start_of(
 def begin_time_ns(trace: Trace, begin: int) -> int:
     """The trace's own time that becomes the virtual time 0."""
     return int(trace.time_ns[min(begin, len(trace) - 1)])
+
+
+def end_time_ns(trace: Trace, begin: int, end: int) -> int:
+    """The virtual time until which a replay lasts: the trace's last event, or the second dump.
+
+    Args:
+        trace: The trace.
+        begin: First row that is replayed.
+        end: One past the last one; where a marker says that the page flags were dumped, its row.
+    """
+    last = int(trace.time_ns[begin : min(end, len(trace) - 1) + 1].max(initial=0))
+    return max(last - begin_time_ns(trace, begin), 0)
 
 
 def vmstat_ticks(trace: Trace, begin: int, end: int) -> tuple[npt.NDArray[np.int64], ...]:

@@ -140,7 +140,8 @@ class TestBadInput:
             raise KeyboardInterrupt
 
         monkeypatch.setattr("hintbench.commands.run_comparison", interrupted)
-        assert run_main("run")[0] == 130
+        status, _, error = run_main("run")
+        assert (status, error) == (130, "hintbench: stopped\n")
 
 
 class TestList:

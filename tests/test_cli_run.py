@@ -24,7 +24,7 @@ def hintbench(*arguments, **options):
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         **options.pop("env", {}),
     }
-    command = [sys.executable, "-m", "hintbench.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "hintbench", *map(str, arguments)]
     return subprocess.run(command, env=environment, check=False, **options)
 
 
@@ -185,7 +185,7 @@ class TestRun:
 
     @pytest.mark.parametrize("jobs", [1, 2])
     def test_ctrl_c_keeps_what_was_finished(self, broken, jobs):
-        command = [sys.executable, "-m", "hintbench.cli", "run", "-p", "broken.py"]
+        command = [sys.executable, "-m", "hintbench", "run", "-p", "broken.py"]
         command += ["-s", "none", "-s", "waits", "-s", "oracle", *QUICK, *SMALL]
         command += ["--jobs", str(jobs), "--json", "out.json"]
         script = (
@@ -212,10 +212,19 @@ class TestRun:
         assert "Traceback" not in done.stderr
         assert "How to read it" in done.stdout
 
+    @pytest.mark.parametrize("module", ["typer", "numpy"])
+    def test_ctrl_c_while_it_is_still_being_imported(self, tmp_path, module):
+        (tmp_path / f"{module}.py").write_text(
+            "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+        )
+        search = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+        done = hintbench("run", *QUICK, *SMALL, cwd=tmp_path, env={"PYTHONPATH": search})
+        assert (done.returncode, done.stderr, done.stdout) == (130, "hintbench: stopped\n", "")
+
     def test_output_that_nobody_reads_any_more(self, tmp_path):
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         process = subprocess.Popen(
-            [sys.executable, "-m", "hintbench.cli", "list"],
+            [sys.executable, "-m", "hintbench", "list"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment,

@@ -46,9 +46,11 @@ def test_scalars_and_arrays_give_the_same():
 
 
 def test_pauses_carry_their_duration():
-    block = operations.concatenate([operations.compute([5, 6]), operations.idle(7)])
-    assert block.operation.tolist() == [Operation.COMPUTE, Operation.COMPUTE, Operation.IDLE]
-    assert block.time_ns.tolist() == [5, 6, 7]
+    pauses = [operations.compute([5, 6]), operations.idle(7), operations.idle_until(8)]
+    block = operations.concatenate(pauses)
+    kinds = [Operation.COMPUTE, Operation.COMPUTE, Operation.IDLE, Operation.IDLE_UNTIL]
+    assert block.operation.tolist() == kinds
+    assert block.time_ns.tolist() == [5, 6, 7, 8]
 
 
 def test_nothing_is_an_empty_block():

@@ -1,286 +1,24 @@
-"""What a trace says of single pages, and the tapes that are made of it."""
-
-import gzip
+"""The tapes that are made of a trace, modelled and exact."""
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from hintbench.core.tracepages import GIVE_BACK, HAND_OUT, RETURN, TAKE
 from hintbench.errors import TraceError
-from hintbench.operations import Flag, Operation, OperationBlock, concatenate
-from hintbench.trace_history import history
+from hintbench.operations import Flag, OperationBlock, concatenate
+from hintbench.runner import Run
 from hintbench.trace_program import (
     exact_program,
     modelled_program,
-    replayed_rows,
-    steps_in_order,
 )
 from hintbench.trace_start import UNKNOWN_TYPE, vmstat_ticks
-from hintbench.trace_state import free_blocks, read_page_flags, read_page_types
-from hintbench.traces import read_trace
-
-KERNEL_PAGE = "GFP_KERNEL_ACCOUNT|__GFP_COMP|__GFP_ZERO"
-USER_PAGE = "GFP_HIGHUSER_MOVABLE|__GFP_COMP|__GFP_ZERO"
-NAMES = {TAKE: "take", HAND_OUT: "hand out", GIVE_BACK: "give back", RETURN: "return"}
-
-
-class Recording:
-    """Writes the text of a trace, an event a microsecond."""
-
-    def __init__(self):
-        self.lines = []
-        self.now = 1_000_000
-
-    def event(self, text, cpu=0, task="work-200", wait=1):
-        self.now += wait
-        seconds = f"{self.now // 10**6}.{self.now % 10**6:06}"
-        self.lines.append(f"{task} [{cpu:03}] ..... {seconds}: {text}\n")
-        return self
-
-    def block(self, event, pfn, order=0, tail="", **where):
-        return self.event(f"{event}: page=0 pfn={pfn:#x} order={order}{tail}", **where)
-
-    def lock(self, pfn, order=0, kind=1, **where):
-        tail = f" migratetype={kind} percpu_refill=1"
-        return self.block("mm_page_alloc_zone_locked", pfn, order, tail, **where)
-
-    def alloc(self, pfn, order=0, kind=1, gfp=USER_PAGE, **where):
-        return self.block(
-            "mm_page_alloc", pfn, order, f" migratetype={kind} gfp_flags={gfp}", **where
-        )
-
-    def free(self, pfn, order=0, **where):
-        return self.block("mm_page_free", pfn, order, **where)
-
-    def batched(self, pfn, **where):
-        return self.block("mm_page_free_batched", pfn, **where)
-
-    def drain(self, pfn, order=0, kind=1, **where):
-        return self.block("mm_page_pcpu_drain", pfn, order, f" migratetype={kind}", **where)
-
-    def extfrag(self, pfn, block_order, kind=1, fallback=0, change=0, **where):
-        return self.event(
-            f"mm_page_alloc_extfrag: page=0 pfn={pfn:#x} alloc_order=0 fallback_order={block_order}"
-            f" pageblock_order=9 alloc_migratetype={kind} fallback_migratetype={fallback}"
-            f" fragmenting=1 change_ownership={change}",
-            **where,
-        )
-
-    def mark(self, text, **where):
-        return self.event(f"tracing_mark_write: {text}", **where)
-
-    def read(self, tmp_path):
-        file = tmp_path / "trace.txt"
-        file.write_text("".join(self.lines))
-        return read_trace(file)
+from hintbench.workloads.trace import TraceReplay
+from recording import KERNEL_PAGE, USER_PAGE, Recording, flags, tape
+from small_guest import Silent, small_guest, zone
 
 
 @pytest.fixture
 def recording():
     return Recording()
-
-
-def told(found):
-    """The steps of a history in words."""
-    steps = steps_in_order(found)
-    return [
-        (NAMES[action], pfn, "derived" if derived else "event")
-        for action, pfn, derived in zip(
-            steps.action.tolist(), steps.pfn.tolist(), steps.derived.tolist(), strict=True
-        )
-    ]
-
-
-def tape(program, cpu=0):
-    block = concatenate(program.tapes[cpu])
-    return [
-        (Operation(int(operation)).name, int(value), int(time))
-        for operation, value, time in zip(block.operation, block.value, block.time_ns, strict=True)
-    ]
-
-
-def flags(count, *free):
-    known = np.zeros(count, dtype=bool)
-    for first, last in free:
-        known[first : last + 1] = True
-    return known
-
-
-class TestPageFlags:
-    def words(self, free):
-        return (np.asarray(free, dtype="<u8") << np.uint64(10) | np.uint64(1 << 3)).tobytes()
-
-    @pytest.mark.parametrize("pack", [bytes, gzip.compress])
-    def test_read(self, tmp_path, pack):
-        file = tmp_path / "kpageflags"
-        file.write_bytes(pack(self.words([1, 0, 1, 1])))
-        assert read_page_flags(file).tolist() == [True, False, True, True]
-
-    @pytest.mark.parametrize(
-        ("content", "sentence"),
-        [
-            (b"", "0 bytes are not a whole number"),
-            (b"1234567", "7 bytes are not a whole number"),
-            (b"some text that is not flags.....", "unknown flags"),
-            (gzip.compress(b"12345678", mtime=0)[:14], "is damaged"),
-        ],
-    )
-    def test_what_is_no_copy(self, tmp_path, content, sentence):
-        file = tmp_path / "kpageflags"
-        file.write_bytes(content)
-        with pytest.raises(TraceError, match=sentence):
-            read_page_flags(file)
-        with pytest.raises(TraceError, match="cannot be read"):
-            read_page_flags(tmp_path / "missing")
-
-    @given(st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 2000)), max_size=8))
-    def test_blocks_are_the_largest_aligned_ones(self, ranges):
-        free = flags(4096, *((first, first + length) for first, length in ranges))
-        blocks = free_blocks(free)
-        rebuilt = np.zeros(4096, dtype=int)
-        heads = set(zip(blocks.pfn.tolist(), blocks.order.tolist(), strict=True))
-        for pfn, order in heads:
-            assert pfn % (1 << order) == 0
-            rebuilt[pfn : pfn + (1 << order)] += 1
-            assert order == 10 or (pfn ^ 1 << order, order) not in heads
-        assert (rebuilt == free).all()
-        assert (np.diff(blocks.pfn) > 0).all()
-        assert sum(count << order for order, count in enumerate(blocks.by_order())) == free.sum()
-
-    def test_page_types(self, tmp_path):
-        file = tmp_path / "pagetypeinfo"
-        zeros = " 0" * 8
-        file.write_text(
-            "Page block order: 9\n"
-            f"Node    0, zone    DMA32, type    Unmovable  1 0 2{zeros[:-4]} 1 0\n"
-            f"Node    0, zone    DMA32, type      Movable  3 0{zeros} >100\n"
-            "Number of blocks type     Unmovable      Movable  Reclaimable   HighAtomic\n"
-            "Node 0, zone    DMA32           35          468            1            0\n"
-        )
-        types = read_page_types(file)
-        assert types.free_by_order() == (4, 0, 2, 0, 0, 0, 0, 0, 0, 1, 100)
-        assert types.free_by_order("Normal") == (0,) * 11
-        assert types.pageblocks[0, "DMA32", 1] == 468
-        file.write_text("nothing of the kind\n")
-        with pytest.raises(TraceError, match="no copy of /proc/pagetypeinfo"):
-            read_page_types(file)
-
-
-class TestHistory:
-    def test_the_ordinary_life_of_a_page(self, recording, tmp_path):
-        recording.lock(16).alloc(16).free(16).batched(16).drain(16)
-        found = history(recording.read(tmp_path))
-        assert told(found) == [
-            (name, 16, "event") for name in ("take", "hand out", "give back", "return")
-        ]
-        assert found.commit[2] == 3
-
-    def test_a_steal_takes_its_block_and_a_small_claim_does_not_take_twice(
-        self, recording, tmp_path
-    ):
-        recording.extfrag(16, 0).lock(64).extfrag(64, 8, change=1).extfrag(1024, 10, change=1)
-        assert told(history(recording.read(tmp_path))) == [
-            ("take", pfn, "event") for pfn in (16, 64, 1024)
-        ]
-
-    def test_a_free_that_missed_the_lists(self, recording, tmp_path):
-        recording.alloc(16).free(16).mark("later").lock(16)
-        assert told(history(recording.read(tmp_path))) == [
-            ("hand out", 16, "event"),
-            ("give back", 16, "event"),
-            ("return", 16, "derived"),
-            ("take", 16, "event"),
-        ]
-
-    def test_orders_without_lists_return_at_once(self, recording, tmp_path):
-        recording.lock(16, 4).alloc(16, 4).free(16, 4)
-        steps = told(history(recording.read(tmp_path)))
-        assert [name for name, _, _ in steps] == ["take", "hand out", "give back", "return"]
-        recording.lines.clear()
-        recording.lock(16, 3).alloc(16, 3).free(16, 3)
-        trace = recording.read(tmp_path)
-        assert len(told(history(trace))) == 3
-        assert len(told(history(trace, kernel="5.0"))) == 4
-
-    def test_pages_of_alloc_pages_bulk_are_handed_out_together(self, recording, tmp_path):
-        for pfn in (16, 17, 18):
-            recording.lock(pfn)
-        recording.alloc(40, task="other-7")
-        for pfn in (18, 17, 16):
-            recording.free(pfn, task="cat-203").batched(pfn, task="cat-203")
-        steps = told(history(recording.read(tmp_path)))[4:]
-        assert steps[:3] == [("hand out", pfn, "derived") for pfn in (18, 17, 16)]
-        assert steps[3:] == [("give back", pfn, "event") for pfn in (18, 17, 16)]
-
-    def test_a_batched_line_without_its_free(self, recording, tmp_path):
-        recording.alloc(16).batched(16)
-        assert told(history(recording.read(tmp_path)))[1] == ("give back", 16, "event")
-
-    def test_a_huge_page_is_printed_as_order_0_when_batched(self, recording, tmp_path):
-        recording.alloc(512, 9).free(512, 9).batched(512).drain(512, 9)
-        found = history(recording.read(tmp_path))
-        assert found.order.tolist() == [9, 9, 9, 9]
-        assert found.derived == ()
-
-    def test_lost_events_are_made_up_for(self, recording, tmp_path):
-        recording.alloc(16).alloc(16).drain(16).drain(16).alloc(16)
-        steps = told(history(recording.read(tmp_path)))
-        assert steps == [
-            ("hand out", 16, "event"),
-            ("give back", 16, "derived"),
-            ("hand out", 16, "event"),
-            ("give back", 16, "derived"),
-            ("return", 16, "event"),
-            ("take", 16, "derived"),
-            ("return", 16, "event"),
-            ("take", 16, "derived"),
-            ("hand out", 16, "event"),
-        ]
-
-    def compaction(self, recording):
-        """Three movable pages move up from the second pageblock; one destination is seen again."""
-        kcompactd = {"task": "kcompactd0-51", "cpu": 1}
-        for pfn in (512, 513, 514):
-            recording.alloc(pfn)
-        recording.mark("kpageflags-dumped /tmp/kpf0")
-        for pfn in (514, 513, 512):
-            recording.free(pfn, **kcompactd)
-        recording.free(1026, wait=500_000)
-        return recording
-
-    def test_destinations_of_compaction(self, recording, tmp_path):
-        trace = self.compaction(recording).read(tmp_path)
-        free = flags(2048, (1025, 1027), (1030, 1100))
-        found = history(trace, free, begin=4)
-        assert found.derived_counts() == {"compaction": 6}
-        taken = [
-            pfn for name, pfn, derived in told(found) if (name, derived) == ("take", "derived")
-        ]
-        assert taken == [1025, 1026, 1027], (
-            "in the free scanner's order, before their sources' frees"
-        )
-        assert [name for name, _, _ in told(found)[:3]] == ["take", "hand out", "give back"]
-
-    def test_compaction_leaves_wholly_free_pageblocks_alone(self, recording, tmp_path):
-        trace = self.compaction(recording).read(tmp_path)
-        found = history(trace, flags(4096, (1025, 1100), (3072, 4095)), begin=4)
-        assert max(step.pfn for step in found.derived) < 3072
-
-    def test_the_dump_decides_where_pages_were(self, recording, tmp_path):
-        recording.alloc(16).free(17).mark("kpageflags-dumped kpf0").free(16).lock(20).alloc(17)
-        trace = recording.read(tmp_path)
-        begin, end = replayed_rows(trace)
-        assert (begin, end) == (3, 6)
-        found = history(trace, flags(64, (20, 23)), begin=begin, end=end)
-        assert found.derived == ()
-        assert [int(found.first[pfn]) for pfn in (16, 17, 20, 24)] == [3, 2, 1, 0]
-
-    def test_rows_between_two_dumps(self, recording, tmp_path):
-        recording.alloc(16).mark("kpageflags-dumped kpf0").free(16)
-        recording.mark("kpageflags-dumped kpf1").alloc(16)
-        assert replayed_rows(recording.read(tmp_path)) == (2, 3)
 
 
 class TestModelled:
@@ -353,8 +91,8 @@ class TestModelled:
         for pfn, gfp in enumerate(wanted, 16):
             recording.alloc(pfn, 0, pfn % 3, gfp)
         block = concatenate(modelled_program(recording.read(tmp_path), vcpus=1).tapes[0])
-        assert block.flags.tolist() == [int(flag) for flag in wanted.values()]
-        assert block.migratetype.tolist() == [pfn % 3 for pfn in range(16, 22)]
+        assert block.flags[:-1].tolist() == [int(flag) for flag in wanted.values()]
+        assert block.migratetype[:-1].tolist() == [pfn % 3 for pfn in range(16, 22)]
 
     def test_cpus_of_the_guest(self, recording, tmp_path):
         trace = recording.alloc(16).alloc(17, cpu=2).read(tmp_path)
@@ -364,7 +102,7 @@ class TestModelled:
             modelled_program(trace, vcpus=2)
 
     def test_moves_of_compaction_cost_nothing(self, recording, tmp_path):
-        trace = TestHistory().compaction(recording).read(tmp_path)
+        trace = recording.compaction().read(tmp_path)
         program = modelled_program(trace, vcpus=2, free=flags(2048, (1025, 1027), (1030, 1100)))
         # Only the destination that was freed in the end, under its source's slot.
         assert [entry[0] for entry in tape(program, 0)] == ["FREE"]
@@ -383,6 +121,35 @@ class TestModelled:
         seconds = vmstat_ticks(trace, 0, len(trace))[0] / 1e9 - 1.000001
         # Three guessed ones, and none right before the two that were seen.
         assert seconds.round(3).tolist() == [2.048, 3.072, 4.096, 6.0, 7.024]
+
+
+class TestEnd:
+    """A replay lasts as long as its trace, whatever happened in the last part of it."""
+
+    def ended(self, recording, tmp_path, **given):
+        recording.read(tmp_path)
+        replay = TraceReplay(path=str(tmp_path / "trace.txt"), **given)
+        config = small_guest(2, zones=(zone(2, start_pfn=0),))
+        metrics = Run(Silent(), replay, config, seed=1).execute().metrics
+        assert metrics["operations"] == 3
+        return metrics
+
+    def test_the_last_event_is_of_no_use_to_the_guest(self, recording, tmp_path):
+        recording.alloc(16).free(16).alloc(17).mark("the end", wait=5_000_000, cpu=1)
+        metrics = self.ended(recording, tmp_path)
+        # An event a microsecond: the first is at 0.
+        assert metrics["virtual_ns"] == 5_000_002 * 1000
+        assert metrics["busy_ns"] < 10_000
+
+    def test_it_ends_where_the_page_flags_were_dumped_again(self, recording, tmp_path):
+        recording.mark("kpageflags-dumped").alloc(16).free(16).alloc(17)
+        recording.mark("kpageflags-dumped", wait=3_000_000).alloc(18, wait=2_000_000)
+        free = np.arange(2048) < 1000
+        (tmp_path / "free").write_bytes(
+            (free.astype("<u8") << np.uint64(10) | np.uint64(8)).tobytes()
+        )
+        metrics = self.ended(recording, tmp_path, pages=str(tmp_path / "free"))
+        assert metrics["virtual_ns"] == 3_000_002 * 1000
 
 
 class TestExact:
@@ -412,5 +179,5 @@ class TestExact:
     def test_tapes_come_in_blocks(self, recording, tmp_path):
         program = exact_program(recording.lock(16).read(tmp_path), flags(64, (16, 16)), vcpus=2)
         blocks = [list(tape) for tape in program.tapes]
-        assert [len(of_cpu) for of_cpu in blocks] == [1, 0]
+        assert [[len(block) for block in of_cpu] for of_cpu in blocks] == [[1, 1], [1]]
         assert isinstance(blocks[0][0], OperationBlock)

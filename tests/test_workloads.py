@@ -8,12 +8,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from hintbench.errors import ParameterError
 from hintbench.operations import Flag, Migratetype, Operation
-from hintbench.tapes import BLOCK_OPERATIONS, AnonymousMapping, Draws, Shuffle
+from hintbench.tapes import BLOCK_OPERATIONS
 from hintbench.workload import Workload, WorkloadSetting
 
 MIB = 256
@@ -387,123 +384,3 @@ class TestWhatTheyAskFor:
         freed = freed[(freed >> 4 & 15) >= 9]
         drivers = (freed & int(Flag.DMA32 | Flag.DMA) != 0)[: len(freed) // 2]
         assert np.count_nonzero(np.diff(drivers.astype(int))) > 100
-
-
-@pytest.mark.parametrize(
-    ("name", "parameters", "setting", "message"),
-    [
-        ("bulk", {"order": 10}, WorkloadSetting(8 * MIB, 4), "choose order=8 or lower"),
-        ("bulk", {}, WorkloadSetting(8, 16), "choose fewer vCPUs"),
-        ("rand", {"order": 10}, WorkloadSetting(4 * MIB, 1), "no block of order 10"),
-        ("repeat", {"order": 10}, WorkloadSetting(4 * MIB, 2), "no room for a block of order 10"),
-        ("page-fault1", {}, WorkloadSetting(256 * MIB, 4), "choose mapping_mib=56 or less"),
-        ("page-fault1", {}, WorkloadSetting(4 * MIB, 16), "choose fewer tasks"),
-        ("page-fault1", {"tasks": 3}, WorkloadSetting(GIB, 2), "tasks=3, but the guest has 2"),
-        ("memhog", {"processes": 9}, WorkloadSetting(GIB, 2), "processes=9, but the guest has 2"),
-        ("memhog", {}, WorkloadSetting(256, 1), "less than 2 MiB for each of 1 processes"),
-        ("churn", {}, WorkloadSetting(200, 64), "too small for one live block"),
-        ("churn", {}, WorkloadSetting(512, 4), "lower live_share or remote_percent"),
-        ("slab", {}, WorkloadSetting(4 * MIB, 1), "it needs 9 MiB, or fewer vCPUs"),
-        ("zones", {}, WorkloadSetting(16 * MIB, 8), "or fewer vCPUs"),
-        ("zones", {"blocks_share": 0.9}, WorkloadSetting(GIB, 1), "must be at most fill_share"),
-        ("zones", {"growth_share": 0.6}, WorkloadSetting(GIB, 1), "at most blocks_share"),
-    ],
-)
-def test_a_guest_too_small_is_refused_with_what_would_fit(name, parameters, setting, message):
-    with pytest.raises(ParameterError, match=message) as caught:
-        CLASSES[name](parameters).program(setting)
-    assert str(caught.value).startswith(f"workload '{name}': ")
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("name", CLASSES)
-def test_parameters_are_described_and_checked(name):
-    cls = CLASSES[name]
-    assert cls.summary.endswith((".", ")"))
-    for field in cls.Parameters.model_fields.values():
-        assert field.description
-    with pytest.raises(ParameterError, match=f"workload '{name}': .*did you mean"):
-        cls(operation=5)
-    with pytest.raises(ParameterError, match="operations"):
-        cls(operations=0)
-    with pytest.raises(ParameterError, match="operations"):
-        cls({"operations": "many"})
-
-
-def test_a_mix_is_read_from_text_and_its_errors_name_the_entry():
-    churn = CLASSES["churn"](mix="0:90:0.25:user/3:10:0.1:slab")
-    assert [entry.order for entry in churn.parameters.mix] == [0, 3]
-    with pytest.raises(ParameterError, match=r"mix\[1\]\.order"):
-        CLASSES["churn"](mix="0:90:0.25:user/11:10:0.1:slab")
-    with pytest.raises(ParameterError, match=r"mix\[0\]\.kind"):
-        CLASSES["churn"](mix="0:90:0.25:slob")
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"memory_pages": 0, "vcpus": 1}, "memory_pages"),
-        ({"memory_pages": 1, "vcpus": 0}, "vcpus"),
-        ({"memory_pages": 1, "vcpus": 1, "seed": -1}, "seed"),
-        ({"memory_pages": 1, "vcpus": 1, "operations": 0}, "operations"),
-        ({"memory_pages": 1, "vcpus": 1, "zone_pages": (1,)}, "zone_pages"),
-    ],
-)
-def test_settings_are_checked(values, message):
-    with pytest.raises(ParameterError, match=message):
-        WorkloadSetting(**values)
-
-
-def test_pages_of_a_zone():
-    laid_out = WorkloadSetting(2 * GIB, 1)
-    pages = [laid_out.pages_of(zone) for zone in ("DMA", "DMA32", "Normal", "Movable")]
-    assert pages == [3840, 2 * GIB - 3840, 0, 0]
-    assert default_setting().pages_of("DMA32") == 0xC0000 - 4096
-    told = WorkloadSetting(10, 1, zones=("DMA32", "Normal", "Normal"), zone_pages=(1, 4, 5))
-    assert told.pages_of("Normal") == 9
-    assert told.pages_of("DMA") == 0
-
-
-class TestDraws:
-    def test_the_raw_stream_is_pcg64(self):
-        assert Draws(1, 2).raw(2).tolist() == [8271799387826207682, 7948369750201702571]
-
-    def test_streams_differ(self):
-        streams = {tuple(Draws(1, stream).raw(4).tolist()) for stream in range(50)}
-        assert len(streams) == 50
-
-    def test_below_is_even(self):
-        counts = np.bincount(Draws(5).below(10, 100_000), minlength=10)
-        assert counts.min() > 9_500 and counts.max() < 10_500
-        bounds = np.arange(1, 1001)
-        assert (Draws(5).below(bounds, 1000) < bounds).all()
-
-    def test_choice_follows_the_weights(self):
-        counts = np.bincount(Draws(6).choose([1, 0, 3], 40_000), minlength=3)
-        assert counts[1] == 0
-        assert 2.8 < counts[2] / counts[0] < 3.2
-
-
-@settings(max_examples=60, deadline=None)
-@given(size=st.integers(1, 5000), seed=st.integers(0, 2**62))
-def test_a_shuffle_keeps_every_number(size, seed):
-    shuffle = Shuffle(size, Draws(seed))
-    assert sorted(shuffle(np.arange(size)).tolist()) == list(range(size))
-
-
-def test_a_shuffle_leaves_few_neighbours():
-    order = Shuffle(100_000, Draws(9))(np.arange(100_000))
-    assert np.count_nonzero(np.abs(np.diff(order)) == 1) < 100
-    assert abs(np.corrcoef(order, np.arange(100_000))[0, 1]) < 0.05
-
-
-def test_a_mapping_has_a_page_table_for_every_2_mib():
-    mapping = AnonymousMapping(100, np.array([False, True, False]))
-    (block,) = mapping.fault_in()
-    assert len(block) == mapping.slots == 512 + 1 + 512 + 3
-    assert sorted(block.value.tolist()) == list(range(100, mapping.stop))
-    tables = np.flatnonzero(block.migratetype == Migratetype.UNMOVABLE)
-    assert tables.tolist() == [0, 513, 515]
-    assert np.flatnonzero(block.order == 9).tolist() == [514]
-    freed = np.concatenate([part.value for part in mapping.unmap()])
-    assert freed.tolist()[-3:] == [100, 101, 102], "page tables go last"

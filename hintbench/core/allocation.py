@@ -343,9 +343,12 @@ def direct_take_step(sim: Simulation, vcpu: Vcpu) -> cython.int:
 @cython.cfunc
 def hand_over(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """post_alloc_hook(): page_allocated fires, and may spin, before the caller has the page."""
+    begun: cython.longlong
     point: HookPoint = sim.hooks.page_allocated
     if point is not None and sim.test_hook(point, vcpu.pfn, vcpu.order):
+        begun = point.begin(sim.clock)
         coroutine = point.function(sim.hooks.guest, vcpu.number, vcpu.pfn, vcpu.order)
+        point.end(sim.clock, begun)
         if coroutine is not None and not sim.call_waiting_hook(
             vcpu, coroutine, point.name, FINISH_ALLOCATION
         ):

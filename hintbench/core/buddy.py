@@ -170,6 +170,7 @@ class Buddy:
         point: HookPoint
         buddy: cython.int = pfn
         buddy_type: cython.int
+        begun: cython.longlong
         # While a hook waited, the page in hand was marked; its head may now end up inside a block.
         pages.state[pfn] = TAIL
         while order < MAX_PAGE_ORDER:
@@ -194,7 +195,9 @@ class Buddy:
             if point is not None and origin != ORIGIN_PUT_BACK and self.concerns(point, pfn, order):
                 # The page in hand is on no list; the hook may drop the lock.
                 pages.state[pfn] = TRANSIT | order
+                begun = point.begin(self.clock)
                 waiting = point.function(self.hooks.guest, self.clock.cpu, self, pfn, order)
+                point.end(self.clock, begun)
                 if waiting is not None:
                     self.waiting = waiting
                     self.merge_pfn = pfn
@@ -219,6 +222,7 @@ class Buddy:
         point: HookPoint
         head: cython.int
         higher: cython.int
+        begun: cython.longlong
         pages.state[pfn] = BUDDY | order
         self.nr_free[order] += 1
         head = self.list_of(order, migratetype)
@@ -236,6 +240,7 @@ class Buddy:
             point = self.hooks.block_freed
             if point is not None and not self.quiet and self.concerns(point, pfn, order):
                 self.hooks.in_block_freed = True
+                begun = point.begin(self.clock)
                 try:
                     outcome = point.function(
                         self.hooks.guest,
@@ -248,6 +253,7 @@ class Buddy:
                     )
                 finally:
                     self.hooks.in_block_freed = False
+                point.end(self.clock, begun)
                 if outcome is not None:
                     refuse_to_wait(point, outcome)
         return order
@@ -256,6 +262,7 @@ class Buddy:
         self, pfn: cython.int, order: cython.int, reason: cython.int
     ) -> cython.int:
         """A block has left its free list: flags that do not outlive this go, the hook fires."""
+        begun: cython.longlong
         hooks = self.hooks
         if self.clock.digest.listener is not None:
             self.clock.digest.listener.block_taken(pfn, order, reason)
@@ -267,17 +274,19 @@ class Buddy:
         point: HookPoint = hooks.block_taken
         if point is not None and self.concerns(point, pfn, order):
             self.editing_refused = True
+            begun = point.begin(self.clock)
             try:
                 outcome = point.function(hooks.guest, self, pfn, order, reason)
             finally:
                 self.editing_refused = False
+            point.end(self.clock, begun)
             if outcome is not None:
                 refuse_to_wait(point, outcome)
         return 0
 
     def concerns(self, point: HookPoint, pfn: cython.int, order: cython.int) -> cython.bint:
         """Whether a block concerns a hook; the test's cost is charged either way."""
-        self.clock.now += point.cost_ns
+        point.charge_test(self.clock)
         if order < point.min_order:
             return False
         return point.flags is None or point.flags.any_set(pfn, order) != 0

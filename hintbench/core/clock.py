@@ -124,7 +124,7 @@ class VirtualClock:
     Attributes:
         now: virtual nanoseconds of the running context.
         cpu: the CPU it runs on (-1 on the host's side).
-        payer: who its time is booked to (``PAYER_THREAD``, ``PAYER_TASK``, ``PAYER_INTERRUPT``).
+        payer: who its time is booked to (``PAYER_THREAD`` and so on).
         context: a number that no other context has; a lock remembers its holder by it.
         digest: the hash of the run's events.
         costs: the prices.

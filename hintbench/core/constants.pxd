@@ -44,6 +44,7 @@ cdef enum:
     RETURN = 6
     HAND_OUT = 7
     GIVE_BACK = 8
+    IDLE_UNTIL = 9
     FLAG_ZERO = 0x800
     FLAG_TOUCHED = 0x1000
     FLAG_COMPOUND = 0x2000
@@ -68,7 +69,9 @@ cdef enum:
     PAYER_THREAD = 0
     PAYER_TASK = 1
     PAYER_INTERRUPT = 2
-    PAYERS = 3
+    PAYER_HOOK = 3
+    PAYER_KERNEL = 4
+    PAYERS = 5
     EVENT_ALLOCATED = 1
     EVENT_FREED = 2
     EVENT_TAKEN = 3

@@ -61,6 +61,7 @@ TAKE = 5
 RETURN = 6
 HAND_OUT = 7
 GIVE_BACK = 8
+IDLE_UNTIL = 9
 
 # Flags of an operation.
 FLAG_ZERO = 1 << 11
@@ -90,11 +91,14 @@ REASON_SPLIT = 1
 REASON_MERGE = 2
 REASON_ISOLATION = 3
 
-# Who pays for virtual time.
+# Who pays for virtual time: the kernel in the thread that allocates or frees, the strategy's tasks,
+# its interrupts, its hooks, and the kernel in the background and in direct reclaim.
 PAYER_THREAD = 0
 PAYER_TASK = 1
 PAYER_INTERRUPT = 2
-PAYERS = 3
+PAYER_HOOK = 3
+PAYER_KERNEL = 4
+PAYERS = 5
 
 # Events of the digest.
 EVENT_ALLOCATED = 1

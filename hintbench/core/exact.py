@@ -99,6 +99,7 @@ def _burst(sim: Simulation, vcpu: Vcpu, operation: cython.int) -> cython.int:
     done: cython.int = 1
     again: cython.bint = vcpu.phase == EXACT_AGAIN
     if not again:
+        vcpu.irqs_off_ns = clock.now
         vcpu.lock_wait += zone.lock.take()
         clock.digest.add(clock.now, vcpu.number, EVENT_LOCKED, zone.index, operation)
     while True:
@@ -219,6 +220,7 @@ def _return(sim: Simulation, vcpu: Vcpu, zone: Zone) -> cython.int:
 @cython.cfunc
 def _hand_out(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """A page of a per-CPU list (or just taken) is given to its user."""
+    begun: cython.longlong
     clock = sim.clock
     flags: cython.uint
     point: HookPoint = sim.hooks.page_allocated
@@ -229,7 +231,9 @@ def _hand_out(sim: Simulation, vcpu: Vcpu) -> cython.int:
         vcpu.pfn = vcpu.words[vcpu.position] >> 32
         clock.now += clock.costs.pcp_hit_ns
         if point is not None and sim.test_hook(point, vcpu.pfn, vcpu.order):
+            begun = point.begin(clock)
             coroutine = point.function(sim.hooks.guest, vcpu.number, vcpu.pfn, vcpu.order)
+            point.end(clock, begun)
             if coroutine is not None and not sim.call_waiting_hook(
                 vcpu, coroutine, point.name, EXACT
             ):
@@ -254,6 +258,7 @@ def _hand_out(sim: Simulation, vcpu: Vcpu) -> cython.int:
 @cython.cfunc
 def _give_back(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """A user frees a page; a RETURN follows where it does not stay on a per-CPU list."""
+    begun: cython.longlong
     clock = sim.clock
     point: HookPoint = sim.hooks.page_freeing
     vcpu.order = (vcpu.words[vcpu.position] >> 4) & 15
@@ -265,7 +270,9 @@ def _give_back(sim: Simulation, vcpu: Vcpu) -> cython.int:
     leave_user(sim, vcpu.pfn, vcpu.order)
     sim.pages.state[vcpu.pfn] = PCP | vcpu.order
     if point is not None and sim.test_hook(point, vcpu.pfn, vcpu.order):
+        begun = point.begin(clock)
         coroutine = point.function(sim.hooks.guest, vcpu.number, vcpu.pfn, vcpu.order)
+        point.end(clock, begun)
         if coroutine is not None and not sim.call_waiting_hook(vcpu, coroutine, point.name, DONE):
             return 0
     sim.operations += 1

@@ -82,6 +82,7 @@ def begin_free(sim: Simulation, vcpu: Vcpu) -> cython.int:
     clock = sim.clock
     pfn: cython.int = sim.slots[vcpu.slot]
     order: cython.int
+    begun: cython.longlong
     if pfn < 0:
         if pfn == SLOT_FAILED:
             sim.slots[vcpu.slot] = SLOT_EMPTY
@@ -104,7 +105,9 @@ def begin_free(sim: Simulation, vcpu: Vcpu) -> cython.int:
     sim.pages.state[pfn] = TRANSIT | order
     point: HookPoint = sim.hooks.page_freeing
     if point is not None and sim.test_hook(point, pfn, order):
+        begun = point.begin(clock)
         coroutine = point.function(sim.hooks.guest, vcpu.number, pfn, order)
+        point.end(clock, begun)
         if coroutine is not None and not sim.call_waiting_hook(
             vcpu, coroutine, point.name, COMMIT_FREE
         ):
@@ -217,6 +220,7 @@ def drain_step(sim: Simulation, vcpu: Vcpu, again: cython.bint) -> cython.int:
     zone: Zone = vcpu.drain.pcp.zone
     clock = sim.clock
     if not again:
+        vcpu.irqs_off_ns = clock.now
         vcpu.lock_wait += zone.lock.take()
         clock.digest.add(clock.now, vcpu.number, EVENT_LOCKED, zone.index, 0)
     while not run_drain(sim, vcpu.drain):
@@ -235,6 +239,7 @@ def direct_step(sim: Simulation, vcpu: Vcpu, again: cython.bint) -> cython.int:
     order: cython.int = vcpu.order
     origin: cython.int = ORIGIN_DIRECT_FREE
     if not again:
+        vcpu.irqs_off_ns = clock.now
         vcpu.lock_wait += zone.lock.take()
         clock.digest.add(clock.now, vcpu.number, EVENT_LOCKED, zone.index, 0)
         vcpu.piece_end = vcpu.pfn + (1 << order)
@@ -268,13 +273,15 @@ def direct_step(sim: Simulation, vcpu: Vcpu, again: cython.bint) -> cython.int:
 @cython.cfunc
 def free_completed(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """The lock is dropped: the freeing thread runs free_completed, and pays for it."""
+    begun: cython.longlong
     point: HookPoint = sim.hooks.free_completed
     if point is not None:
-        sim.clock.now += point.cost_ns
+        begun = point.begin(sim.clock)
         coroutine = point.function(sim.hooks.guest, vcpu.number)
+        point.end(sim.clock, begun)
         if sim.kernel < KERNEL_6_12:
             # local_irq_save() around the whole free.
-            sim.driver.interrupts_were_off(vcpu.number)
+            sim.driver.interrupts_were_off(vcpu.number, vcpu.irqs_off_ns)
         if coroutine is not None and not sim.call_waiting_hook(vcpu, coroutine, point.name, DONE):
             return 0
     return end_free(sim, vcpu)

@@ -1,5 +1,6 @@
 cimport cython
 
+from hintbench.core.clock cimport VirtualClock
 from hintbench.core.flags cimport UnitFlags
 
 
@@ -9,6 +10,10 @@ cdef class HookPoint:
     cdef readonly int min_order
     cdef readonly UnitFlags flags
     cdef readonly long long cost_ns
+    cdef long long[::1] spent
+    cdef Py_ssize_t begin(self, VirtualClock clock) except -1
+    cdef int end(self, VirtualClock clock, long long begun) except -1
+    cdef int charge_test(self, VirtualClock clock) except -1
 
 
 cdef class CoreHooks:

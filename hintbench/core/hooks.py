@@ -1,15 +1,18 @@
 """The hooks as the core calls them: a bound function each, and the tests it makes natively."""
 
+import array
 from collections.abc import Callable
 from typing import Any
 
 import cython
 
 if cython.compiled:
-    from cython.cimports.hintbench.core.constants import MAX_PAGE_ORDER
+    from cython.cimports.hintbench.core.clock import VirtualClock
+    from cython.cimports.hintbench.core.constants import MAX_PAGE_ORDER, PAYER_HOOK, PAYERS
     from cython.cimports.hintbench.core.flags import UnitFlags
 else:
-    from hintbench.core.constants import MAX_PAGE_ORDER
+    from hintbench.core.clock import VirtualClock
+    from hintbench.core.constants import MAX_PAGE_ORDER, PAYER_HOOK, PAYERS
     from hintbench.core.flags import UnitFlags
 
 _PFN_LIMIT = cython.declare(cython.longlong, 1 << 31)
@@ -62,6 +65,35 @@ class HookPoint:
         self.min_order = min_order
         self.flags = flags
         self.cost_ns = cost_ns
+        self.spent = memoryview(array.array("q", [0] * PAYERS))
+
+    def begin(self, clock: VirtualClock) -> cython.Py_ssize_t:
+        """The function is about to be called: what happens now is the strategy's doing.
+
+        Returns:
+            What :meth:`end` is to be given: who calls it, and when.
+        """
+        caller: cython.longlong = clock.payer
+        clock.payer = PAYER_HOOK
+        return (clock.now << 3) | caller
+
+    def end(self, clock: VirtualClock, begun: cython.longlong) -> cython.int:
+        """It has returned, and perhaps has left a coroutine, which is booked by itself."""
+        clock.payer = begun & 7
+        self.spent[clock.payer] += clock.now - (begun >> 3)
+        return 0
+
+    def charge_test(self, clock: VirtualClock) -> cython.int:
+        """Charge what the test costs, which the core makes for the hook."""
+        if self.cost_ns:
+            clock.now += self.cost_ns
+            self.spent[clock.payer] += self.cost_ns
+        return 0
+
+    @property
+    def spent_ns(self) -> tuple[int, ...]:
+        """Virtual time that its tests and its calls took, coroutines apart, by their caller."""
+        return tuple(self.spent)
 
 
 class HookResultError(TypeError):

@@ -6,12 +6,14 @@ cdef class LockTimeline:
     cdef readonly str name
     cdef public long long available_ns
     cdef public long long granted_ns
+    cdef readonly long long requested_ns
     cdef public long long holder
     cdef public bint held
     cdef public int last_cpu
     cdef long long[::1] irqs_off_until_ns
     cdef readonly long long takes, contended
     cdef long long[::1] wait_by_payer, hold_by_payer, takes_by_payer, longest_hold_by_payer
+    cdef long long[::1] longest_irqs_off_by_payer
     cdef readonly long long longest_wait_ns
     cdef public object observer
     cdef public object taken_in_place

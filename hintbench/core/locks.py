@@ -60,6 +60,7 @@ class LockTimeline:
     Attributes:
         available_ns: when the last holder releases.
         holder: the context that holds it, meaningful while ``held``.
+        requested_ns: when it was asked for the last time, from when on interrupts are off.
         last_cpu: the CPU that had it last; a take from another pays the hand-off.
         takes, contended: how often it was taken, and how often somebody had to wait.
         taken_in_place: called after a take by ``with``, which the scheduler does not see.
@@ -70,6 +71,7 @@ class LockTimeline:
         self.name = name
         self.available_ns = 0
         self.granted_ns = 0
+        self.requested_ns = 0
         self.holder = -1
         self.held = False
         self.last_cpu = -1
@@ -81,6 +83,7 @@ class LockTimeline:
         self.hold_by_payer = memoryview(array.array("q", [0] * PAYERS))
         self.takes_by_payer = memoryview(array.array("q", [0] * PAYERS))
         self.longest_hold_by_payer = memoryview(array.array("q", [0] * PAYERS))
+        self.longest_irqs_off_by_payer = memoryview(array.array("q", [0] * PAYERS))
         self.observer = None
         self.taken_in_place = None
 
@@ -96,6 +99,7 @@ class LockTimeline:
         payer: cython.int = clock.payer
         if self.held:
             raise RuntimeError(f"{self.name}: taken by {clock.context}, {self.holder} holds it")
+        self.requested_ns = now
         if self.available_ns > now:
             wait = self.available_ns - now
             self.contended += 1
@@ -140,6 +144,11 @@ class LockTimeline:
         self.hold_by_payer[payer] += hold
         if hold > self.longest_hold_by_payer[payer]:
             self.longest_hold_by_payer[payer] = hold
+        # spin_lock_irqsave(): interrupts are off while it waits, too.
+        hold = clock.now - self.requested_ns
+        if hold > self.longest_irqs_off_by_payer[payer]:
+            self.longest_irqs_off_by_payer[payer] = hold
+        hold = clock.now - self.granted_ns
         if clock.cpu >= 0 and clock.now > self.irqs_off_until_ns[clock.cpu]:
             self.irqs_off_until_ns[clock.cpu] = clock.now
         if self.observer is not None:
@@ -153,7 +162,7 @@ class LockTimeline:
 
     @property
     def wait_ns(self) -> tuple[int, ...]:
-        """Virtual nanoseconds waited for it by payer (thread, task, interrupt)."""
+        """Virtual nanoseconds waited for it, by payer as the constants ``PAYER_`` number them."""
         return tuple(self.wait_by_payer)
 
     @property
@@ -170,6 +179,11 @@ class LockTimeline:
     def longest_hold_ns(self) -> tuple[int, ...]:
         """The longest hold by payer."""
         return tuple(self.longest_hold_by_payer)
+
+    @property
+    def longest_irqs_off_ns(self) -> tuple[int, ...]:
+        """The longest time from a request to the release, with interrupts off, by payer."""
+        return tuple(self.longest_irqs_off_by_payer)
 
     def acquire(self, interrupts_off: bool = True) -> LockRequest:
         """``await lock.acquire()``: queue for the lock.

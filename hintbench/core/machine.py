@@ -23,6 +23,7 @@ if cython.compiled:
         COMPUTE,
         FREE,
         IDLE,
+        IDLE_UNTIL,
         NEVER,
         ORDER_MASK,
         PAYER_THREAD,
@@ -77,6 +78,7 @@ else:
         COMPUTE,
         FREE,
         IDLE,
+        IDLE_UNTIL,
         NEVER,
         ORDER_MASK,
         PAYER_THREAD,
@@ -217,6 +219,10 @@ def _next_operation(sim: Simulation, vcpu: Vcpu) -> cython.int:
     if operation == TOUCH:
         vcpu.slot = word >> 32
         return _touch(sim, vcpu)
+    if operation == IDLE_UNTIL:
+        # Its time has come, above.
+        vcpu.position += 1
+        return sim.requeue(vcpu)
     return exact_step(sim, vcpu)
 
 
@@ -253,6 +259,7 @@ def _late_step(sim: Simulation, vcpu: Vcpu, phase: cython.int) -> cython.int:
     if phase == IN_HOOK:
         if not sim.driver.resume_hook(vcpu):
             return 0
+        sim.clock.payer = PAYER_THREAD
         vcpu.phase = vcpu.after
         return _late_step(sim, vcpu, vcpu.phase)
     if phase == FIND_ZONE:

@@ -14,6 +14,7 @@ if cython.compiled:
         MAX_PAGE_ORDER,
         NEVER,
         NR_PAGE_ORDERS,
+        PAYER_THREAD,
         SLOT_EMPTY,
     )
     from cython.cimports.hintbench.core.hooks import HookPoint
@@ -21,7 +22,13 @@ if cython.compiled:
     from cython.cimports.hintbench.core.vcpu import IN_HOOK, Vcpu
 else:
     from hintbench.core.clock import VirtualClock, Winner
-    from hintbench.core.constants import MAX_PAGE_ORDER, NEVER, NR_PAGE_ORDERS, SLOT_EMPTY
+    from hintbench.core.constants import (
+        MAX_PAGE_ORDER,
+        NEVER,
+        NR_PAGE_ORDERS,
+        PAYER_THREAD,
+        SLOT_EMPTY,
+    )
     from hintbench.core.hooks import HookPoint
     from hintbench.core.measures import Latencies
     from hintbench.core.vcpu import IN_HOOK, Vcpu
@@ -177,7 +184,7 @@ class Simulation:
 
     def test_hook(self, point: HookPoint, pfn: cython.int, order: cython.int) -> cython.int:
         """Whether a block concerns a hook; the test's cost is charged either way."""
-        self.clock.now += point.cost_ns
+        point.charge_test(self.clock)
         if order < point.min_order:
             return 0
         return point.flags is None or point.flags.any_set(pfn, order)
@@ -197,6 +204,7 @@ class Simulation:
         vcpu.hook = name
         if self.driver.start_hook(vcpu):
             vcpu.phase = after
+            self.clock.payer = PAYER_THREAD
             return 1
         return 0
 

@@ -40,6 +40,7 @@ cdef class Vcpu:
     cdef readonly bint several_nodes
     cdef readonly int preferred_node
     cdef public long long lock_wait, spin, slow_path
+    cdef readonly long long irqs_off_ns
     cdef readonly int piece_end
     cdef readonly bint clearing
     cdef public bint idle

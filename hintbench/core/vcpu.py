@@ -159,6 +159,9 @@ class Vcpu:
         zonelist: the zones it allocates from, preferred first.
         pcps: its per-CPU pages by zone index.
         blocks: yields (codes, values, times) arrays: its tape.
+
+    Attributes:
+        irqs_off_ns: when it last switched interrupts off to free under a zone lock.
     """
 
     def __init__(
@@ -190,6 +193,7 @@ class Vcpu:
         self.several_nodes = len({zone.node for zone in zonelist}) > 1
         self.preferred_node = node
         self.slow = False
+        self.irqs_off_ns = 0
         self.lock_wait = 0
         self.spin = 0
         self.slow_path = 0

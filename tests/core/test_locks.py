@@ -8,7 +8,13 @@ import random
 import pytest
 
 from hintbench.core.clock import CostTable, VirtualClock
-from hintbench.core.constants import PAYER_INTERRUPT, PAYER_TASK, PAYER_THREAD
+from hintbench.core.constants import (
+    PAYER_HOOK,
+    PAYER_INTERRUPT,
+    PAYER_KERNEL,
+    PAYER_TASK,
+    PAYER_THREAD,
+)
 from hintbench.core.locks import LockTimeline
 from hintbench.costs import Costs
 
@@ -107,15 +113,18 @@ def test_the_hand_off_is_paid_by_another_cpu_only() -> None:
 
 def test_time_is_booked_to_who_pays() -> None:
     timeline = Locked()
-    for number, payer in enumerate((PAYER_THREAD, PAYER_TASK, PAYER_INTERRUPT, PAYER_TASK)):
+    payers = (PAYER_THREAD, PAYER_TASK, PAYER_INTERRUPT, PAYER_TASK, PAYER_HOOK, PAYER_KERNEL)
+    for number, payer in enumerate(payers):
         timeline.hold(0, number, 100 * (number + 1), payer)
     lock = timeline.lock
-    assert lock.takes_of == (1, 2, 1)
-    assert lock.hold_ns == (100, 200 + 400, 300)
-    assert lock.longest_hold_ns == (100, 400, 300)
+    assert lock.takes_of == (1, 2, 1, 1, 1)
+    assert lock.hold_ns == (100, 200 + 400, 300, 500, 600)
+    assert lock.longest_hold_ns == (100, 400, 300, 500, 600)
     step = HANDOFF_NS + TAKE_NS
-    ends = [step + 100, 2 * step + 300, 3 * step + 600]
-    assert lock.wait_ns == (0, ends[0] + ends[2], ends[1])
+    ends = [step + 100, 2 * step + 300, 3 * step + 600, 4 * step + 1000, 5 * step + 1500]
+    assert lock.wait_ns == (0, ends[0] + ends[2], ends[1], ends[3], ends[4])
+    # Interrupts are off from the request on.
+    assert lock.longest_irqs_off_ns == (ends[0], ends[3], ends[2], ends[4], 6 * step + 2100)
 
 
 def test_interrupts_are_off_until_the_release() -> None:

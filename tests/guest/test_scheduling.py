@@ -3,7 +3,7 @@
 import pytest
 
 from hintbench import Block, GuestConfig, HintbenchError, Strategy, hookimpl
-from hintbench.operations import Flag, allocate, compute, free, idle, touch
+from hintbench.operations import Flag, allocate, compute, free, idle, idle_until, touch
 from small_guest import START, boot, costs, host, run, small_guest, trace_lock, zone
 
 NORETRY = Flag.NORETRY | Flag.TOUCHED
@@ -122,8 +122,8 @@ class TestLock:
 
     def test_a_hold_is_charged_to_who_holds(self):
         _, lock = self.holds((0, 0, 70))
-        assert lock.hold_ns == (0, 70, 0)
-        assert lock.longest_hold_ns == (0, 70, 0)
+        assert lock.hold_ns == (0, 70, 0, 0, 0)
+        assert lock.longest_hold_ns == (0, 70, 0, 0, 0)
 
     def test_a_tape_waits_for_a_task(self):
         strategy = Holders((0, 0, 500))
@@ -183,6 +183,14 @@ class TestTaskTime:
         running = run(Works((0, (2000, 30_000))), [idle([10_000])])
         assert ended_ns(running) == 32_000
 
+    def test_an_idle_vcpu_waits_for_a_time_unless_it_has_passed(self):
+        running = run(None, [compute([700]), idle_until([500, 10_000]), compute([30])])
+        metrics = running.result.metrics
+        assert (metrics["virtual_ns"], metrics["busy_ns"]) == (10_030, 730)
+        assert metrics["operations"] == 0
+        running = run(Works((0, (2000, 3000))), [idle_until([10_000])])
+        assert ended_ns(running) == 10_000
+
     def test_so_it_is_before_an_operations_time(self):
         running = run(Works((0, (2000, 3000))), [page(0, time_ns=10_000)])
         assert ended_ns(running) == 10_000
@@ -203,7 +211,7 @@ class TestTaskTime:
         metrics = run(Works((0, (2000, 3000))), [idle([10_000])], config=config).result.metrics
         # guest_started, the first turn, and the second one.
         assert metrics["guest_cpu_task_ns"] == 3 * 500 + 3000
-        assert metrics["guest_cpu_thread_ns"] == 0
+        assert metrics["guest_cpu_hook_ns"] == 0
 
     def test_waiting_for_a_lock_is_cpu_time(self):
         metrics = run(Holders((0, 0, 700), (1, 100, 50)), [], []).result.metrics

@@ -291,7 +291,7 @@ class TestVmstat:
         config = small_guest(costs=costs(task_switch_ns=1500, block_hot_ns=10, block_cold_ns=10))
         metrics = run(None, self.tape, config=config).result.metrics
         assert metrics["guest_cpu_kernel_ns"] > 0
-        assert metrics["guest_cpu_task_ns"] == metrics["guest_cpu_thread_ns"] == 0
+        assert metrics["guest_cpu_task_ns"] == metrics["guest_cpu_hook_ns"] == 0
         assert metrics["strategy_lock_takes"] == 0
 
     def test_an_unmovable_allocation_falls_back(self):

@@ -101,7 +101,7 @@ class TestTrigger:
 
     def test_not_by_the_thread_that_freed(self):
         metrics = confine([rest(SETTLED), take([0]), give([0]), rest(SETTLED)]).result.metrics
-        assert metrics["guest_cpu_thread_ns"] == 0
+        assert metrics["guest_cpu_hook_ns"] == 0
         assert metrics["lock_takes_task"] == metrics["strategy_lock_takes"]
 
 
