@@ -150,8 +150,8 @@ class Winner:
         while node:
             left = self.tree[2 * node]
             right = self.tree[2 * node + 1]
-            # Ties go to the left, the lower number.
-            self.tree[node] = right if self.keys[right] < self.keys[left] else left
+            # Ties go to the left, the lower number.  No branch: nobody could predict it.
+            self.tree[node] = left + (right - left) * (self.keys[right] < self.keys[left])
             node >>= 1
         return 0
 

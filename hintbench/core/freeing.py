@@ -11,6 +11,7 @@ if cython.compiled:
         EVENT_RETURNED,
         HIGHATOMIC,
         KERNEL_6_12,
+        MAX_PAGE_ORDER,
         MOVABLE,
         ORDER_MASK,
         ORIGIN_DIRECT_FREE,
@@ -45,6 +46,7 @@ else:
         EVENT_RETURNED,
         HIGHATOMIC,
         KERNEL_6_12,
+        MAX_PAGE_ORDER,
         MOVABLE,
         ORDER_MASK,
         ORIGIN_DIRECT_FREE,
@@ -79,14 +81,13 @@ _LARGEST_BULK = cython.declare(cython.longlong, 32768)
 @cython.cfunc
 def begin_free(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """FREE: empty the slot; page_freeing fires before the page goes anywhere."""
-    clock = sim.clock
     pfn: cython.int = sim.slots[vcpu.slot]
     order: cython.int
     if pfn < 0:
         if pfn == SLOT_FAILED:
             sim.slots[vcpu.slot] = SLOT_EMPTY
             vcpu.position += 1
-            clock.now += clock.costs.pcp_free_ns
+            sim.clock.now += sim.clock.costs.pcp_free_ns
             return end_free(sim, vcpu)
         if pfn <= SLOT_WAITED:
             raise RuntimeError(f"slot {vcpu.slot}: two vCPUs wait for its allocation")
@@ -98,12 +99,12 @@ def begin_free(sim: Simulation, vcpu: Vcpu) -> cython.int:
     order = sim.pages.state[pfn] & ORDER_MASK
     vcpu.pfn = pfn
     vcpu.order = order
-    clock.digest.add(clock.now, vcpu.number, EVENT_FREED, pfn, order)
+    sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_FREED, pfn, order)
     sim.frees += 1
     leave_user(sim, pfn, order)
     sim.pages.state[pfn] = TRANSIT | order
-    point: HookPoint = sim.hooks.page_freeing
-    if point is not None and sim.test_hook(point, pfn, order):
+    if sim.hooks.page_freeing is not None and sim.test_hook(sim.hooks.page_freeing, pfn, order):
+        point: HookPoint = sim.hooks.page_freeing
         coroutine = point.function(sim.hooks.guest, vcpu.number, pfn, order)
         if coroutine is not None and not sim.call_waiting_hook(
             vcpu, coroutine, point.name, COMMIT_FREE
@@ -130,18 +131,18 @@ def leave_user(sim: Simulation, pfn: cython.int, order: cython.int) -> cython.in
 @cython.cfunc
 def commit_free(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """free_unref_page(): onto this CPU's list, or straight to the buddy allocator."""
-    clock = sim.clock
     pfn: cython.int = vcpu.pfn
     order: cython.int = vcpu.order
     migratetype: cython.int
     count: cython.longlong
     if not pcp_allowed(sim.kernel, order):
-        clock.now += clock.costs.direct_path_ns
+        sim.clock.now += sim.clock.costs.direct_path_ns
         vcpu.phase = DIRECT_FREE
         return sim.requeue(vcpu)
-    zone: Zone = sim.zone_at(pfn)
-    pcp: PerCpuPages = cython.cast(PerCpuPages, vcpu.pcps[zone.index])
-    clock.now += clock.costs.pcp_free_ns
+    pcp: PerCpuPages = cython.cast(
+        PerCpuPages, vcpu.pcps[sim.zone_indices[pfn >> MAX_PAGE_ORDER]]
+    )
+    sim.clock.now += sim.clock.costs.pcp_free_ns
     # The pageblock's type, not the allocation's; HIGHATOMIC goes with the movable pages.
     migratetype = sim.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
     if migratetype >= HIGHATOMIC:

@@ -121,6 +121,9 @@ else:
 # Declared, since a literal of more than 31 bits would be a Python object.
 _CODE_MASK = cython.declare(cython.ulonglong, 0xFFFFFFFF)
 _SIGNAL_CHECK_MASK = cython.declare(cython.longlong, 0xFFFF)
+# How many operations ahead slots are fetched, and what the slots then point at.
+_SLOTS_AHEAD = cython.declare(cython.int, 6)
+_PAGES_AHEAD = cython.declare(cython.int, 3)
 
 
 @cython.cfunc
@@ -147,19 +150,19 @@ def _touch(sim: Simulation, vcpu: Vcpu) -> cython.int:
 @cython.cfunc
 @cython.exceptval(check=False)
 def _look_ahead(sim: Simulation, vcpu: Vcpu) -> cython.int:
-    """Fetch what this vCPU's next two operations will look at, while the others take their turns.
+    """Fetch what this vCPU's next operations will look at, while the others take their turns.
 
     A simulation is bound by cache misses: one to the slot, then three to the page that it holds.
     """
     if cython.compiled:
         word: cython.ulonglong
         pfn: cython.int
-        if vcpu.position + 2 >= vcpu.length:
+        if vcpu.position + _SLOTS_AHEAD >= vcpu.length:
             return 0
-        word = vcpu.words[vcpu.position + 2]
+        word = vcpu.words[vcpu.position + _SLOTS_AHEAD]
         if (word & 15) <= TOUCH:
             prefetch(cython.address(sim.slots[word >> 32]))
-        word = vcpu.words[vcpu.position + 1]
+        word = vcpu.words[vcpu.position + _PAGES_AHEAD]
         if (word & 15) <= TOUCH:
             pfn = sim.slots[word >> 32]
             if pfn >= 0:
@@ -172,7 +175,6 @@ def _look_ahead(sim: Simulation, vcpu: Vcpu) -> cython.int:
 @cython.cfunc
 def _next_operation(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """Start the operation at the tape's head, if its time has come."""
-    clock = sim.clock
     word: cython.ulonglong
     code: cython.uint
     operation: cython.int
@@ -181,9 +183,9 @@ def _next_operation(sim: Simulation, vcpu: Vcpu) -> cython.int:
         vcpu.phase = FINISHED
         vcpu.idle = True
         sim.running -= 1
-        vcpu.finished_ns = clock.now
-        if clock.now > sim.last_ns:
-            sim.last_ns = clock.now
+        vcpu.finished_ns = sim.clock.now
+        if sim.clock.now > sim.last_ns:
+            sim.last_ns = sim.clock.now
         return sim.block(vcpu)
     vcpu.idle = False
     word = vcpu.words[vcpu.position]
@@ -196,15 +198,15 @@ def _next_operation(sim: Simulation, vcpu: Vcpu) -> cython.int:
         if operation == IDLE:
             vcpu.idle = True
             vcpu.idle_ns += when
-        clock.now += when
+        sim.clock.now += when
         return sim.requeue(vcpu)
-    if when > clock.now:
+    if when > sim.clock.now:
         # Recorded for later: until then the vCPU is idle.
         vcpu.idle = True
-        vcpu.idle_ns += when - clock.now
-        clock.now = when
+        vcpu.idle_ns += when - sim.clock.now
+        sim.clock.now = when
         return sim.requeue(vcpu)
-    vcpu.started = clock.now
+    vcpu.started = sim.clock.now
     _look_ahead(sim, vcpu)
     if operation == ALLOCATE:
         vcpu.slot = word >> 32
@@ -224,13 +226,12 @@ def _next_operation(sim: Simulation, vcpu: Vcpu) -> cython.int:
 
 @cython.cfunc
 def _step(sim: Simulation, vcpu: Vcpu) -> cython.int:
-    """Let one vCPU do what is next for it, at its clock."""
-    clock = sim.clock
+    """Let one vCPU do what is next for it, at its sim.clock."""
     phase: cython.int = vcpu.phase
-    clock.now = sim.winner.keys[vcpu.number]
-    clock.cpu = vcpu.number
-    clock.payer = PAYER_THREAD
-    clock.context = vcpu.number
+    sim.clock.now = sim.winner.keys[vcpu.number]
+    sim.clock.cpu = vcpu.number
+    sim.clock.payer = PAYER_THREAD
+    sim.clock.context = vcpu.number
     if vcpu.clearing:
         vcpu.clearing = False
         sim.clearing -= 1
