@@ -456,7 +456,7 @@ def finish_allocation(sim: Simulation, vcpu: Vcpu) -> cython.int:
         sim.latencies.add(order, CAUSE_SLOW_PATH, vcpu.slow_path)
     sim.operations += 1
     vcpu.phase = READY
-    return sim.requeue(vcpu)
+    return sim.winner.set(vcpu.number, sim.clock.now)
 
 
 @cython.cfunc

@@ -139,9 +139,7 @@ def commit_free(sim: Simulation, vcpu: Vcpu) -> cython.int:
         sim.clock.now += sim.clock.costs.direct_path_ns
         vcpu.phase = DIRECT_FREE
         return sim.requeue(vcpu)
-    pcp: PerCpuPages = cython.cast(
-        PerCpuPages, vcpu.pcps[sim.zone_indices[pfn >> MAX_PAGE_ORDER]]
-    )
+    pcp: PerCpuPages = cython.cast(PerCpuPages, vcpu.pcps[sim.zone_indices[pfn >> MAX_PAGE_ORDER]])
     sim.clock.now += sim.clock.costs.pcp_free_ns
     # The pageblock's type, not the allocation's; HIGHATOMIC goes with the movable pages.
     migratetype = sim.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
@@ -286,4 +284,4 @@ def end_free(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """The operation is over."""
     sim.operations += 1
     vcpu.phase = READY
-    return sim.requeue(vcpu)
+    return sim.winner.set(vcpu.number, sim.clock.now)

@@ -163,7 +163,7 @@ def _look_ahead(sim: Simulation, vcpu: Vcpu) -> cython.int:
         if (word & 15) <= TOUCH:
             prefetch(cython.address(sim.slots[word >> 32]))
         word = vcpu.words[vcpu.position + _PAGES_AHEAD]
-        if (word & 15) <= TOUCH:
+        if (word & 15) == FREE or (word & 15) == TOUCH:
             pfn = sim.slots[word >> 32]
             if pfn >= 0:
                 prefetch(cython.address(sim.pages.state[pfn]))
@@ -296,8 +296,9 @@ def run_tapes(sim: Simulation) -> cython.bint:
     first: cython.int
     key: cython.longlong
     winner = sim.winner
+    mask: cython.int = winner.leaves - 1
     while sim.running > 0:
-        first = winner.tree[1]
+        first = winner.tree[1] & mask
         key = winner.keys[first]
         if sim.next_event_ns <= key:
             if sim.next_event_ns == NEVER:
