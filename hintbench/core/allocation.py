@@ -284,7 +284,6 @@ def after_slow_path(sim: Simulation, vcpu: Vcpu) -> cython.int:
 @cython.cfunc
 def refill_step(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """rmqueue_bulk(): one lock hold, pages to the tail of the list."""
-    clock = sim.clock
     zone: Zone = cython.cast(Zone, vcpu.zonelist[vcpu.zone_at])
     pcp: PerCpuPages = cython.cast(PerCpuPages, vcpu.pcps[zone.index])
     order: cython.int = vcpu.order
@@ -293,7 +292,7 @@ def refill_step(sim: Simulation, vcpu: Vcpu) -> cython.int:
     got: cython.longlong = 0
     pfn: cython.int
     vcpu.lock_wait += zone.lock.take()
-    clock.digest.add(clock.now, vcpu.number, EVENT_LOCKED, zone.index, order)
+    sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_LOCKED, zone.index, order)
     wanted = pcp.refill_size(order)
     vcpu.mode.mode = 0
     while got < wanted:
@@ -302,7 +301,7 @@ def refill_step(sim: Simulation, vcpu: Vcpu) -> cython.int:
             break
         sim.pages.add_tail(head, pfn)
         sim.pages.state[pfn] = PCP | order
-        clock.digest.add(clock.now, vcpu.number, EVENT_TAKEN, pfn, order)
+        sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_TAKEN, pfn, order)
         got += 1
     pcp.count += got << order
     sim.taken_by_order[order] += got
@@ -325,15 +324,14 @@ def refill_step(sim: Simulation, vcpu: Vcpu) -> cython.int:
 @cython.cfunc
 def direct_take_step(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """rmqueue_buddy(): orders that the per-CPU lists do not hold."""
-    clock = sim.clock
     zone: Zone = cython.cast(Zone, vcpu.zonelist[vcpu.zone_at])
     vcpu.lock_wait += zone.lock.take()
-    clock.digest.add(clock.now, vcpu.number, EVENT_LOCKED, zone.index, vcpu.order)
+    sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_LOCKED, zone.index, vcpu.order)
     vcpu.mode.mode = 0
     vcpu.pfn = rmqueue(zone, vcpu.order, vcpu.migratetype, vcpu.no_fragment, vcpu.mode)
     if vcpu.pfn >= 0:
         sim.taken_by_order[vcpu.order] += 1
-        clock.digest.add(clock.now, vcpu.number, EVENT_TAKEN, vcpu.pfn, vcpu.order)
+        sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_TAKEN, vcpu.pfn, vcpu.order)
         vcpu.phase = HAND_OVER
     else:
         vcpu.zone_at += 1

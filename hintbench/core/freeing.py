@@ -164,7 +164,6 @@ def run_drain(sim: Simulation, drain: Drain) -> cython.bint:
         coroutine, and once that has ended and holds the lock again the drain goes on here.
     """
     zone: Zone = drain.pcp.zone
-    clock = sim.clock
     pfn: cython.int
     migratetype: cython.int
     size: cython.longlong
@@ -177,7 +176,7 @@ def run_drain(sim: Simulation, drain: Drain) -> cython.bint:
         if pfn < 0:
             break
         sim.drained_by_order[drain.order] += 1
-        clock.digest.add(clock.now, clock.cpu, EVENT_RETURNED, pfn, drain.order)
+        sim.clock.digest.add(sim.clock.now, sim.clock.cpu, EVENT_RETURNED, pfn, drain.order)
         # 5.0 kept the type on the page (get_pcppage_migratetype()): that of the list.
         migratetype = sim.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
         if sim.kernel < KERNEL_6_12:
@@ -214,10 +213,9 @@ def _wait_in_merge(sim: Simulation, vcpu: Vcpu, after: cython.int) -> cython.int
 def drain_step(sim: Simulation, vcpu: Vcpu, again: cython.bint) -> cython.int:
     """free_pcppages_bulk(): one lock hold for the whole drain."""
     zone: Zone = vcpu.drain.pcp.zone
-    clock = sim.clock
     if not again:
         vcpu.lock_wait += zone.lock.take()
-        clock.digest.add(clock.now, vcpu.number, EVENT_LOCKED, zone.index, 0)
+        sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_LOCKED, zone.index, 0)
     while not run_drain(sim, vcpu.drain):
         if not _wait_in_merge(sim, vcpu, DRAIN_AGAIN):
             return 0
@@ -230,12 +228,11 @@ def drain_step(sim: Simulation, vcpu: Vcpu, again: cython.bint) -> cython.int:
 def direct_step(sim: Simulation, vcpu: Vcpu, again: cython.bint) -> cython.int:
     """free_one_page(): under the lock; 6.12 frees order 10 as two pageblocks."""
     zone: Zone = sim.zone_at(vcpu.pfn)
-    clock = sim.clock
     order: cython.int = vcpu.order
     origin: cython.int = ORIGIN_DIRECT_FREE
     if not again:
         vcpu.lock_wait += zone.lock.take()
-        clock.digest.add(clock.now, vcpu.number, EVENT_LOCKED, zone.index, 0)
+        sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_LOCKED, zone.index, 0)
         vcpu.piece_end = vcpu.pfn + (1 << order)
     # split_large_buddy()
     if order > PAGEBLOCK_ORDER and sim.kernel >= KERNEL_6_12:
@@ -245,7 +242,7 @@ def direct_step(sim: Simulation, vcpu: Vcpu, again: cython.bint) -> cython.int:
         if vcpu.drain.waiting is not None:
             vcpu.drain.resume_merge(zone, origin, vcpu.pfn, order)
         else:
-            clock.digest.add(clock.now, vcpu.number, EVENT_RETURNED, vcpu.pfn, order)
+            sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_RETURNED, vcpu.pfn, order)
             zone.free_one_page(
                 vcpu.pfn,
                 order,

@@ -1,5 +1,3 @@
-cimport cython
-
 from hintbench.core.flags cimport UnitFlags
 
 
@@ -19,7 +17,6 @@ cdef class CoreHooks:
     cdef public list forget_when_allocated
 
 
-@cython.freelist(64)
 cdef class Block:
     cdef readonly int pfn
     cdef readonly int order

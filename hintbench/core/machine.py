@@ -121,7 +121,8 @@ else:
 # Declared, since a literal of more than 31 bits would be a Python object.
 _CODE_MASK = cython.declare(cython.ulonglong, 0xFFFFFFFF)
 _SIGNAL_CHECK_MASK = cython.declare(cython.longlong, 0xFFFF)
-# How many operations ahead slots are fetched, and what the slots then point at.
+# How many operations ahead the tape is fetched, the slots, and what the slots then point at.
+_WORDS_AHEAD = cython.declare(cython.int, 32)
 _SLOTS_AHEAD = cython.declare(cython.int, 6)
 _PAGES_AHEAD = cython.declare(cython.int, 3)
 
@@ -159,6 +160,8 @@ def _look_ahead(sim: Simulation, vcpu: Vcpu) -> cython.int:
         pfn: cython.int
         if vcpu.position + _SLOTS_AHEAD >= vcpu.length:
             return 0
+        if vcpu.position + _WORDS_AHEAD < vcpu.length:
+            prefetch(cython.address(vcpu.words[vcpu.position + _WORDS_AHEAD]))
         word = vcpu.words[vcpu.position + _SLOTS_AHEAD]
         if (word & 15) <= TOUCH:
             prefetch(cython.address(sim.slots[word >> 32]))

@@ -1,6 +1,7 @@
 from hintbench.core.buddy cimport Buddy
 from hintbench.core.hooks cimport Block
 from hintbench.core.locks cimport LockTimeline
+from hintbench.core.measures cimport Integral
 
 
 cdef class Zone(Buddy):
@@ -18,7 +19,7 @@ cdef class Zone(Buddy):
     cdef readonly long long isolations
     cdef readonly long long refusals
     cdef public object violate
-    cdef public object in_flight
+    cdef public Integral in_flight
     cdef bint meets(self, int order, long long mark, int highest_zone, int reserve) noexcept
     cdef int allocate_block(self, int order, int migratetype) except -2
     cpdef int free_order(self, int pfn) except -2
