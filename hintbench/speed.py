@@ -9,6 +9,10 @@ The standard tapes never change, so that figures of different commits compare:
 * *order-9 hook*: 4 vCPUs of the 5.0 preset with 200 live huge pages each, without clearing, and a
   Python hook on every free that isolates the block and puts it back.
 
+All three live in about 1.6 GiB of the guest's memory (400,000 small or 800 huge pages). Of the
+first two, page state, links and slots take 5 MB at random places, more than a core's own cache
+holds, and the tape streams by besides; so a figure says what the misses cost as well.
+
 Each is timed several times in wall time after a warm-up, the median counts, and the end state's
 digest must be the same every time before a figure is given.
 """

@@ -145,7 +145,11 @@ def begin_allocation(sim: Simulation, vcpu: Vcpu) -> cython.int:
     vcpu.highest_zone = _highest_zone(flags)
     vcpu.no_fragment = False
     if sim.kernel >= KERNEL_6_12:
-        vcpu.no_fragment = _avoids_fragments(vcpu)
+        if vcpu.highest_zone != vcpu.judged_zone:
+            # The answer follows from the zonelist, which stays what it is.
+            vcpu.avoids_fragments = _avoids_fragments(vcpu)
+            vcpu.judged_zone = vcpu.highest_zone
+        vcpu.no_fragment = vcpu.avoids_fragments
     return find_zone(sim, vcpu)
 
 
@@ -221,7 +225,6 @@ def _after_boost(sim: Simulation, vcpu: Vcpu, zone: Zone) -> cython.int:
 @cython.cfunc
 def find_zone(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """get_page_from_freelist(): the first zone that may give a page, from ``zone_at`` on."""
-    clock = sim.clock
     order: cython.int = vcpu.order
     pfn: cython.int
     count: cython.int = len(vcpu.zonelist)
@@ -233,20 +236,20 @@ def find_zone(sim: Simulation, vcpu: Vcpu) -> cython.int:
                 break
             if zone.number <= vcpu.highest_zone and _may_use(sim, zone, vcpu, order):
                 if not pcp_allowed(sim.kernel, order):
-                    clock.now += clock.costs.direct_path_ns
+                    sim.clock.now += sim.clock.costs.direct_path_ns
                     vcpu.phase = DIRECT_TAKE
                     return sim.requeue(vcpu)
                 pcp: PerCpuPages = cython.cast(PerCpuPages, vcpu.pcps[zone.index])
                 # Fewer pages are batch freed after an allocation (rmqueue_pcplist()).
                 pcp.free_count >>= 1
-                clock.now += clock.costs.pcp_hit_ns
+                sim.clock.now += sim.clock.costs.pcp_hit_ns
                 pfn = pcp.pop(order, vcpu.migratetype)
                 if pfn >= 0:
                     vcpu.pfn = pfn
                     return hand_over(sim, vcpu)
                 vcpu.phase = REFILL
                 return sim.requeue(vcpu)
-            clock.now += clock.costs.zone_fallback_ns
+            sim.clock.now += sim.clock.costs.zone_fallback_ns
             vcpu.zone_at += 1
         if vcpu.no_fragment:
             # Fragmentation is better than going without.
@@ -281,7 +284,6 @@ def after_slow_path(sim: Simulation, vcpu: Vcpu) -> cython.int:
 @cython.cfunc
 def refill_step(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """rmqueue_bulk(): one lock hold, pages to the tail of the list."""
-    clock = sim.clock
     zone: Zone = cython.cast(Zone, vcpu.zonelist[vcpu.zone_at])
     pcp: PerCpuPages = cython.cast(PerCpuPages, vcpu.pcps[zone.index])
     order: cython.int = vcpu.order
@@ -290,7 +292,7 @@ def refill_step(sim: Simulation, vcpu: Vcpu) -> cython.int:
     got: cython.longlong = 0
     pfn: cython.int
     vcpu.lock_wait += zone.lock.take()
-    clock.digest.add(clock.now, vcpu.number, EVENT_LOCKED, zone.index, order)
+    sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_LOCKED, zone.index, order)
     wanted = pcp.refill_size(order)
     vcpu.mode.mode = 0
     while got < wanted:
@@ -299,7 +301,7 @@ def refill_step(sim: Simulation, vcpu: Vcpu) -> cython.int:
             break
         sim.pages.add_tail(head, pfn)
         sim.pages.state[pfn] = PCP | order
-        clock.digest.add(clock.now, vcpu.number, EVENT_TAKEN, pfn, order)
+        sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_TAKEN, pfn, order)
         got += 1
     pcp.count += got << order
     sim.taken_by_order[order] += got
@@ -322,15 +324,14 @@ def refill_step(sim: Simulation, vcpu: Vcpu) -> cython.int:
 @cython.cfunc
 def direct_take_step(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """rmqueue_buddy(): orders that the per-CPU lists do not hold."""
-    clock = sim.clock
     zone: Zone = cython.cast(Zone, vcpu.zonelist[vcpu.zone_at])
     vcpu.lock_wait += zone.lock.take()
-    clock.digest.add(clock.now, vcpu.number, EVENT_LOCKED, zone.index, vcpu.order)
+    sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_LOCKED, zone.index, vcpu.order)
     vcpu.mode.mode = 0
     vcpu.pfn = rmqueue(zone, vcpu.order, vcpu.migratetype, vcpu.no_fragment, vcpu.mode)
     if vcpu.pfn >= 0:
         sim.taken_by_order[vcpu.order] += 1
-        clock.digest.add(clock.now, vcpu.number, EVENT_TAKEN, vcpu.pfn, vcpu.order)
+        sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_TAKEN, vcpu.pfn, vcpu.order)
         vcpu.phase = HAND_OVER
     else:
         vcpu.zone_at += 1
@@ -344,8 +345,10 @@ def direct_take_step(sim: Simulation, vcpu: Vcpu) -> cython.int:
 def hand_over(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """post_alloc_hook(): page_allocated fires, and may spin, before the caller has the page."""
     begun: cython.longlong
-    point: HookPoint = sim.hooks.page_allocated
-    if point is not None and sim.test_hook(point, vcpu.pfn, vcpu.order):
+    if sim.hooks.page_allocated is not None and sim.test_hook(
+        sim.hooks.page_allocated, vcpu.pfn, vcpu.order
+    ):
+        point: HookPoint = sim.hooks.page_allocated
         begun = point.begin(sim.clock)
         coroutine = point.function(sim.hooks.guest, vcpu.number, vcpu.pfn, vcpu.order)
         point.end(sim.clock, begun)
@@ -396,7 +399,6 @@ def touch_pages(
     belong to the allocation's latency. Clearing shares the machine's memory bandwidth with
     whoever else clears at this time.
     """
-    clock = sim.clock
     refault: cython.longlong = 0
     share: cython.longlong
     huge: cython.longlong
@@ -404,19 +406,19 @@ def touch_pages(
         huge = sim.backing.huge_refaults
         refault = sim.backing.fault(pfn, order)
         if order < PAGEBLOCK_ORDER and sim.backing.huge_refaults != huge:
-            sim.backing.used.change(clock.now, _used_around(sim, pfn))
+            sim.backing.used.change(sim.clock.now, _used_around(sim, pfn))
     if refault:
-        clock.now += refault
+        sim.clock.now += refault
         sim.refault_stall_ns += refault
         sim.latencies.add(order, CAUSE_REFAULT, refault)
     if not clear:
-        clock.now += clock.costs.touch_page_ns << order
+        sim.clock.now += sim.clock.costs.touch_page_ns << order
         return 0
-    share = clock.costs.memory_page_ns * (sim.clearing + 1)
-    if share < clock.costs.clear_page_ns:
-        share = clock.costs.clear_page_ns
+    share = sim.clock.costs.memory_page_ns * (sim.clearing + 1)
+    if share < sim.clock.costs.clear_page_ns:
+        share = sim.clock.costs.clear_page_ns
     share <<= order
-    clock.now += share
+    sim.clock.now += share
     sim.latencies.add(order, CAUSE_ZEROING, share)
     # Until this vCPU's next step, which nobody else's precedes in time.
     vcpu.clearing = True
@@ -427,27 +429,26 @@ def touch_pages(
 @cython.cfunc
 def finish_allocation(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """The caller gets the page: clearing, the slot, the books."""
-    clock = sim.clock
     pfn: cython.int = vcpu.pfn
     order: cython.int = vcpu.order
     flags: cython.uint = vcpu.flags
     waiting: cython.int
-    clock.digest.add(clock.now, vcpu.number, EVENT_ALLOCATED, pfn, order)
+    sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_ALLOCATED, pfn, order)
     if sim.hooks.forget_when_allocated:
         for each in sim.hooks.forget_when_allocated:
             cython.cast(UnitFlags, each).forget(pfn, order)
     sim.pages.state[pfn] = state_of(flags, vcpu.migratetype, order)
     if flags & (FLAG_ZERO | FLAG_TOUCHED):
         touch_pages(sim, vcpu, pfn, order, flags & FLAG_ZERO != 0)
-        sim.backing.used.change(clock.now, 1 << order)
+        sim.backing.used.change(sim.clock.now, 1 << order)
     else:
-        sim.backing.used.change(clock.now, sim.backing.backed_pages(pfn, order))
+        sim.backing.used.change(sim.clock.now, sim.backing.backed_pages(pfn, order))
     waiting = sim.slots[vcpu.slot]
     sim.slots[vcpu.slot] = pfn
     if waiting <= SLOT_WAITED:
         sim.driver.wake_vcpu(SLOT_WAITED - waiting)
     sim.allocations += 1
-    sim.latencies.add(order, CAUSE_TOTAL, clock.now - vcpu.started)
+    sim.latencies.add(order, CAUSE_TOTAL, sim.clock.now - vcpu.started)
     if vcpu.lock_wait:
         sim.latencies.add(order, CAUSE_LOCK_WAIT, vcpu.lock_wait)
     if vcpu.spin:
@@ -456,7 +457,7 @@ def finish_allocation(sim: Simulation, vcpu: Vcpu) -> cython.int:
         sim.latencies.add(order, CAUSE_SLOW_PATH, vcpu.slow_path)
     sim.operations += 1
     vcpu.phase = READY
-    return sim.requeue(vcpu)
+    return sim.winner.set(vcpu.number, sim.clock.now)
 
 
 @cython.cfunc

@@ -11,10 +11,14 @@ if cython.compiled:
         ORIGIN_DIRECT_FREE,
         PAGEBLOCK_ORDER,
     )
+    from cython.cimports.hintbench.core.simulation import prefetch
     from cython.cimports.hintbench.core.zone import Zone
 else:
     from hintbench.core.constants import IN_USE, MOVABLE, ORIGIN_DIRECT_FREE, PAGEBLOCK_ORDER
     from hintbench.core.zone import Zone
+
+# How many slots ahead memory is fetched.
+_AHEAD = cython.declare(cython.int, 16)
 
 
 def replay(zone: Zone, slots: Any, table: Any) -> int:
@@ -36,6 +40,15 @@ def replay(zone: Zone, slots: Any, table: Any) -> int:
     pfn: cython.int
     done: cython.Py_ssize_t = 0
     for index in range(count):
+        if cython.compiled:
+            if index + _AHEAD < count:
+                # As the simulation does: first the slot, later the page that it holds.
+                prefetch(cython.address(pfns[order_of[index + _AHEAD]]))
+                pfn = pfns[order_of[index + _AHEAD // 2]]
+                if pfn >= 0:
+                    prefetch(cython.address(zone.pages.state[pfn]))
+                    prefetch(cython.address(zone.pages.next[pfn]))
+                    prefetch(cython.address(zone.pages.prev[pfn]))
         slot = order_of[index]
         pfn = pfns[slot]
         if pfn >= 0:

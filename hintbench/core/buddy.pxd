@@ -1,3 +1,5 @@
+cimport cython
+
 from hintbench.core.clock cimport VirtualClock
 from hintbench.core.hooks cimport CoreHooks, HookPoint
 from hintbench.core.pages cimport Pages
@@ -26,14 +28,25 @@ cdef class Buddy:
     # where a merge stands whose block_merged hook waits
     cdef public object waiting
     cdef public int merge_pfn, merge_order, merge_type
+    @cython.final
     cdef int free_one_page(self, int pfn, int order, int migratetype, bint to_tail, int origin) except -1
+    @cython.final
     cdef int merge(self, int pfn, int order, int migratetype, bint to_tail, int origin, int freed_pfn, int freed_order) except -1
+    @cython.final
     cdef int finish_free(self, int pfn, int order, int migratetype, int to_tail, int origin, int freed_pfn, int freed_order) except -1
+    @cython.final
     cdef int rmqueue_smallest(self, int order, int migratetype) except -2
+    @cython.final
     cdef int take_block(self, int pfn, int block_order, int order, int migratetype, int reason) except -1
+    @cython.final
     cdef int list_of(self, int order, int migratetype) noexcept
+    @cython.final
     cdef int charge_block(self, int pfn) except -1
+    @cython.final
     cdef bint concerns(self, HookPoint point, int pfn, int order) except? -1
+    @cython.final
     cdef int call_block_taken(self, int pfn, int order, int reason) except -1
+    @cython.final
     cdef int set_pageblock_types(self, int pfn, int order, int migratetype) except -1
+    @cython.final
     cdef bint has_free(self, int order, int migratetype) noexcept

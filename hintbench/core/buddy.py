@@ -126,13 +126,12 @@ class Buddy:
 
     def charge_block(self, pfn: cython.int) -> cython.int:
         """Charge the visit of a block: hot when this CPU touched its pageblock last."""
-        clock: VirtualClock = self.clock
         index: cython.int = pfn >> PAGEBLOCK_ORDER
-        if self.pages.pageblock_cpu[index] == clock.cpu:
-            clock.now += clock.costs.block_hot_ns
+        if self.pages.pageblock_cpu[index] == self.clock.cpu:
+            self.clock.now += self.clock.costs.block_hot_ns
         else:
-            clock.now += clock.costs.block_cold_ns
-            self.pages.pageblock_cpu[index] = clock.cpu
+            self.clock.now += self.clock.costs.block_cold_ns
+            self.pages.pageblock_cpu[index] = self.clock.cpu
         return 0
 
     def free_one_page(
@@ -166,35 +165,39 @@ class Buddy:
         freed_order: cython.int,
     ) -> cython.int:
         """The merge loop of __free_one_page(), from wherever it stands."""
-        pages: Pages = self.pages
         point: HookPoint
         buddy: cython.int = pfn
         buddy_type: cython.int
         begun: cython.longlong
         # While a hook waited, the page in hand was marked; its head may now end up inside a block.
-        pages.state[pfn] = TAIL
+        self.pages.state[pfn] = TAIL
         while order < MAX_PAGE_ORDER:
             buddy = pfn ^ (1 << order)
-            if pages.state[buddy] != (BUDDY | order):
+            if self.pages.state[buddy] != (BUDDY | order):
                 break
             if order >= PAGEBLOCK_ORDER:
-                buddy_type = pages.pageblock_type[buddy >> PAGEBLOCK_ORDER]
+                buddy_type = self.pages.pageblock_type[buddy >> PAGEBLOCK_ORDER]
                 if migratetype != buddy_type:
                     # Only mergeable types may mix (migratetype_is_mergeable()); in 5.0 all do.
                     if self.kernel >= KERNEL_6_12:
                         if migratetype >= HIGHATOMIC or buddy_type >= HIGHATOMIC:
                             break
                         self.set_pageblock_types(buddy, order, migratetype)
-            pages.remove(buddy)
-            pages.state[buddy] = TAIL
+            self.pages.remove(buddy)
+            self.pages.state[buddy] = TAIL
             self.nr_free[order] -= 1
             self.call_block_taken(buddy, order, REASON_MERGE)
             pfn &= buddy
             order += 1
-            point = self.hooks.block_merged if self.hooks is not None else None
-            if point is not None and origin != ORIGIN_PUT_BACK and self.concerns(point, pfn, order):
+            if (
+                self.hooks is not None
+                and self.hooks.block_merged is not None
+                and origin != ORIGIN_PUT_BACK
+                and self.concerns(self.hooks.block_merged, pfn, order)
+            ):
+                point = self.hooks.block_merged
                 # The page in hand is on no list; the hook may drop the lock.
-                pages.state[pfn] = TRANSIT | order
+                self.pages.state[pfn] = TRANSIT | order
                 begun = point.begin(self.clock)
                 waiting = point.function(self.hooks.guest, self.clock.cpu, self, pfn, order)
                 point.end(self.clock, begun)
@@ -204,7 +207,7 @@ class Buddy:
                     self.merge_order = order
                     self.merge_type = migratetype
                     return order
-                pages.state[pfn] = TAIL
+                self.pages.state[pfn] = TAIL
         return self.finish_free(pfn, order, migratetype, to_tail, origin, freed_pfn, freed_order)
 
     def finish_free(
@@ -218,27 +221,26 @@ class Buddy:
         freed_order: cython.int,
     ) -> cython.int:
         """The end of __free_one_page(): set_buddy_order(), list insertion, notification."""
-        pages: Pages = self.pages
         point: HookPoint
         head: cython.int
         higher: cython.int
         begun: cython.longlong
-        pages.state[pfn] = BUDDY | order
+        self.pages.state[pfn] = BUDDY | order
         self.nr_free[order] += 1
         head = self.list_of(order, migratetype)
         if not to_tail and order < MAX_PAGE_ORDER - 1:
             # buddy_merge_likely(): will the block that this one waits for find a free buddy?
             higher = (pfn & ~(1 << order)) ^ (1 << (order + 1))
-            to_tail = pages.state[higher] == (BUDDY | (order + 1))
+            to_tail = self.pages.state[higher] == (BUDDY | (order + 1))
         if to_tail:
-            pages.add_tail(head, pfn)
+            self.pages.add_tail(head, pfn)
         else:
-            pages.add_head(head, pfn)
+            self.pages.add_head(head, pfn)
         if self.claim is not None and order >= self.claim_order:
             self.claim(pfn, order)
-        if self.hooks is not None:
+        if self.hooks is not None and self.hooks.block_freed is not None and not self.quiet:
             point = self.hooks.block_freed
-            if point is not None and not self.quiet and self.concerns(point, pfn, order):
+            if self.concerns(point, pfn, order):
                 self.hooks.in_block_freed = True
                 begun = point.begin(self.clock)
                 try:
@@ -263,25 +265,25 @@ class Buddy:
     ) -> cython.int:
         """A block has left its free list: flags that do not outlive this go, the hook fires."""
         begun: cython.longlong
-        hooks = self.hooks
         if self.clock.digest.listener is not None:
             self.clock.digest.listener.block_taken(pfn, order, reason)
-        if hooks is None:
+        if self.hooks is None:
             return 0
-        if hooks.forget_when_taken:
-            for flags in hooks.forget_when_taken:
+        if self.hooks.forget_when_taken:
+            for flags in self.hooks.forget_when_taken:
                 cython.cast(UnitFlags, flags).forget(pfn, order)
-        point: HookPoint = hooks.block_taken
-        if point is not None and self.concerns(point, pfn, order):
-            self.editing_refused = True
-            begun = point.begin(self.clock)
-            try:
-                outcome = point.function(hooks.guest, self, pfn, order, reason)
-            finally:
-                self.editing_refused = False
-            point.end(self.clock, begun)
-            if outcome is not None:
-                refuse_to_wait(point, outcome)
+        if self.hooks.block_taken is not None:
+            point: HookPoint = self.hooks.block_taken
+            if self.concerns(point, pfn, order):
+                self.editing_refused = True
+                begun = point.begin(self.clock)
+                try:
+                    outcome = point.function(self.hooks.guest, self, pfn, order, reason)
+                finally:
+                    self.editing_refused = False
+                point.end(self.clock, begun)
+                if outcome is not None:
+                    refuse_to_wait(point, outcome)
         return 0
 
     def concerns(self, point: HookPoint, pfn: cython.int, order: cython.int) -> cython.bint:
@@ -303,24 +305,23 @@ class Buddy:
 
         The upper halves go to the heads of their lists.  The taken part is in transit.
         """
-        pages: Pages = self.pages
         upper: cython.int
         high: cython.int = block_order
         self.charge_block(pfn)
-        pages.remove(pfn)
+        self.pages.remove(pfn)
         self.nr_free[block_order] -= 1
         self.free_pages -= 1 << order
         if migratetype == HIGHATOMIC and self.kernel >= KERNEL_6_12:
             self.free_highatomic -= 1 << order
-        pages.state[pfn] = TRANSIT | order
+        self.pages.state[pfn] = TRANSIT | order
         if block_order > order and reason == REASON_ALLOCATION:
             reason = REASON_SPLIT
         self.call_block_taken(pfn, block_order, reason)
         while high > order:
             high -= 1
             upper = pfn + (1 << high)
-            pages.state[upper] = BUDDY | high
-            pages.add_head(self.list_of(high, migratetype), upper)
+            self.pages.state[upper] = BUDDY | high
+            self.pages.add_head(self.list_of(high, migratetype), upper)
             self.nr_free[high] += 1
         return 0
 

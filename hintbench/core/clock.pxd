@@ -34,6 +34,8 @@ cdef class VirtualClock:
 cdef class Winner:
     cdef readonly int size
     cdef readonly int leaves
+    cdef int number_bits
+    cdef long long latest
     cdef public long long[::1] keys
-    cdef int[::1] tree
+    cdef unsigned long long[::1] tree
     cdef int set(self, int number, long long key) except -1

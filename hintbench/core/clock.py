@@ -146,40 +146,47 @@ class VirtualClock:
 class Winner:
     """A tournament tree over the vCPUs' clocks: the lowest clock wins, ties the lowest number.
 
-    ``tree[1]`` is the winner.  An update plays the matches from the vCPU's leaf to the root:
-    log2(n) of them (9 ns at 8 vCPUs, against 126 for a scan of 256).
+    Players enter as one number each, the clock with the vCPU's number below it, so that a match
+    is one comparison and nothing has to be looked up (or predicted by the processor).  ``tree[1]``
+    is the winner.  An update plays the matches from the vCPU's leaf to the root: log2(n) of them.
     """
 
     def __init__(self, size: int) -> None:
         leaves: cython.int = 2
         number: cython.int
-        node: cython.int
+        self.number_bits = 1
         while leaves < size:
             leaves *= 2
+            self.number_bits += 1
         self.size = size
         self.leaves = leaves
+        self.latest = NEVER >> self.number_bits
         self.keys = memoryview(array.array("q", [NEVER] * leaves))
-        self.tree = memoryview(array.array("i", [0] * (2 * leaves)))
+        self.tree = memoryview(array.array("Q", [0] * (2 * leaves)))
         for number in range(leaves):
-            self.tree[leaves + number] = number
-        for node in range(leaves - 1, 0, -1):
-            self.tree[node] = self.tree[2 * node]
+            self.tree[leaves + number] = _MASK_64
+        for number in range(leaves):
+            self.set(number, NEVER)
 
+    @cython.overflowcheck(False)
     def set(self, number: cython.int, key: cython.longlong) -> cython.int:
         """Give vCPU ``number`` the clock ``key`` and play its matches again."""
-        node: cython.int
-        left: cython.int
-        right: cython.int
+        node: cython.int = self.leaves + number
+        best: cython.ulonglong = key
+        other: cython.ulonglong
+        if key > self.latest and key != NEVER:
+            raise OverflowError(f"vCPU {number}: {key} ns is too late for a clock")
         self.keys[number] = key
-        node = (self.leaves + number) >> 1
-        while node:
-            left = self.tree[2 * node]
-            right = self.tree[2 * node + 1]
-            # Ties go to the left, the lower number.
-            self.tree[node] = right if self.keys[right] < self.keys[left] else left
+        # NEVER loses its upper bits to the number, and is still above every clock.
+        best = ((best << self.number_bits) & _MASK_64) | cython.cast(cython.ulonglong, number)
+        self.tree[node] = best
+        while node > 1:
+            other = self.tree[node ^ 1]
+            best = other if other < best else best
             node >>= 1
+            self.tree[node] = best
         return 0
 
     def first(self) -> int:
         """The number of the vCPU with the lowest clock."""
-        return self.tree[1]
+        return self.tree[1] & (self.leaves - 1)

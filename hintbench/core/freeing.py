@@ -11,6 +11,7 @@ if cython.compiled:
         EVENT_RETURNED,
         HIGHATOMIC,
         KERNEL_6_12,
+        MAX_PAGE_ORDER,
         MOVABLE,
         ORDER_MASK,
         ORIGIN_DIRECT_FREE,
@@ -45,6 +46,7 @@ else:
         EVENT_RETURNED,
         HIGHATOMIC,
         KERNEL_6_12,
+        MAX_PAGE_ORDER,
         MOVABLE,
         ORDER_MASK,
         ORIGIN_DIRECT_FREE,
@@ -79,7 +81,6 @@ _LARGEST_BULK = cython.declare(cython.longlong, 32768)
 @cython.cfunc
 def begin_free(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """FREE: empty the slot; page_freeing fires before the page goes anywhere."""
-    clock = sim.clock
     pfn: cython.int = sim.slots[vcpu.slot]
     order: cython.int
     begun: cython.longlong
@@ -87,7 +88,7 @@ def begin_free(sim: Simulation, vcpu: Vcpu) -> cython.int:
         if pfn == SLOT_FAILED:
             sim.slots[vcpu.slot] = SLOT_EMPTY
             vcpu.position += 1
-            clock.now += clock.costs.pcp_free_ns
+            sim.clock.now += sim.clock.costs.pcp_free_ns
             return end_free(sim, vcpu)
         if pfn <= SLOT_WAITED:
             raise RuntimeError(f"slot {vcpu.slot}: two vCPUs wait for its allocation")
@@ -99,15 +100,15 @@ def begin_free(sim: Simulation, vcpu: Vcpu) -> cython.int:
     order = sim.pages.state[pfn] & ORDER_MASK
     vcpu.pfn = pfn
     vcpu.order = order
-    clock.digest.add(clock.now, vcpu.number, EVENT_FREED, pfn, order)
+    sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_FREED, pfn, order)
     sim.frees += 1
     leave_user(sim, pfn, order)
     sim.pages.state[pfn] = TRANSIT | order
-    point: HookPoint = sim.hooks.page_freeing
-    if point is not None and sim.test_hook(point, pfn, order):
-        begun = point.begin(clock)
+    if sim.hooks.page_freeing is not None and sim.test_hook(sim.hooks.page_freeing, pfn, order):
+        point: HookPoint = sim.hooks.page_freeing
+        begun = point.begin(sim.clock)
         coroutine = point.function(sim.hooks.guest, vcpu.number, pfn, order)
-        point.end(clock, begun)
+        point.end(sim.clock, begun)
         if coroutine is not None and not sim.call_waiting_hook(
             vcpu, coroutine, point.name, COMMIT_FREE
         ):
@@ -133,18 +134,16 @@ def leave_user(sim: Simulation, pfn: cython.int, order: cython.int) -> cython.in
 @cython.cfunc
 def commit_free(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """free_unref_page(): onto this CPU's list, or straight to the buddy allocator."""
-    clock = sim.clock
     pfn: cython.int = vcpu.pfn
     order: cython.int = vcpu.order
     migratetype: cython.int
     count: cython.longlong
     if not pcp_allowed(sim.kernel, order):
-        clock.now += clock.costs.direct_path_ns
+        sim.clock.now += sim.clock.costs.direct_path_ns
         vcpu.phase = DIRECT_FREE
         return sim.requeue(vcpu)
-    zone: Zone = sim.zone_at(pfn)
-    pcp: PerCpuPages = cython.cast(PerCpuPages, vcpu.pcps[zone.index])
-    clock.now += clock.costs.pcp_free_ns
+    pcp: PerCpuPages = cython.cast(PerCpuPages, vcpu.pcps[sim.zone_indices[pfn >> MAX_PAGE_ORDER]])
+    sim.clock.now += sim.clock.costs.pcp_free_ns
     # The pageblock's type, not the allocation's; HIGHATOMIC goes with the movable pages.
     migratetype = sim.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
     if migratetype >= HIGHATOMIC:
@@ -168,7 +167,6 @@ def run_drain(sim: Simulation, drain: Drain) -> cython.bint:
         coroutine, and once that has ended and holds the lock again the drain goes on here.
     """
     zone: Zone = drain.pcp.zone
-    clock = sim.clock
     pfn: cython.int
     migratetype: cython.int
     size: cython.longlong
@@ -181,7 +179,7 @@ def run_drain(sim: Simulation, drain: Drain) -> cython.bint:
         if pfn < 0:
             break
         sim.drained_by_order[drain.order] += 1
-        clock.digest.add(clock.now, clock.cpu, EVENT_RETURNED, pfn, drain.order)
+        sim.clock.digest.add(sim.clock.now, sim.clock.cpu, EVENT_RETURNED, pfn, drain.order)
         # 5.0 kept the type on the page (get_pcppage_migratetype()): that of the list.
         migratetype = sim.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
         if sim.kernel < KERNEL_6_12:
@@ -218,11 +216,10 @@ def _wait_in_merge(sim: Simulation, vcpu: Vcpu, after: cython.int) -> cython.int
 def drain_step(sim: Simulation, vcpu: Vcpu, again: cython.bint) -> cython.int:
     """free_pcppages_bulk(): one lock hold for the whole drain."""
     zone: Zone = vcpu.drain.pcp.zone
-    clock = sim.clock
     if not again:
-        vcpu.irqs_off_ns = clock.now
+        vcpu.irqs_off_ns = sim.clock.now
         vcpu.lock_wait += zone.lock.take()
-        clock.digest.add(clock.now, vcpu.number, EVENT_LOCKED, zone.index, 0)
+        sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_LOCKED, zone.index, 0)
     while not run_drain(sim, vcpu.drain):
         if not _wait_in_merge(sim, vcpu, DRAIN_AGAIN):
             return 0
@@ -235,13 +232,12 @@ def drain_step(sim: Simulation, vcpu: Vcpu, again: cython.bint) -> cython.int:
 def direct_step(sim: Simulation, vcpu: Vcpu, again: cython.bint) -> cython.int:
     """free_one_page(): under the lock; 6.12 frees order 10 as two pageblocks."""
     zone: Zone = sim.zone_at(vcpu.pfn)
-    clock = sim.clock
     order: cython.int = vcpu.order
     origin: cython.int = ORIGIN_DIRECT_FREE
     if not again:
-        vcpu.irqs_off_ns = clock.now
+        vcpu.irqs_off_ns = sim.clock.now
         vcpu.lock_wait += zone.lock.take()
-        clock.digest.add(clock.now, vcpu.number, EVENT_LOCKED, zone.index, 0)
+        sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_LOCKED, zone.index, 0)
         vcpu.piece_end = vcpu.pfn + (1 << order)
     # split_large_buddy()
     if order > PAGEBLOCK_ORDER and sim.kernel >= KERNEL_6_12:
@@ -251,7 +247,7 @@ def direct_step(sim: Simulation, vcpu: Vcpu, again: cython.bint) -> cython.int:
         if vcpu.drain.waiting is not None:
             vcpu.drain.resume_merge(zone, origin, vcpu.pfn, order)
         else:
-            clock.digest.add(clock.now, vcpu.number, EVENT_RETURNED, vcpu.pfn, order)
+            sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_RETURNED, vcpu.pfn, order)
             zone.free_one_page(
                 vcpu.pfn,
                 order,
@@ -292,4 +288,4 @@ def end_free(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """The operation is over."""
     sim.operations += 1
     vcpu.phase = READY
-    return sim.requeue(vcpu)
+    return sim.winner.set(vcpu.number, sim.clock.now)

@@ -25,7 +25,6 @@ cdef class CoreHooks:
     cdef public list forget_when_allocated
 
 
-@cython.freelist(64)
 cdef class Block:
     cdef readonly int pfn
     cdef readonly int order

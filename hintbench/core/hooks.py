@@ -151,6 +151,7 @@ class CoreHooks:
 
 
 @cython.final
+@cython.freelist(64)
 @cython.cclass
 class Block:
     """``1 << order`` pages from ``pfn`` on, in ``zone``: free, isolated or held.

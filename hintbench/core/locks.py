@@ -12,10 +12,8 @@ from typing import Any
 import cython
 
 if cython.compiled:
-    from cython.cimports.hintbench.core.clock import VirtualClock
     from cython.cimports.hintbench.core.constants import PAYERS
 else:
-    from hintbench.core.clock import VirtualClock
     from hintbench.core.constants import PAYERS
 
 
@@ -93,12 +91,13 @@ class LockTimeline:
         Returns:
             The virtual nanoseconds it waited.
         """
-        clock: VirtualClock = self.clock
-        now: cython.longlong = clock.now
+        now: cython.longlong = self.clock.now
         wait: cython.longlong = 0
-        payer: cython.int = clock.payer
+        payer: cython.int = self.clock.payer
         if self.held:
-            raise RuntimeError(f"{self.name}: taken by {clock.context}, {self.holder} holds it")
+            raise RuntimeError(
+                f"{self.name}: taken by {self.clock.context}, {self.holder} holds it"
+            )
         self.requested_ns = now
         if self.available_ns > now:
             wait = self.available_ns - now
@@ -107,19 +106,19 @@ class LockTimeline:
                 self.longest_wait_ns = wait
             self.wait_by_payer[payer] += wait
             now = self.available_ns
-        if self.last_cpu != clock.cpu:
+        if self.last_cpu != self.clock.cpu:
             # The line of the lock word comes from another CPU's cache.
-            now += clock.costs.lock_handoff_ns
-            self.last_cpu = clock.cpu
-        now += clock.costs.lock_take_ns
+            now += self.clock.costs.lock_handoff_ns
+            self.last_cpu = self.clock.cpu
+        now += self.clock.costs.lock_take_ns
         self.takes += 1
         self.takes_by_payer[payer] += 1
         self.held = True
-        self.holder = clock.context
+        self.holder = self.clock.context
         self.granted_ns = now
-        if clock.preemptions is not None:
-            now += clock.preemptions.at_hold()
-        clock.now = now
+        if self.clock.preemptions is not None:
+            now += self.clock.preemptions.at_hold()
+        self.clock.now = now
         if self.observer is not None:
             self.observer("take", self)
         return wait
@@ -130,27 +129,26 @@ class LockTimeline:
         Returns:
             The virtual nanoseconds it was held.
         """
-        clock: VirtualClock = self.clock
-        payer: cython.int = clock.payer
-        hold: cython.longlong = clock.now - self.granted_ns
+        payer: cython.int = self.clock.payer
+        hold: cython.longlong = self.clock.now - self.granted_ns
         if not self.held:
-            raise RuntimeError(f"{self.name}: released by {clock.context}, nobody holds it")
-        if self.holder != clock.context:
+            raise RuntimeError(f"{self.name}: released by {self.clock.context}, nobody holds it")
+        if self.holder != self.clock.context:
             raise RuntimeError(
-                f"{self.name}: released by {clock.context}, but {self.holder} holds it"
+                f"{self.name}: released by {self.clock.context}, but {self.holder} holds it"
             )
         self.held = False
-        self.available_ns = clock.now
+        self.available_ns = self.clock.now
         self.hold_by_payer[payer] += hold
         if hold > self.longest_hold_by_payer[payer]:
             self.longest_hold_by_payer[payer] = hold
         # spin_lock_irqsave(): interrupts are off while it waits, too.
-        hold = clock.now - self.requested_ns
+        hold = self.clock.now - self.requested_ns
         if hold > self.longest_irqs_off_by_payer[payer]:
             self.longest_irqs_off_by_payer[payer] = hold
-        hold = clock.now - self.granted_ns
-        if clock.cpu >= 0 and clock.now > self.irqs_off_until_ns[clock.cpu]:
-            self.irqs_off_until_ns[clock.cpu] = clock.now
+        hold = self.clock.now - self.granted_ns
+        if self.clock.cpu >= 0 and self.clock.now > self.irqs_off_until_ns[self.clock.cpu]:
+            self.irqs_off_until_ns[self.clock.cpu] = self.clock.now
         if self.observer is not None:
             self.observer("release", self)
         return hold

@@ -121,6 +121,10 @@ else:
 # Declared, since a literal of more than 31 bits would be a Python object.
 _CODE_MASK = cython.declare(cython.ulonglong, 0xFFFFFFFF)
 _SIGNAL_CHECK_MASK = cython.declare(cython.longlong, 0xFFFF)
+# How many operations ahead the tape is fetched, the slots, and what the slots then point at.
+_WORDS_AHEAD = cython.declare(cython.int, 32)
+_SLOTS_AHEAD = cython.declare(cython.int, 6)
+_PAGES_AHEAD = cython.declare(cython.int, 3)
 
 
 @cython.cfunc
@@ -147,20 +151,22 @@ def _touch(sim: Simulation, vcpu: Vcpu) -> cython.int:
 @cython.cfunc
 @cython.exceptval(check=False)
 def _look_ahead(sim: Simulation, vcpu: Vcpu) -> cython.int:
-    """Fetch what this vCPU's next two operations will look at, while the others take their turns.
+    """Fetch what this vCPU's next operations will look at, while the others take their turns.
 
     A simulation is bound by cache misses: one to the slot, then three to the page that it holds.
     """
     if cython.compiled:
         word: cython.ulonglong
         pfn: cython.int
-        if vcpu.position + 2 >= vcpu.length:
+        if vcpu.position + _SLOTS_AHEAD >= vcpu.length:
             return 0
-        word = vcpu.words[vcpu.position + 2]
+        if vcpu.position + _WORDS_AHEAD < vcpu.length:
+            prefetch(cython.address(vcpu.words[vcpu.position + _WORDS_AHEAD]))
+        word = vcpu.words[vcpu.position + _SLOTS_AHEAD]
         if (word & 15) <= TOUCH:
             prefetch(cython.address(sim.slots[word >> 32]))
-        word = vcpu.words[vcpu.position + 1]
-        if (word & 15) <= TOUCH:
+        word = vcpu.words[vcpu.position + _PAGES_AHEAD]
+        if (word & 15) == FREE or (word & 15) == TOUCH:
             pfn = sim.slots[word >> 32]
             if pfn >= 0:
                 prefetch(cython.address(sim.pages.state[pfn]))
@@ -172,7 +178,6 @@ def _look_ahead(sim: Simulation, vcpu: Vcpu) -> cython.int:
 @cython.cfunc
 def _next_operation(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """Start the operation at the tape's head, if its time has come."""
-    clock = sim.clock
     word: cython.ulonglong
     code: cython.uint
     operation: cython.int
@@ -181,9 +186,9 @@ def _next_operation(sim: Simulation, vcpu: Vcpu) -> cython.int:
         vcpu.phase = FINISHED
         vcpu.idle = True
         sim.running -= 1
-        vcpu.finished_ns = clock.now
-        if clock.now > sim.last_ns:
-            sim.last_ns = clock.now
+        vcpu.finished_ns = sim.clock.now
+        if sim.clock.now > sim.last_ns:
+            sim.last_ns = sim.clock.now
         return sim.block(vcpu)
     vcpu.idle = False
     word = vcpu.words[vcpu.position]
@@ -196,15 +201,15 @@ def _next_operation(sim: Simulation, vcpu: Vcpu) -> cython.int:
         if operation == IDLE:
             vcpu.idle = True
             vcpu.idle_ns += when
-        clock.now += when
+        sim.clock.now += when
         return sim.requeue(vcpu)
-    if when > clock.now:
+    if when > sim.clock.now:
         # Recorded for later: until then the vCPU is idle.
         vcpu.idle = True
-        vcpu.idle_ns += when - clock.now
-        clock.now = when
+        vcpu.idle_ns += when - sim.clock.now
+        sim.clock.now = when
         return sim.requeue(vcpu)
-    vcpu.started = clock.now
+    vcpu.started = sim.clock.now
     _look_ahead(sim, vcpu)
     if operation == ALLOCATE:
         vcpu.slot = word >> 32
@@ -228,13 +233,12 @@ def _next_operation(sim: Simulation, vcpu: Vcpu) -> cython.int:
 
 @cython.cfunc
 def _step(sim: Simulation, vcpu: Vcpu) -> cython.int:
-    """Let one vCPU do what is next for it, at its clock."""
-    clock = sim.clock
+    """Let one vCPU do what is next for it, at its sim.clock."""
     phase: cython.int = vcpu.phase
-    clock.now = sim.winner.keys[vcpu.number]
-    clock.cpu = vcpu.number
-    clock.payer = PAYER_THREAD
-    clock.context = vcpu.number
+    sim.clock.now = sim.winner.keys[vcpu.number]
+    sim.clock.cpu = vcpu.number
+    sim.clock.payer = PAYER_THREAD
+    sim.clock.context = vcpu.number
     if vcpu.clearing:
         vcpu.clearing = False
         sim.clearing -= 1
@@ -299,9 +303,10 @@ def run_tapes(sim: Simulation) -> cython.bint:
     key: cython.longlong
     delay: cython.longlong
     winner = sim.winner
+    mask: cython.int = winner.leaves - 1
     preemptions: Preemptions = sim.clock.preemptions
     while sim.running > 0:
-        first = winner.tree[1]
+        first = winner.tree[1] & mask
         key = winner.keys[first]
         if sim.next_event_ns <= key:
             if sim.next_event_ns == NEVER:
@@ -329,9 +334,10 @@ def run_until(sim: Simulation, until_ns: cython.longlong) -> cython.Py_ssize_t:
     delay: cython.longlong
     steps: cython.longlong = 0
     winner = sim.winner
+    mask: cython.int = winner.leaves - 1
     preemptions: Preemptions = sim.clock.preemptions
     while True:
-        first = winner.tree[1]
+        first = winner.tree[1] & mask
         key = winner.keys[first]
         if sim.next_event_ns <= key:
             if sim.next_event_ns > until_ns:

@@ -9,7 +9,10 @@ from hintbench.core.vcpu cimport Vcpu
 cdef extern from *:
     """
     #if defined(__GNUC__) || defined(__clang__)
-    #define HINTBENCH_PREFETCH(address) __builtin_prefetch(address)
+    /* The asm is empty. Without it gcc takes a function that only prefetches for one without
+       effect, and drops the call. */
+    #define HINTBENCH_PREFETCH(address) \
+        do { __builtin_prefetch(address); __asm__ volatile (""); } while (0)
     #else
     #define HINTBENCH_PREFETCH(address) ((void) (address))
     #endif

@@ -38,6 +38,8 @@ cdef class Vcpu:
     cdef readonly unsigned int flags
     cdef public bint no_fragment, slow
     cdef readonly bint several_nodes
+    cdef int judged_zone
+    cdef bint avoids_fragments
     cdef readonly int preferred_node
     cdef public long long lock_wait, spin, slow_path
     cdef readonly long long irqs_off_ns

@@ -190,6 +190,8 @@ class Vcpu:
         self.highest_zone = 0
         self.flags = 0
         self.no_fragment = False
+        self.judged_zone = -1
+        self.avoids_fragments = False
         self.several_nodes = len({zone.node for zone in zonelist}) > 1
         self.preferred_node = node
         self.slow = False

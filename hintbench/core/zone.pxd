@@ -1,6 +1,7 @@
 from hintbench.core.buddy cimport Buddy
 from hintbench.core.hooks cimport Block
 from hintbench.core.locks cimport LockTimeline
+from hintbench.core.measures cimport Integral
 
 
 cdef class Zone(Buddy):
@@ -17,7 +18,7 @@ cdef class Zone(Buddy):
     cdef readonly long long isolations
     cdef readonly long long refusals
     cdef public object violate
-    cdef public object in_flight
+    cdef public Integral in_flight
     cdef public object preempt
     cdef public object refuse_isolation
     cdef public long long visits

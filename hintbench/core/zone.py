@@ -341,7 +341,6 @@ class Zone(Buddy):
         """
         order: cython.int = self.free_order(pfn)
         migratetype: cython.int
-        clock = self.clock
         least: cython.longlong = self.watermark_min
         self._need_lock("isolate", pfn)
         if order < 0:
@@ -365,9 +364,9 @@ class Zone(Buddy):
         self.isolated_pages += 1 << order
         self.isolations += 1
         if self.in_flight is not None:
-            self.in_flight.add(clock.now, 1 << order)
+            self.in_flight.change(self.clock.now, 1 << order)
         mark_isolated(self, pfn, order)
-        clock.digest.add(clock.now, clock.cpu, EVENT_ISOLATED, pfn, order)
+        self.clock.digest.add(self.clock.now, self.clock.cpu, EVENT_ISOLATED, pfn, order)
         return make_block(pfn, order, self)
 
     def put_back(self, block: Block, tail: cython.bint = True, notify: cython.bint = False) -> int:
@@ -389,7 +388,6 @@ class Zone(Buddy):
         pfn: cython.int = block.pfn
         order: cython.int = block.order
         merged: cython.int
-        clock = self.clock
         self._need_lock("put_back", pfn)
         if notify and self.hooks is not None and self.hooks.in_block_freed:
             raise RuntimeError(
@@ -402,7 +400,7 @@ class Zone(Buddy):
         self.quiet = not notify
         self.isolated_pages -= 1 << order
         if self.in_flight is not None:
-            self.in_flight.add(clock.now, -(1 << order))
+            self.in_flight.change(self.clock.now, -(1 << order))
         if self.preempt is not None and not self.lock.held_here:
             from hintbench.core.tearing import put_back_torn
 
@@ -417,7 +415,7 @@ class Zone(Buddy):
             )
         finally:
             self.quiet = False
-        clock.digest.add(clock.now, clock.cpu, EVENT_PUT_BACK, pfn, order)
+        self.clock.digest.add(self.clock.now, self.clock.cpu, EVENT_PUT_BACK, pfn, order)
         return merged
 
     def allocate_block(self, order: cython.int, migratetype: cython.int) -> cython.int:

@@ -32,7 +32,7 @@ def test_the_lowest_clock_wins_and_ties_go_to_the_lowest_number(vcpus: int) -> N
     rng = random.Random(vcpus)
     for _ in range(scaled(2000, 4)):
         number = rng.randrange(vcpus)
-        clocks[number] = rng.choice((NEVER, rng.randrange(8), rng.randrange(1 << 60)))
+        clocks[number] = rng.choice((NEVER, rng.randrange(8), rng.randrange(1 << 54)))
         simulation.set_clock(number, clocks[number])
         assert simulation.clock_of(number) == clocks[number]
         assert simulation.winner.first() == clocks.index(min(clocks))
@@ -57,3 +57,12 @@ def test_nobody_runs_before_the_start() -> None:
     assert list(winner.keys) == [NEVER] * winner.leaves
     assert winner.first() == 0
     assert winner.leaves == 8
+
+
+def test_a_clock_that_cannot_be_told_from_never_is_refused() -> None:
+    """Below the clock stands the vCPU's number, so the fewer vCPUs, the later a clock may be."""
+    simulation = simulation_of(256)
+    simulation.set_clock(3, NEVER >> 8)
+    assert simulation.winner.first() == 3
+    with pytest.raises(OverflowError, match="too late"):
+        simulation.set_clock(3, (NEVER >> 8) + 1)
