@@ -63,7 +63,8 @@ class Context:
         interrupts_off: how many sections that switch interrupts off it is in.
         atomic: how many sections that forbid sleeping, with interrupts on.
         parked: "" while it runs; "sleep", "spin" or "held" as in `Park`; "lock" when its request
-            for a lock is its next step; "ready" when its turn will come; "done".
+            for a lock is its next step; "ready" when its turn will come; "timer" until the delay
+            is over that it was spawned with; "done".
         kernel: it runs the kernel's own code, not the strategy's.
         take_seen: the state of the strategy's hands when it took a lock last; None: no lock since.
     """

@@ -100,6 +100,8 @@ class Guest:
         host: who takes memory back.
         costs: the prices, for what a strategy charges itself.
         rng: random numbers that repeat with the seed.
+        discarded_at_start: whether the host has taken back every free block of order 9 and more
+            before the start; a strategy that remembers what it told then begins with that.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class Guest:
         self._clock = machine.clock
         self._pages = machine.pages
         self.config = config
+        self.discarded_at_start: bool = config.discarded_at_start
         self.kernel: str = config.kernel
         self.zones: tuple[Zone, ...] = tuple(machine.zones)
         self.cpus = range(config.vcpus)
@@ -158,18 +161,36 @@ class Guest:
 
     # -- waiting --------------------------------------------------------------------------------
 
-    def spawn(self, coroutine: Coroutine[Any, Any, Any], *, cpu: int, name: str) -> Task:
-        """Start a kthread or work item.
+    def spawn(
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        *,
+        cpu: int,
+        name: str,
+        delay_ns: int | None = None,
+    ) -> Task:
+        """Start a kthread or work item; legal everywhere, also in atomic context.
 
         Args:
             coroutine: what it does.
             cpu: the vCPU it runs on; -1 for a thread of the host.
             name: for messages.
+            delay_ns: as queue_delayed_work(): it starts when a timer of so much virtual time
+                fires, which the kernel's timer wheel makes up to an eighth longer. Until then
+                `Task.cancel` undoes it. None: it starts at once.
+
+        Raises:
+            ValueError: there is no such CPU, or the delay is negative.
         """
+        wrong = ""
         if not -1 <= cpu < len(self.cpus):
+            wrong = f"CPU {cpu} is not one of 0..{len(self.cpus) - 1}"
+        elif delay_ns is not None and delay_ns < 0:
+            wrong = f"a delay of {delay_ns} ns is negative"
+        if wrong:
             coroutine.close()
-            raise ValueError(f"spawn {name!r}: CPU {cpu} is not one of 0..{len(self.cpus) - 1}")
-        return self._scheduler.spawn(coroutine, cpu, name)
+            raise ValueError(f"spawn {name!r}: {wrong}")
+        return self._scheduler.spawn(coroutine, cpu, name, delay_ns=delay_ns)
 
     async def sleep(self, ns: int) -> None:
         """Give the CPU away for ``ns`` of virtual time; only where sleeping is allowed."""

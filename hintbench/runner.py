@@ -149,6 +149,7 @@ class Run:
         self.threads.hung = self._stuck
         if initial is not None:
             initial.load(self.machine)
+            self.scheduler.timer_phase_ns = getattr(initial, "timer_phase_ns", 0)
         if config.discarded_at_start:
             self._discard_free()
 
@@ -195,6 +196,8 @@ class Run:
                 raise
             except Exception as error:
                 raise self._blame(error) from error
+            finally:
+                self.scheduler.close()
         self._check_end()
         return self._result(metrics, notes, time.perf_counter() - began)
 

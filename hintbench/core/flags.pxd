@@ -6,4 +6,5 @@ cdef class UnitFlags:
     cdef public object guest
     cdef unsigned char[::1] units
     cdef int any_set(self, int pfn, int order) except -1
+    cdef int all_set(self, int pfn, int order) except -1
     cdef int forget(self, int pfn, int order) except -1

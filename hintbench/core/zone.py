@@ -257,7 +257,7 @@ class Zone(Buddy):
                 while pfn != head:
                     looked += 1
                     self.clock.now += self.clock.costs.list_walk_block_ns
-                    if without is None or not without.all(pfn, order):
+                    if without is None or not without.all_set(pfn, order):
                         found.append(make_block(pfn, order, self))
                         if limit and len(found) >= limit:
                             return found
@@ -265,6 +265,43 @@ class Zone(Buddy):
                         return found
                     pfn = self.pages.next[pfn]
         return found
+
+    def free_list(
+        self,
+        order: cython.int,
+        migratetype: cython.int,
+        without: UnitFlags | None = None,
+        limit: cython.int = 0,
+    ) -> list[Block]:
+        """A snapshot of one free list, free_area[order].free_list[migratetype], from its head on.
+
+        Args:
+            order: order of the list.
+            migratetype: its migratetype.
+            without: leave out blocks of which every unit carries this flag.
+            limit: stop after so many found; 0 for all. Every block looked at is charged.
+        """
+        found: list = []
+        self._check_list(order, migratetype)
+        head: cython.int = self.list_of(order, migratetype)
+        pfn: cython.int = self.pages.next[head]
+        while pfn != head:
+            self.clock.now += self.clock.costs.list_walk_block_ns
+            if without is None or not without.all_set(pfn, order):
+                found.append(make_block(pfn, order, self))
+                if limit and len(found) >= limit:
+                    break
+            pfn = self.pages.next[pfn]
+        return found
+
+    def list_empty(self, order: int, migratetype: int) -> bool:
+        """Whether one free list has no block; as list_empty(), it may be asked without the lock."""
+        self._check_list(order, migratetype)
+        return not self.has_free(order, migratetype)
+
+    def _check_list(self, order: int, migratetype: int) -> None:
+        if not (0 <= order <= MAX_PAGE_ORDER and 0 <= migratetype < MIGRATE_TYPES):
+            raise ValueError(f"free list: order {order} or migratetype {migratetype} out of range")
 
     def rotate_to_front(self, block: Block) -> None:
         """list_rotate_to_front(): the search of the block's list starts at this block."""
