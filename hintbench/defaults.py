@@ -7,6 +7,7 @@ STRATEGIES: Final = (
     "percpu-array-v9",
     "bitmap-and-spin",
     "zone-confined-batching",
+    "page-reporting",
     "oracle",
 )
 """Every strategy of the project, as ``-s`` takes them."""
