@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 State = TypeVar("State")
 MEANINGS = ("candidate", "in-flight", "told")
 FORGET = ("never", "taken", "allocated")
+MOST_MARKS = 10_000
 
 
 class PerCpu(Generic[State]):
@@ -124,6 +125,7 @@ class Guest:
         self.drops: dict[str, int] = {}
         self.violations: dict[str, int] = {}
         self.violation_texts: list[str] = []
+        self.marks: list[tuple[int, int, str]] = []
         self.flag_sets: dict[str, tuple[UnitFlags, str]] = {}
         self._spinners: list[tuple[Context, Callable[[], bool]]] = []
         self.hooks = CoreHooks(self)
@@ -358,6 +360,15 @@ class Guest:
     def count_drop(self, reason: str, count: int = 1) -> None:
         """A hint was lost; metrics show how many and why."""
         self.drops[reason] = self.drops.get(reason, 0) + count
+
+    def mark(self, name: str) -> None:
+        """A tracepoint of the strategy's own, such as the beginning of a pass; costs nothing.
+
+        Whoever looks at a run finds it in ``guest.marks`` as (virtual ns, CPU, name); only the
+        first 10,000 are kept.
+        """
+        if len(self.marks) < MOST_MARKS:
+            self.marks.append((self._clock.now, self._clock.cpu, name))
 
     def oops(self, rule: str, text: str) -> None:
         """The kernel would have died or warned here: a violation of ``rule``, and on it goes."""

@@ -45,6 +45,7 @@ class Host:
         attached: whether there is a device to report to.
         accepts: False while the host refuses whatever it serves: it discards nothing, and answers
             that it failed.
+        log: every report as (virtual ns, its blocks), when somebody puts a list here.
     """
 
     def __init__(self, config: HostConfig, simulation: Simulation, scheduler: Scheduler) -> None:
@@ -55,6 +56,7 @@ class Host:
         self.backing = simulation.backing
         self.attached = True
         self.accepts = True
+        self.log: list[tuple[int, tuple[Block, ...]]] | None = None
         self.violate: Callable[[str, str], None] = lambda rule, text: None
         self._queue: deque[Report] = deque()
         self._busy = False
@@ -252,6 +254,8 @@ class Host:
         self.reported_pages += report.pages
         self.calls += 1
         self.in_flight.add(self.clock.now, report.pages)
+        if self.log is not None:
+            self.log.append((self.clock.now, report.blocks))
         first = report.blocks[0] if report.blocks else None
         self.clock.digest.record(
             self.clock.now,

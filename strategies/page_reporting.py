@@ -141,6 +141,7 @@ class PageReporting(Strategy):
 
     async def _process(self) -> None:
         """page_reporting_process(): one pass over all zones, then idle or another delay."""
+        self.guest.mark("page_reporting_process")
         self.state, told_before = State.ACTIVE, self.told
         if await self.guest.allocate_buffer(self.parameters.capacity * SCATTERLIST_BYTES):
             for zone in self.guest.zones:
