@@ -7,6 +7,7 @@ STRATEGIES: Final = (
     "percpu-array-v9",
     "bitmap-and-spin",
     "zone-confined-batching",
+    "sync-hypercall",
     "page-reporting",
     "oracle",
 )

@@ -4,35 +4,26 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final
-
-import numpy
+from typing import TYPE_CHECKING, Any
 
 from hintbench.contexts import RANK_HOST, Context, Park, Step
 from hintbench.core.constants import (
-    COMPOUND,
-    COMPOUND_MOVABLE,
     EVENT_ACKNOWLEDGED,
     EVENT_DISCARDED,
     EVENT_REPORTED,
-    IN_USE,
-    IN_USE_MOVABLE,
-    KIND_MASK,
     PAGE_SIZE,
     PAGEBLOCK_PAGES,
-    SLAB,
 )
 from hintbench.core.measures import Integral
+from hintbench.core.scan import first_used
 from hintbench.processors import as_coroutine
-from hintbench.reports import Completion, Report, aligned, backed_pages
+from hintbench.reports import Completion, Report, aligned
 from hintbench.tasks import Scheduler
 
 if TYPE_CHECKING:
     from hintbench.config import HostConfig
     from hintbench.core.hooks import Block
     from hintbench.core.simulation import Simulation
-
-_USED_KINDS: Final = (IN_USE, IN_USE_MOVABLE, COMPOUND, COMPOUND_MOVABLE, SLAB)
 
 
 class Host:
@@ -300,13 +291,13 @@ class Host:
             return cost
         for first in range(pfn, pfn + pages, PAGEBLOCK_PAGES):
             count = min(PAGEBLOCK_PAGES, pfn + pages - first)
-            backed = backed_pages(self.backing, first, count)
+            backed = self.backing.count_range(first, count)
             if not backed:
                 continue
             start = first & ~(PAGEBLOCK_PAGES - 1)
             huge = (
                 self.backing.huge_granule
-                and backed_pages(self.backing, start, PAGEBLOCK_PAGES) == PAGEBLOCK_PAGES
+                and self.backing.count_range(start, PAGEBLOCK_PAGES) == PAGEBLOCK_PAGES
             )
             small = unit is not None and unit < PAGEBLOCK_PAGES * PAGE_SIZE
             if huge and count == PAGEBLOCK_PAGES and not small:
@@ -339,16 +330,11 @@ class Host:
 
     def _check_not_used(self, pfn: int, pages: int) -> None:
         """No discard of a page that a caller has: the rule every run checks by state."""
-        pages_state = self.simulation.pages
-        head = pages_state.head_of(pfn)
-        states = numpy.asarray(pages_state.state)[pfn : pfn + pages]
-        used = numpy.isin(states & KIND_MASK, _USED_KINDS)
-        inside = head >= 0 and head < pfn and pages_state.state[head] & KIND_MASK in _USED_KINDS
-        if inside or used.any():
-            at = pfn if inside else pfn + int(numpy.argmax(used))
+        used = first_used(self.simulation.pages, pfn, pages)
+        if used >= 0:
             self.violate(
                 "no-discard-in-use",
-                f"the host discards pfn {pfn:#x} ({pages} pages) while pfn {at:#x} is in use",
+                f"the host discards pfn {pfn:#x} ({pages} pages) while pfn {used:#x} is in use",
             )
 
     def _end(self, report: Report) -> None:

@@ -62,6 +62,7 @@ OWN_STRATEGIES: Final = _own(
     "percpu-array-v9",
     "bitmap-and-spin",
     "zone-confined-batching",
+    "sync-hypercall",
     "page-reporting",
 )
 """Our own strategies by name, with the module of each."""
