@@ -8,6 +8,7 @@ STRATEGIES: Final = (
     "bitmap-and-spin",
     "zone-confined-batching",
     "sync-hypercall",
+    "zone-bitmap",
     "page-reporting",
     "oracle",
 )

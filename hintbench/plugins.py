@@ -63,6 +63,7 @@ OWN_STRATEGIES: Final = _own(
     "bitmap-and-spin",
     "zone-confined-batching",
     "sync-hypercall",
+    "zone-bitmap",
     "page-reporting",
 )
 """Our own strategies by name, with the module of each."""
