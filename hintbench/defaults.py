@@ -10,6 +10,7 @@ STRATEGIES: Final = (
     "sync-hypercall",
     "zone-bitmap",
     "page-reporting",
+    "report-then-hold",
     "oracle",
 )
 """Every strategy of the project, as ``-s`` takes them."""

@@ -134,8 +134,10 @@ class Guest:
         scheduler.in_hand = self._in_hand
         self.host.violate = self.violate
         self.isolated = Integral(0)
+        self.held = Integral(0)
         for zone in machine.zones:
             zone.in_flight = self.isolated
+            zone.held = self.held
             zone.hooks = self.hooks
             zone.violate = self.violate
 
@@ -257,9 +259,9 @@ class Guest:
             self._scheduler.look_again = None
 
     def _in_hand(self) -> object:
-        """What changes with every block isolated, given back or marked as in flight."""
+        """What changes with every block isolated, held, given back or marked as in flight."""
         return (
-            [(zone.isolations, zone.isolated_pages) for zone in self.zones],
+            [(zone.isolations, zone.isolated_pages, zone.held_pages) for zone in self.zones],
             [flags.count for flags, meaning in self.flag_sets.values() if meaning == "in-flight"],
         )
 

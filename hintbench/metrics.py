@@ -187,6 +187,7 @@ def _host(guest: Guest) -> Metrics:
         "vcpu_kicks": host.kicks,
         "dropped_hints": sum(guest.drops.values()),
         "isolation_refusals": sum(zone.refusals for zone in guest.zones),
+        "held_peak_bytes": guest.held.peak * PAGE_SIZE,
         "isolated_end_bytes": sum(zone.isolated_pages for zone in guest.zones) * PAGE_SIZE,
     }
 

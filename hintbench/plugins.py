@@ -65,6 +65,7 @@ OWN_STRATEGIES: Final = _own(
     "sync-hypercall",
     "zone-bitmap",
     "page-reporting",
+    "report-then-hold",
 )
 """Our own strategies by name, with the module of each."""
 

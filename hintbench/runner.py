@@ -280,6 +280,8 @@ class Run:
                 self.guest.violate(
                     "teardown", f"{zone.isolated_pages} pages of {zone} were never put back"
                 )
+            if zone.held_pages:
+                self.guest.violate("teardown", f"{zone.held_pages} pages of {zone} are still held")
         for name, (flags, meaning) in self.guest.flag_sets.items():
             if meaning == "in-flight" and flags.count:
                 self.guest.violate("teardown", f"{flags.count} units of {name!r} are still set")

@@ -19,6 +19,7 @@ cdef class Zone(Buddy):
     cdef readonly long long refusals
     cdef public object violate
     cdef public object in_flight
+    cdef public object held
     cdef bint meets(self, int order, long long mark, int highest_zone, int reserve) noexcept
     cdef int allocate_block(self, int order, int migratetype) except -2
     cpdef int free_order(self, int pfn) except -2

@@ -11,6 +11,9 @@ if cython.compiled:
         BUDDY,
         EVENT_ISOLATED,
         EVENT_PUT_BACK,
+        EVENT_RETURNED,
+        EVENT_TAKEN,
+        HELD,
         HIGHATOMIC,
         ISOLATED,
         KERNEL_6_12,
@@ -18,8 +21,10 @@ if cython.compiled:
         MAX_NR_ZONES,
         MAX_PAGE_ORDER,
         MIGRATE_TYPES,
+        MOVABLE,
         NR_PAGE_ORDERS,
         ORDER_MASK,
+        ORIGIN_DIRECT_FREE,
         ORIGIN_PUT_BACK,
         PAGEBLOCK_ORDER,
         PAGEBLOCK_PAGES,
@@ -35,6 +40,9 @@ else:
         BUDDY,
         EVENT_ISOLATED,
         EVENT_PUT_BACK,
+        EVENT_RETURNED,
+        EVENT_TAKEN,
+        HELD,
         HIGHATOMIC,
         ISOLATED,
         KERNEL_6_12,
@@ -42,8 +50,10 @@ else:
         MAX_NR_ZONES,
         MAX_PAGE_ORDER,
         MIGRATE_TYPES,
+        MOVABLE,
         NR_PAGE_ORDERS,
         ORDER_MASK,
+        ORIGIN_DIRECT_FREE,
         ORIGIN_PUT_BACK,
         PAGEBLOCK_ORDER,
         PAGEBLOCK_PAGES,
@@ -73,6 +83,7 @@ class Zone(Buddy):
         managed_pages: pages the buddy allocator was given at boot.
         watermark_min, watermark_low, watermark_high: in pages, without boost.
         isolated_pages: pages in a strategy's hands.
+        held_pages: pages that the strategy has allocated for itself.
     """
 
     def __init__(
@@ -90,6 +101,7 @@ class Zone(Buddy):
         lock: LockTimeline,
         violate: Any = None,
         in_flight: Any = None,
+        held: Any = None,
     ) -> None:
         Buddy.__init__(self, pages, clock, kernel, start_pfn, end_pfn)
         self.name = name
@@ -109,6 +121,7 @@ class Zone(Buddy):
         self.refusals = 0
         self.violate = violate
         self.in_flight = in_flight
+        self.held = held
 
     def __repr__(self) -> str:
         return f"<Zone {self.name} node {self.node}>"
@@ -398,6 +411,57 @@ class Zone(Buddy):
             self.quiet = False
         clock.digest.add(clock.now, clock.cpu, EVENT_PUT_BACK, pfn, order)
         return merged
+
+    # -- memory of the strategy's own -----------------------------------------------------------
+
+    def hold(self, order: cython.int, migratetype: cython.int = MOVABLE) -> Block | None:
+        """__rmqueue(): take a block for the strategy itself, past the per-CPU lists.
+
+        As an allocation that may not block: nothing below the low watermark, boost included. The
+        block belongs to the strategy until :meth:`let_go`; nobody touches its pages.
+
+        Returns:
+            The block, or None when the zone has none, or none to spare.
+        """
+        pfn: cython.int
+        self._check_list(order, migratetype)
+        self._need_lock("hold", -1)
+        if not self.meets(order, self.watermark_low + self.watermark_boost, 0, 0):
+            self.refusals += 1
+            return None
+        pfn = self.allocate_block(order, migratetype)
+        if pfn < 0:
+            return None
+        if self.hooks is not None:
+            for flags in self.hooks.forget_when_allocated:
+                cython.cast(UnitFlags, flags).forget(pfn, order)
+        self.pages.state[pfn] = HELD | order
+        self._count_held(1 << order)
+        self.clock.digest.add(self.clock.now, self.clock.cpu, EVENT_TAKEN, pfn, order)
+        return make_block(pfn, order, self)
+
+    def let_go(self, block: Block) -> int:
+        """__free_one_page(): a held block goes back to the head of its list, and notifies.
+
+        Returns:
+            The order after merging. -1 when the block is not held here: that is a violation of
+            ``returned``.
+        """
+        pfn: cython.int = block.pfn
+        order: cython.int = block.order
+        self._need_lock("let_go", pfn)
+        if block.zone is not self or self.pages.state[pfn] != (HELD | order):
+            self._complain("returned", f"let_go of pfn {pfn:#x} order {order}, not held here")
+            return -1
+        self._count_held(-(1 << order))
+        self.clock.digest.add(self.clock.now, self.clock.cpu, EVENT_RETURNED, pfn, order)
+        migratetype = self.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
+        return self.free_one_page(pfn, order, migratetype, False, ORIGIN_DIRECT_FREE)
+
+    def _count_held(self, pages: int) -> None:
+        self.held_pages += pages
+        if self.held is not None:
+            self.held.add(self.clock.now, pages)
 
     def allocate_block(self, order: cython.int, migratetype: cython.int) -> cython.int:
         """__rmqueue() for one block under the lock; -1 when there is none."""

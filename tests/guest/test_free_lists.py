@@ -2,7 +2,7 @@
 
 import pytest
 
-from hintbench import Migratetype
+from hintbench import Migratetype, Strategy, hookimpl, validate
 from small_guest import BLOCK, START, boot, costs, small_guest
 
 
@@ -62,3 +62,58 @@ class TestFreeList:
 def test_the_guest_says_what_the_host_has_from_the_start():
     assert not boot(config=small_guest()).guest.discarded_at_start
     assert boot(config=small_guest(discarded_at_start=True)).guest.discarded_at_start
+
+
+class TestHolding:
+    def test_a_held_block_is_nobodys_but_the_strategys(self):
+        running, zone = zone_of()
+        free = zone.free_pages
+        block = zone.hold(9)
+        assert (zone.held_pages, zone.free_pages) == (512, free - 512)
+        assert not zone.free_block_of(block.pfn)
+        assert running.guest.page_ref_count(block.pfn) == 1
+        assert zone.let_go(block) == 10
+        assert (zone.held_pages, zone.free_pages) == (0, free)
+        assert validate(running.machine) == []
+
+    def test_it_is_forgotten_as_told(self):
+        running, zone = zone_of()
+        flags = running.guest.flags("told", order=10, meaning="told", forget="allocated")
+        for block in zone.free_list(10, Migratetype.MOVABLE):
+            flags.set(block.pfn, 10)
+        block = zone.hold(10)
+        assert not flags.test(block.pfn)
+
+    def test_only_above_the_low_watermark(self):
+        running, zone = zone_of()
+        zone.watermark_low = zone.free_pages - 1023
+        assert zone.hold(10) is None
+        assert zone.refusals == 1
+        zone.watermark_low -= 1
+        assert zone.hold(10) is not None
+        assert running.guest.violations == {}
+
+    def test_without_the_lock_or_twice_it_breaks_a_rule(self):
+        running, zone = zone_of()
+        block = zone.hold(9)
+        zone.let_go(block)
+        assert zone.let_go(block) == -1
+        assert running.guest.violations == {"returned": 1}
+        zone.lock.release()
+        zone.hold(9)
+        assert running.guest.violations["locked-lists"] == 1
+
+    def test_what_is_kept_to_the_end_breaks_teardown(self):
+        class Keeps(Strategy):
+            @hookimpl
+            async def guest_started(self, guest):
+                async with guest.zones[0].lock:
+                    guest.zones[0].hold(9)
+
+        running = boot(Keeps(), config=small_guest())
+        assert running.execute().violations == {"teardown": 1}
+
+    def test_an_order_that_does_not_exist(self):
+        _, zone = zone_of()
+        with pytest.raises(ValueError, match="order 11"):
+            zone.hold(11)
