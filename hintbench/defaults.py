@@ -11,6 +11,7 @@ STRATEGIES: Final = (
     "zone-bitmap",
     "page-reporting",
     "report-then-hold",
+    "shared-state",
     "oracle",
 )
 """Every strategy of the project, as ``-s`` takes them."""

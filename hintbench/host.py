@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from hintbench.contexts import RANK_HOST, Context, Park, Step
 from hintbench.core.constants import (
@@ -18,12 +18,15 @@ from hintbench.core.measures import Integral
 from hintbench.core.scan import first_used
 from hintbench.processors import as_coroutine
 from hintbench.reports import Completion, Report, aligned
+from hintbench.shared import SharedMemory
 from hintbench.tasks import Scheduler
 
 if TYPE_CHECKING:
     from hintbench.config import HostConfig
     from hintbench.core.hooks import Block
     from hintbench.core.simulation import Simulation
+
+_HUGE_BYTES: Final = PAGEBLOCK_PAGES * PAGE_SIZE
 
 
 class Host:
@@ -36,6 +39,7 @@ class Host:
         attached: whether there is a device to report to.
         accepts: False while the host refuses whatever it serves: it discards nothing, and answers
             that it failed.
+        shared: what it does with an allocator whose state it can read.
         log: every report as (virtual ns, its blocks), when somebody puts a list here.
     """
 
@@ -47,6 +51,7 @@ class Host:
         self.backing = simulation.backing
         self.attached = True
         self.accepts = True
+        self.shared = SharedMemory(self)
         self.log: list[tuple[int, tuple[Block, ...]]] | None = None
         self.violate: Callable[[str, str], None] = lambda rule, text: None
         self._queue: deque[Report] = deque()
@@ -284,9 +289,19 @@ class Host:
 
     def _cost(self, pfn: int, pages: int) -> int:
         """What the host pays for one descriptor, or for the many that its VMM makes of it."""
-        config = self.config
-        unit = config.descriptor_bytes
-        cost = config.descriptor_ns * (max(1, pages * PAGE_SIZE // unit) if unit else 1)
+        unit = self.config.descriptor_bytes
+        cost = self.config.descriptor_ns * (max(1, pages * PAGE_SIZE // unit) if unit else 1)
+        return cost + self.unmap_cost(pfn, pages, small=unit is not None and unit < _HUGE_BYTES)
+
+    def unmap_cost(self, pfn: int, pages: int, *, small: bool = False) -> int:
+        """What unmapping the backed part of a range takes [ns]; nothing while discards are off.
+
+        Args:
+            pfn: its first page.
+            pages: its length.
+            small: each page is unmapped by a call of its own.
+        """
+        config, cost = self.config, 0
         if not config.discard:
             return cost
         for first in range(pfn, pfn + pages, PAGEBLOCK_PAGES):
@@ -299,7 +314,6 @@ class Host:
                 self.backing.huge_granule
                 and self.backing.count_range(start, PAGEBLOCK_PAGES) == PAGEBLOCK_PAGES
             )
-            small = unit is not None and unit < PAGEBLOCK_PAGES * PAGE_SIZE
             if huge and count == PAGEBLOCK_PAGES and not small:
                 cost += config.unmap_huge_ns
             else:
@@ -311,22 +325,33 @@ class Host:
         """A descriptor's memory goes, at this moment."""
         self.clock.cpu = -1
         report.next += 1
-        if self.config.discard and report.ok:
-            self._check_not_used(pfn, pages)
-            taken = 0
-            for first, order in aligned(pfn, pages):
-                taken += self.backing.discard(first, order)
-            self.redundant_pages += pages - taken
-            self.discards += 1
-            order = (pages - 1).bit_length()
-            self.clock.digest.record(self.clock.now, -1, EVENT_DISCARDED, pfn, order)
-            if taken:
-                # Every madvise that unmapped something flushes the other vCPUs' TLBs.
-                unit = self.config.descriptor_bytes
-                calls = max(1, taken * PAGE_SIZE // unit) if unit else 1
-                cost_ns = self.config.vcpu_kick_ns * calls
-                self.kicks += self.scheduler.processors.kick_others(cost_ns) * calls
+        if report.ok:
+            unit = self.config.descriptor_bytes
+            self.discard(pfn, pages, calls=max(1, pages * PAGE_SIZE // unit) if unit else 1)
         self._serve(report)
+
+    def discard(self, pfn: int, pages: int, *, calls: int) -> None:
+        """Take a range back, unless discards are off.
+
+        Args:
+            pfn: its first page.
+            pages: its length.
+            calls: how many calls of madvise that takes, if all of it is mapped.
+        """
+        if not self.config.discard:
+            return
+        self._check_not_used(pfn, pages)
+        taken = 0
+        for first, order in aligned(pfn, pages):
+            taken += self.backing.discard(first, order)
+        self.redundant_pages += pages - taken
+        self.discards += 1
+        self.clock.digest.record(self.clock.now, -1, EVENT_DISCARDED, pfn, (pages - 1).bit_length())
+        if taken:
+            # Every madvise that unmapped something flushes the other vCPUs' TLBs.
+            calls = max(1, calls * taken // pages)
+            cost_ns = self.config.vcpu_kick_ns * calls
+            self.kicks += self.scheduler.processors.kick_others(cost_ns) * calls
 
     def _check_not_used(self, pfn: int, pages: int) -> None:
         """No discard of a page that a caller has: the rule every run checks by state."""

@@ -183,6 +183,7 @@ def _host(guest: Guest) -> Metrics:
         "refused_reports": host.refused_reports,
         "host_cpu_ns": host.cpu_ns,
         "host_calls": host.calls,
+        "installs": host.shared.installs,
         "discards": host.discards,
         "vcpu_kicks": host.kicks,
         "dropped_hints": sum(guest.drops.values()),

@@ -66,6 +66,7 @@ OWN_STRATEGIES: Final = _own(
     "zone-bitmap",
     "page-reporting",
     "report-then-hold",
+    "shared-state",
 )
 """Our own strategies by name, with the module of each."""
 

@@ -132,6 +132,7 @@ class Scheduler:
         self.on_failure: Callable[[Vcpu], None] = lambda vcpu: None
         self.on_kswapd: Callable[[int], bool] = lambda cpu: False
         self.atomic_hooks: frozenset[str] = frozenset()
+        self.zone_locks = frozenset(zone.lock for zone in simulation.zones)
         self.spin_ns = 0
         self.held_ns = 0
         self.lock_takes = 0
@@ -196,7 +197,7 @@ class Scheduler:
         if lock is not None:
             self.enter(context)
             waited = lock.take()
-            if not context.kernel:
+            if not context.kernel and lock in self.zone_locks:
                 self.lock_takes += 1
                 context.take_seen = (self.in_hand(),)
             if context.kind == HOOK:
@@ -230,7 +231,8 @@ class Scheduler:
             raise self.rules.blame(error, context.name) from error
         finally:
             self.current = outer
-            self.guest_cpu_ns[context.payer] += clock.now - began_ns
+            if context.cpu >= 0:
+                self.guest_cpu_ns[context.payer] += clock.now - began_ns
             if context.take_seen is not None:
                 self.empty_lock_takes += context.take_seen == (self.in_hand(),)
                 context.take_seen = None

@@ -186,6 +186,10 @@ class Backing:
         cost = small * self.clock.costs.refault_small_ns
         return cost + huge * self.clock.costs.refault_huge_ns
 
+    def populate(self, pfn: int, order: int) -> int:
+        """:meth:`fault` by a call of the guest's; what it takes [ns], not charged."""
+        return self.fault(pfn, order)
+
     def _count_early(self, pfn: cython.int, pages: cython.int) -> cython.int:
         """Memory that the guest wants back this soon was reported for little."""
         index: cython.int
