@@ -206,6 +206,59 @@ def trace_info(
     print_trace_info(file, _numbering(migratetypes))
 
 
+@trace_app.command("verify")
+def trace_verify(
+    file: Annotated[
+        str, typer.Argument(metavar="TRACE", help="Text of a trace, or an imported one.")
+    ],
+    pages: Annotated[
+        str,
+        typer.Option(metavar="FILE", help="Copy of /proc/kpageflags from when the trace began."),
+    ],
+    reported: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE.csv", help="What the host was told: columns address and length, in order."
+        ),
+    ],
+    strategy: Annotated[
+        str,
+        typer.Option("--strategy", "-s", metavar="NAME[,key=value...]", help="Held against it."),
+    ] = "page-reporting",
+    guest: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.toml|PRESET", help="The traced machine. Default: a preset that fits."
+        ),
+    ] = None,
+    tolerance_ms: Annotated[
+        float, typer.Option(metavar="MS", help="How far passes may lie apart.")
+    ] = 10.0,
+    migratetypes: Migratetypes = "modern",
+    plugin: Plugins = None,
+) -> None:
+    """Hold a strategy against what a real kernel reported.
+
+    The trace is replayed exactly, page by page, and the strategy runs on the free lists that the
+    kernel had. Everything of order 9 and more counts as reported before the trace began. Ends with
+    status 1 when passes, batches or blocks differ.
+    """
+    from hintbench.trace_verdict import print_verification
+    from hintbench.trace_verify import VerifyRequest
+
+    request = VerifyRequest(
+        trace=file,
+        pages=pages,
+        reported=reported,
+        strategy=strategy,
+        guest=guest,
+        tolerance_ns=round(tolerance_ms * 1_000_000),
+        migratetypes=_numbering(migratetypes),
+        plugins=tuple(plugin or ()),
+    )
+    _end(print_verification(request))
+
+
 @trace_app.command("import")
 def trace_import(
     files: Annotated[

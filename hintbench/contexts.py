@@ -67,7 +67,8 @@ class Context:
         interrupts_off: how many sections that switch interrupts off it is in.
         atomic: how many sections that forbid sleeping, with interrupts on.
         parked: "" while it runs; "sleep", "spin" or "held" as in `Park`; "lock" when its request
-            for a lock is its next step; "ready" when its turn will come; "done".
+            for a lock is its next step; "ready" when its turn will come; "timer" until the delay
+            is over that it was spawned with; "done".
         payer: who its CPU time is booked to: its kind, or `KERNEL`, or `HOST`.
         booked_ns: up to when its CPU time is booked.
         irqs_off_ns: since when interrupts are off, while `interrupts_off` is not 0.

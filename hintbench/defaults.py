@@ -7,6 +7,11 @@ STRATEGIES: Final = (
     "percpu-array-v9",
     "bitmap-and-spin",
     "zone-confined-batching",
+    "sync-hypercall",
+    "zone-bitmap",
+    "page-reporting",
+    "report-then-hold",
+    "shared-state",
     "oracle",
 )
 """Every strategy of the project, as ``-s`` takes them."""

@@ -27,6 +27,7 @@ MEANINGS = ("candidate", "in-flight", "told")
 FORGET = ("never", "taken", "allocated")
 _ATOMIC_SLEEP_NS = 20_000
 """For how long a sleeping allocation lets others in, in explored runs."""
+MOST_MARKS = 10_000
 
 
 class PerCpu(Generic[State]):
@@ -106,6 +107,8 @@ class Guest:
         costs: the prices, for what a strategy charges itself.
         rng: random numbers that repeat with the seed.
         machine: the model underneath, for the framework and for tests.
+        discarded_at_start: whether the host has taken back every free block of order 9 and more
+            before the start; a strategy that remembers what it told then begins with that.
     """
 
     def __init__(
@@ -118,6 +121,7 @@ class Guest:
         self._clock = machine.clock
         self._pages = machine.pages
         self.config = config
+        self.discarded_at_start: bool = config.discarded_at_start
         self.kernel: str = config.kernel
         self.zones: tuple[Zone, ...] = tuple(machine.zones)
         self.cpus = range(config.vcpus)
@@ -130,6 +134,7 @@ class Guest:
         self.drops: dict[str, int] = {}
         self.violations: dict[str, int] = {}
         self.violation_texts: list[str] = []
+        self.marks: list[tuple[int, int, str]] = []
         self.flag_sets: dict[str, tuple[UnitFlags, str]] = {}
         self._spinners: list[tuple[Context, Callable[[], bool]]] = []
         self.hooks = CoreHooks(self)
@@ -138,8 +143,10 @@ class Guest:
         scheduler.in_hand = self._in_hand
         self.host.violate = self.violate
         self.isolated = Integral(0)
+        self.held = Integral(0)
         for zone in machine.zones:
             zone.in_flight = self.isolated
+            zone.held = self.held
             zone.hooks = self.hooks
             zone.violate = self.violate
             zone.lock.taken_in_place = self._taken_in_place
@@ -168,18 +175,36 @@ class Guest:
 
     # -- waiting --------------------------------------------------------------------------------
 
-    def spawn(self, coroutine: Coroutine[Any, Any, Any], *, cpu: int, name: str) -> Task:
-        """Start a kthread or work item.
+    def spawn(
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        *,
+        cpu: int,
+        name: str,
+        delay_ns: int | None = None,
+    ) -> Task:
+        """Start a kthread or work item; legal everywhere, also in atomic context.
 
         Args:
             coroutine: what it does.
             cpu: the vCPU it runs on; -1 for a thread of the host.
             name: for messages.
+            delay_ns: as queue_delayed_work(): it starts when a timer of so much virtual time
+                fires, which the kernel's timer wheel makes up to an eighth longer. Until then
+                `Task.cancel` undoes it. None: it starts at once.
+
+        Raises:
+            ValueError: there is no such CPU, or the delay is negative.
         """
+        wrong = ""
         if not -1 <= cpu < len(self.cpus):
+            wrong = f"CPU {cpu} is not one of 0..{len(self.cpus) - 1}"
+        elif delay_ns is not None and delay_ns < 0:
+            wrong = f"a delay of {delay_ns} ns is negative"
+        if wrong:
             coroutine.close()
-            raise ValueError(f"spawn {name!r}: CPU {cpu} is not one of 0..{len(self.cpus) - 1}")
-        return self._scheduler.spawn(coroutine, cpu, name)
+            raise ValueError(f"spawn {name!r}: {wrong}")
+        return self._scheduler.spawn(coroutine, cpu, name, delay_ns=delay_ns)
 
     async def sleep(self, ns: int) -> None:
         """Give the CPU away for ``ns`` of virtual time; only where sleeping is allowed."""
@@ -244,9 +269,9 @@ class Guest:
             self._scheduler.look_again = None
 
     def _in_hand(self) -> object:
-        """What changes with every block isolated, given back or marked as in flight."""
+        """What changes with every block isolated, held, given back or marked as in flight."""
         return (
-            [(zone.isolations, zone.isolated_pages) for zone in self.zones],
+            [(zone.isolations, zone.isolated_pages, zone.held_pages) for zone in self.zones],
             [flags.count for flags, meaning in self.flag_sets.values() if meaning == "in-flight"],
         )
 
@@ -380,6 +405,15 @@ class Guest:
         self.drops[reason] = self.drops.get(reason, 0) + count
         if self.watcher is not None:
             self.watcher.dropped(reason, count)
+
+    def mark(self, name: str) -> None:
+        """A tracepoint of the strategy's own, such as the beginning of a pass; costs nothing.
+
+        Whoever looks at a run finds it in ``guest.marks`` as (virtual ns, CPU, name); only the
+        first 10,000 are kept.
+        """
+        if len(self.marks) < MOST_MARKS:
+            self.marks.append((self._clock.now, self._clock.cpu, name))
 
     def oops(self, rule: str, text: str) -> None:
         """The kernel would have died or warned here: a violation of ``rule``, and on it goes."""

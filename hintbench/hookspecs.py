@@ -261,7 +261,7 @@ class HintbenchHooks:
 
         Kernel: arch_alloc_page(), at the start of post_alloc_hook().
         Context: the caller, perhaps an interrupt or a thread with interrupts off; no zone lock.
-        May wait: spin, and nothing but that.
+        May wait: spin, or make a call that holds its vCPU (``guest.host.shared.install``).
 
         Args:
             guest: The guest.

@@ -6,25 +6,19 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-import numpy
-
 from hintbench.contexts import RANK_HOST, Context, Park, Step
 from hintbench.core.constants import (
-    COMPOUND,
-    COMPOUND_MOVABLE,
     EVENT_ACKNOWLEDGED,
     EVENT_DISCARDED,
     EVENT_REPORTED,
-    IN_USE,
-    IN_USE_MOVABLE,
-    KIND_MASK,
     PAGE_SIZE,
     PAGEBLOCK_PAGES,
-    SLAB,
 )
 from hintbench.core.measures import Integral
+from hintbench.core.scan import first_used
 from hintbench.processors import as_coroutine
-from hintbench.reports import Completion, Report, aligned, backed_pages
+from hintbench.reports import Completion, Report, aligned
+from hintbench.shared import SharedMemory
 from hintbench.tasks import Scheduler
 
 if TYPE_CHECKING:
@@ -33,7 +27,7 @@ if TYPE_CHECKING:
     from hintbench.core.simulation import Simulation
     from hintbench.watching import Watcher
 
-_USED_KINDS: Final = (IN_USE, IN_USE_MOVABLE, COMPOUND, COMPOUND_MOVABLE, SLAB)
+_HUGE_BYTES: Final = PAGEBLOCK_PAGES * PAGE_SIZE
 
 
 class HostFaults(Protocol):
@@ -65,6 +59,8 @@ class Host:
         attached: whether there is a device to report to.
         accepts: False while the host refuses whatever it serves: it discards nothing, and answers
             that it failed.
+        shared: what it does with an allocator whose state it can read.
+        log: every report as (virtual ns, its blocks), when somebody puts a list here.
     """
 
     def __init__(self, config: HostConfig, simulation: Simulation, scheduler: Scheduler) -> None:
@@ -75,6 +71,8 @@ class Host:
         self.backing = simulation.backing
         self.attached = True
         self.accepts = True
+        self.shared = SharedMemory(self)
+        self.log: list[tuple[int, tuple[Block, ...]]] | None = None
         self.violate: Callable[[str, str], None] = lambda rule, text: None
         self.watcher: Watcher | None = None
         self.faults: HostFaults | None = None
@@ -294,6 +292,8 @@ class Host:
         self.reported_pages += report.pages
         self.calls += 1
         self.in_flight.add(self.clock.now, report.pages)
+        if self.log is not None:
+            self.log.append((self.clock.now, report.blocks))
         first = report.blocks[0] if report.blocks else None
         self.clock.digest.record(
             self.clock.now,
@@ -335,22 +335,31 @@ class Host:
 
     def _cost(self, pfn: int, pages: int) -> int:
         """What the host pays for one descriptor, or for the many that its VMM makes of it."""
-        config = self.config
-        unit = config.descriptor_bytes
-        cost = config.descriptor_ns * (max(1, pages * PAGE_SIZE // unit) if unit else 1)
+        unit = self.config.descriptor_bytes
+        cost = self.config.descriptor_ns * (max(1, pages * PAGE_SIZE // unit) if unit else 1)
+        return cost + self.unmap_cost(pfn, pages, small=unit is not None and unit < _HUGE_BYTES)
+
+    def unmap_cost(self, pfn: int, pages: int, *, small: bool = False) -> int:
+        """What unmapping the backed part of a range takes [ns]; nothing while discards are off.
+
+        Args:
+            pfn: its first page.
+            pages: its length.
+            small: each page is unmapped by a call of its own.
+        """
+        config, cost = self.config, 0
         if not config.discard:
             return cost
         for first in range(pfn, pfn + pages, PAGEBLOCK_PAGES):
             count = min(PAGEBLOCK_PAGES, pfn + pages - first)
-            backed = backed_pages(self.backing, first, count)
+            backed = self.backing.count_range(first, count)
             if not backed:
                 continue
             start = first & ~(PAGEBLOCK_PAGES - 1)
             huge = (
                 self.backing.huge_granule
-                and backed_pages(self.backing, start, PAGEBLOCK_PAGES) == PAGEBLOCK_PAGES
+                and self.backing.count_range(start, PAGEBLOCK_PAGES) == PAGEBLOCK_PAGES
             )
-            small = unit is not None and unit < PAGEBLOCK_PAGES * PAGE_SIZE
             if huge and count == PAGEBLOCK_PAGES and not small:
                 cost += config.unmap_huge_ns
             else:
@@ -362,37 +371,43 @@ class Host:
         """A descriptor's memory goes, at this moment."""
         self.clock.cpu = -1
         report.next += 1
-        if self.config.discard and report.ok and not report.reset:
-            self._check_not_used(pfn, pages)
-            if self.watcher is not None:
-                self.watcher.discarded(pfn, pages)
-            taken = 0
-            for first, order in aligned(pfn, pages):
-                taken += self.backing.discard(first, order)
-            self.redundant_pages += pages - taken
-            self.discards += 1
-            order = (pages - 1).bit_length()
-            self.clock.digest.record(self.clock.now, -1, EVENT_DISCARDED, pfn, order)
-            if taken:
-                # Every madvise that unmapped something flushes the other vCPUs' TLBs.
-                unit = self.config.descriptor_bytes
-                calls = max(1, taken * PAGE_SIZE // unit) if unit else 1
-                cost_ns = self.config.vcpu_kick_ns * calls
-                self.kicks += self.scheduler.processors.kick_others(cost_ns) * calls
+        if report.ok and not report.reset:
+            unit = self.config.descriptor_bytes
+            self.discard(pfn, pages, calls=max(1, pages * PAGE_SIZE // unit) if unit else 1)
         self._serve(report)
+
+    def discard(self, pfn: int, pages: int, *, calls: int) -> None:
+        """Take a range back, unless discards are off.
+
+        Args:
+            pfn: its first page.
+            pages: its length.
+            calls: how many calls of madvise that takes, if all of it is mapped.
+        """
+        if not self.config.discard:
+            return
+        self._check_not_used(pfn, pages)
+        if self.watcher is not None:
+            self.watcher.discarded(pfn, pages)
+        taken = 0
+        for first, order in aligned(pfn, pages):
+            taken += self.backing.discard(first, order)
+        self.redundant_pages += pages - taken
+        self.discards += 1
+        self.clock.digest.record(self.clock.now, -1, EVENT_DISCARDED, pfn, (pages - 1).bit_length())
+        if taken:
+            # Every madvise that unmapped something flushes the other vCPUs' TLBs.
+            calls = max(1, calls * taken // pages)
+            cost_ns = self.config.vcpu_kick_ns * calls
+            self.kicks += self.scheduler.processors.kick_others(cost_ns) * calls
 
     def _check_not_used(self, pfn: int, pages: int) -> None:
         """No discard of a page that a caller has: the rule every run checks by state."""
-        pages_state = self.simulation.pages
-        head = pages_state.head_of(pfn)
-        states = numpy.asarray(pages_state.state)[pfn : pfn + pages]
-        used = numpy.isin(states & KIND_MASK, _USED_KINDS)
-        inside = head >= 0 and head < pfn and pages_state.state[head] & KIND_MASK in _USED_KINDS
-        if inside or used.any():
-            at = pfn if inside else pfn + int(numpy.argmax(used))
+        used = first_used(self.simulation.pages, pfn, pages)
+        if used >= 0:
             self.violate(
                 "no-discard-in-use",
-                f"the host discards pfn {pfn:#x} ({pages} pages) while pfn {at:#x} is in use",
+                f"the host discards pfn {pfn:#x} ({pages} pages) while pfn {used:#x} is in use",
             )
 
     def _end(self, report: Report) -> None:

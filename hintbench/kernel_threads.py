@@ -245,7 +245,9 @@ class KernelThreads:
     def _in_hand(self, vcpu: Vcpu) -> int:
         """Pages that the strategy holds of the zones that could serve the allocation."""
         return sum(
-            zone.isolated_pages for zone in vcpu.zonelist if zone.number <= vcpu.highest_zone
+            zone.isolated_pages + zone.held_pages
+            for zone in vcpu.zonelist
+            if zone.number <= vcpu.highest_zone
         )
 
     def _would_serve(self, vcpu: Vcpu) -> bool:

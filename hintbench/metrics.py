@@ -221,10 +221,12 @@ def _host(guest: Guest) -> Metrics:
         # Threads of the host that the strategy has started work for the host, too.
         "host_cpu_ns": host.cpu_ns + guest.scheduler.accounts.cpu_ns[HOST],
         "host_calls": host.calls,
+        "installs": host.shared.installs,
         "discards": host.discards,
         "vcpu_kicks": host.kicks,
         "dropped_hints": sum(guest.drops.values()),
         "isolation_refusals": sum(zone.refusals for zone in guest.zones),
+        "held_peak_bytes": guest.held.peak * PAGE_SIZE,
         "isolated_end_bytes": sum(zone.isolated_pages for zone in guest.zones) * PAGE_SIZE,
     }
 

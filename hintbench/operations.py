@@ -58,7 +58,7 @@ class Flag(IntFlag):
     DMA32 = constants.FLAG_DMA32  # from ZONE_DMA32 or below
     MOVABLE_ZONE = constants.FLAG_MOVABLE_ZONE  # also from ZONE_MOVABLE
     NO_KSWAPD = constants.FLAG_NO_KSWAPD  # without __GFP_KSWAPD_RECLAIM
-    BATCHED = 1 << 21  # reserved
+    CLAIM = constants.FLAG_CLAIM  # of TAKE: the pageblock becomes of this migratetype
 
 
 USER_PAGE: Final = Flag.ZERO | Flag.MOVABLE_ZONE

@@ -46,6 +46,11 @@ OWN_STRATEGIES: Final = _own(
     "percpu-array-v9",
     "bitmap-and-spin",
     "zone-confined-batching",
+    "sync-hypercall",
+    "zone-bitmap",
+    "page-reporting",
+    "report-then-hold",
+    "shared-state",
 )
 """Our own strategies by name, with the module of each."""
 

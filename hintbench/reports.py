@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from hintbench.core.constants import PAGEBLOCK_ORDER
 
 if TYPE_CHECKING:
-    from hintbench.core.backing import Backing
     from hintbench.core.hooks import Block
 
 
@@ -100,8 +99,3 @@ def aligned(pfn: int, pages: int) -> list[tuple[int, int]]:
         found.append((pfn, order))
         pfn += 1 << order
     return found
-
-
-def backed_pages(backing: Backing, pfn: int, pages: int) -> int:
-    """How many pages of a range the host backs."""
-    return sum(backing.count_backed(first, order) for first, order in aligned(pfn, pages))

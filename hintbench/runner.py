@@ -189,6 +189,7 @@ class Run:
         self.threads.hung = self._stuck
         if initial is not None:
             initial.load(self.machine)
+            self.scheduler.timer_phase_ns = getattr(initial, "timer_phase_ns", 0)
         if config.discarded_at_start:
             self._discard_free()
 
@@ -241,6 +242,8 @@ class Run:
                 raise
             except (Exception, SystemExit) as error:
                 raise self._blame(error) from error
+            finally:
+                self.scheduler.close()
         self._check_end()
         return self._result(metrics, notes, time.perf_counter() - began)
 
@@ -322,6 +325,8 @@ class Run:
                 self.guest.violate(
                     "teardown", f"{zone.isolated_pages} pages of {zone} were never put back"
                 )
+            if zone.held_pages:
+                self.guest.violate("teardown", f"{zone.held_pages} pages of {zone} are still held")
         for name, (flags, meaning) in self.guest.flag_sets.items():
             if meaning == "in-flight" and flags.count:
                 self.guest.violate("teardown", f"{flags.count} units of {name!r} are still set")

@@ -14,9 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from hintbench.accounting import PAYERS
 from hintbench.context_rules import MAY_SLEEP, ContextRules
-from hintbench.contexts import HOOK, INTERRUPT, KERNEL, TASK, Context, Park, Step
+from hintbench.contexts import (
+    HOOK,
+    INTERRUPT,
+    KERNEL,
+    RANK_INTERRUPT,
+    TASK,
+    Context,
+    Park,
+    Step,
+)
 from hintbench.core.locks import LockRequest
 from hintbench.errors import HintbenchError, PluginError
+from hintbench.jiffies import timer_fires_ns
 from hintbench.processors import Processors
 from hintbench.sections import Sections
 
@@ -34,14 +44,28 @@ class Task:
         name: for messages.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, scheduler: Scheduler) -> None:
         self._context = context
+        self._scheduler = scheduler
         self.name = context.name
 
     @property
     def done(self) -> bool:
-        """Whether it has ended."""
+        """Whether it has ended, or was cancelled."""
         return self._context.parked == "done"
+
+    def cancel(self) -> bool:
+        """cancel_delayed_work(): it does not start, if it was spawned with a delay that still runs.
+
+        Returns:
+            Whether it was cancelled; False when it has begun.
+        """
+        context = self._context
+        if context.parked != "timer":
+            return False
+        context.coroutine.close()
+        self._scheduler.dismiss(context)
+        return True
 
     async def join(self) -> None:
         """Sleep until it has ended."""
@@ -68,6 +92,7 @@ class Scheduler(Sections):
         look_again: called after every advance of a context while somebody spins.
         lock_takes, empty_lock_takes: takes of zone locks by the strategy's contexts, and those
             among them under which nothing was isolated, marked or given back.
+        timer_phase_ns: a time at which the kernel's timer wheel stands at its beginning.
     """
 
     def __init__(
@@ -101,8 +126,10 @@ class Scheduler(Sections):
         self.reclaim: Callable[[Vcpu], Coroutine[Any, Any, Any]] | None = None
         self.on_failure: Callable[[Vcpu], None] = lambda vcpu: None
         self.on_kswapd: Callable[[int], bool] = lambda cpu: False
+        self.zone_locks = frozenset(zone.lock for zone in simulation.zones)
         self.lock_takes = 0
         self.empty_lock_takes = 0
+        self.timer_phase_ns = 0
 
     # -- what the core calls --------------------------------------------------------------------
 
@@ -165,7 +192,7 @@ class Scheduler(Sections):
             waited = lock.take()
             if context.pending_irqs_on:
                 self.rules.check_interrupts_off(context, lock)
-            if not context.kernel:
+            if not context.kernel and lock in self.zone_locks:
                 self.lock_takes += 1
                 context.take_seen = (self.in_hand(),)
             if context.kind == HOOK:
@@ -278,12 +305,17 @@ class Scheduler(Sections):
         elif context.kind == INTERRUPT:
             self.processors.end_interrupt(context)
         else:
-            self.contexts.remove(context)
-            for joiner in context.joiners:
-                self.unpark(joiner, None)
+            self.dismiss(context)
             self.processors.vacate(context)
         if self.look_again is not None:
             self.look_again()
+
+    def dismiss(self, context: Context) -> None:
+        """A task is over: who waits for that goes on."""
+        context.parked = "done"
+        self.contexts.remove(context)
+        for joiner in context.joiners:
+            self.unpark(joiner, None)
 
     def unpark(self, context: Context, outcome: Any, at_ns: int | None = None) -> None:
         """What a context waits for has happened.
@@ -323,7 +355,13 @@ class Scheduler(Sections):
             self.irqs_off_until_ns[context.cpu] = max(self.irqs_off_until_ns[context.cpu], now)
 
     def spawn(
-        self, coroutine: Coroutine[Any, Any, Any], cpu: int, name: str, *, kernel: bool = False
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        cpu: int,
+        name: str,
+        *,
+        kernel: bool = False,
+        delay_ns: int | None = None,
     ) -> Task:
         """Start a task.
 
@@ -332,12 +370,31 @@ class Scheduler(Sections):
             cpu: where; -1: on the host's side, where it takes no vCPU's time.
             name: for messages.
             kernel: it is the kernel's own, not the strategy's.
+            delay_ns: start it by a timer of the kernel that runs so long; None: at once.
         """
         self.next_number += 1
         context = Context(coroutine, TASK, cpu, self.next_number, name)
         if kernel:
             context.payer = KERNEL
-        context.parked = "ready"
         self.contexts.append(context)
-        self.processors.make_ready(context, self.clock.now)
-        return Task(context)
+        now: int = self.clock.now
+        if delay_ns is None:
+            context.parked = "ready"
+            self.processors.make_ready(context, now)
+        else:
+            context.parked = "timer"
+            fires_ns = timer_fires_ns(now, delay_ns, self.timer_phase_ns)
+            self.simulation.schedule(fires_ns, RANK_INTERRUPT, cpu, lambda: self._expire(context))
+        return Task(context, self)
+
+    def close(self) -> None:
+        """The run is over: timers that still run start nothing any more."""
+        for context in self.contexts:
+            if context.parked == "timer":
+                context.coroutine.close()
+
+    def _expire(self, context: Context) -> None:
+        """The timer of a delayed task fires, unless the task was cancelled."""
+        if context.parked == "timer":
+            context.parked = "ready"
+            self.processors.make_ready(context, self.clock.now)

@@ -90,11 +90,11 @@ def _memory_option(memory_mib: int | None) -> str:
 
 
 def _advice(option: str, page_count: int, cpus: int, most_pages: int = 1 << 62) -> str:
-    preset = _fitting_preset(page_count, cpus, most_pages)
+    preset = fitting_preset(page_count, cpus, most_pages)
     return f" ({option}, or --guest {preset})" if preset else f" ({option})"
 
 
-def _fitting_preset(page_count: int, cpus: int, most_pages: int) -> str | None:
+def fitting_preset(page_count: int, cpus: int, most_pages: int) -> str | None:
     """The smallest recorded guest that has as many pages and CPUs, but no more than so many."""
     from hintbench.config import PRESETS, load_guest
 

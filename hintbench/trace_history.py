@@ -66,6 +66,8 @@ class History:
         end: One past the last row that counts.
         action: For each row TAKE, HAND_OUT, GIVE_BACK, RETURN or NOTHING; uint8.
         order: The order of each row; batched frees of huge pages are printed as order 0; int8.
+        claim: For each row whether a fallback claimed what it takes with its whole pageblock, which
+            is of the allocation's migratetype from then on; bool.
         commit: For a free its row of mm_page_free_batched, when it reached the per-CPU list, or
             its own row; int64.
         derived: What happened in silence.
@@ -79,6 +81,7 @@ class History:
     end: int
     action: npt.NDArray[np.uint8]
     order: npt.NDArray[np.int8]
+    claim: npt.NDArray[np.bool_]
     commit: npt.NDArray[np.int64]
     derived: tuple[Derived, ...]
     first: npt.NDArray[np.uint8]
@@ -112,7 +115,7 @@ def history(
     """
     last = len(trace) if end is None else end
     commit, action, order = _pair_batched(trace)
-    _mark_takes(trace, action)
+    claim = _mark_takes(trace, action)
     pages = max(trace.page_count, 0 if free is None else len(free))
     walk = tracepages.PageWalk(pages, PCP_ORDERS[kernel])
     walk.walk(action, trace.pfn, order, 0, begin)
@@ -128,7 +131,7 @@ def history(
     derived += _Compaction(trace, action, order, commit, gaps, state, last_row, begin, last).steps()
     derived = _as_blocks(derived, trace, order)
     return History(
-        trace, begin, last, action, order, commit, tuple(derived), first, last_row, kernel
+        trace, begin, last, action, order, claim, commit, tuple(derived), first, last_row, kernel
     )
 
 
@@ -163,12 +166,16 @@ def _pair_batched(
     return commit, action, order
 
 
-def _mark_takes(trace: Trace, action: npt.NDArray[np.uint8]) -> None:
+def _mark_takes(trace: Trace, action: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     """Let an extfrag take its block, unless the zone-locked event before it said so already.
 
     A claim below order 9 ends in __rmqueue_smallest, which fires mm_page_alloc_zone_locked for
     the same block; a larger claim and a steal do not.
+
+    Returns:
+        For each row whether it takes a block that was claimed.
     """
+    claim = np.zeros(len(trace), dtype=bool)
     for row in np.flatnonzero(trace.kind == tracewords.EXTFRAG):
         cpu = trace.cpu[row]
         before = row - 1
@@ -182,6 +189,8 @@ def _mark_takes(trace: Trace, action: npt.NDArray[np.uint8]) -> None:
             and trace.pfn[before] == trace.pfn[row]
         )
         action[row] = tracepages.NOTHING if told else TAKE
+        claim[before if told else row] = trace.aux[row] & tracewords.AUX_CHANGE_OWNERSHIP != 0
+    return claim
 
 
 def _ordinary_gaps(

@@ -355,6 +355,7 @@ def _exact_codes(found: History, steps: Steps) -> npt.NDArray[np.uint32]:
     for action, code in _OPERATION.items():
         operation[action] = code
     flags = np.where(steps.action == HAND_OUT, _flags(found, steps), np.uint32(0))
+    flags[(steps.action == TAKE) & ~steps.derived & found.claim[steps.row]] = Flag.CLAIM
     migratetype = np.where(steps.derived, 1, pcp_type(found.trace.migratetype[steps.row]))
     return _encode(operation[steps.action], steps, migratetype, flags)
 

@@ -10,6 +10,7 @@ import numpy as np
 from hintbench.core import tracewords
 from hintbench.core.constants import PAGEBLOCK_ORDER
 from hintbench.core.tracepages import HAND_OUT, NOTHING, PCP, RETURN
+from hintbench.jiffies import GRID_NS
 from hintbench.trace_history import History
 from hintbench.trace_state import FreeBlocks, free_blocks
 
@@ -27,6 +28,8 @@ _FIRST_TICK_NS: Final = 2 * _TICK_NS
 _TICKS_AFTER_WAKING: Final = 6
 _IDLE_NS: Final = 1_000_000_000
 _SAME_TICK_NS: Final = 200_000_000
+# From a timer's jiffy until its work item drains the first page, on a CPU that is free for it.
+_TIMER_LATENCY_NS: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +76,8 @@ class TraceStart:
         cpus: CPUs of the trace.
         vmstat_ticks_ns: By CPU the times at which vmstat_update() decays its lists: those that
             the trace shows, and likely ones in between; none in an exact replay [virtual ns].
+        timer_phase_ns: A time at which the kernel's timer wheel stands at its beginning, as far as
+            one can see when its work items ran [virtual ns].
         begin_ns: The trace's own time that is the virtual time 0.
         end_ns: The virtual time at which the replay ends.
         history: What the tapes were made from.
@@ -89,6 +94,7 @@ class TraceStart:
     page_count: int
     cpus: int
     vmstat_ticks_ns: dict[int, list[int]]
+    timer_phase_ns: int
     begin_ns: int
     end_ns: int
     history: History
@@ -158,6 +164,7 @@ def start_of(
         page_count=len(found.first),
         cpus=trace.cpus,
         vmstat_ticks_ns=ticks,
+        timer_phase_ns=(timer_phase_ns(trace, begin, end) - begin_ns) % GRID_NS,
         begin_ns=begin_ns,
         end_ns=end_time_ns(trace, begin, end),
         history=found,
@@ -211,6 +218,29 @@ def vmstat_ticks(trace: Trace, begin: int, end: int) -> tuple[npt.NDArray[np.int
         far &= guessed - before >= _TICK_NS // 2
         ticks.append(np.sort(np.concatenate([observed, guessed[far]])).astype(np.int64))
     return tuple(ticks)
+
+
+def timer_phase_ns(trace: Trace, begin: int, end: int) -> int:
+    """When the multiples of 8 jiffies fall on which timers of about a second fire.
+
+    vmstat's work items drain lists right after their timer, unless their CPU idled or was busy:
+    the millisecond of the wheel's period in which most of them began is the one.
+
+    Returns:
+        A time in 0..32 ms, on the trace's own clock modulo that; 0 when nothing shows it.
+    """
+    drains = (trace.flags & tracewords.BY_KWORKER != 0) & (trace.kind == tracewords.PCPU_DRAIN)
+    rows = np.flatnonzero(drains[begin:end]) + begin
+    if not len(rows):
+        return 0
+    began = [
+        _first_of_each(trace.time_ns[rows[trace.cpu[rows] == cpu]], _SAME_TICK_NS)
+        for cpu in range(trace.cpus)
+    ]
+    phases = np.sort(np.concatenate(began) % GRID_NS)
+    around = np.concatenate([phases, phases + GRID_NS])
+    followers = np.searchsorted(around, phases + _TIMER_LATENCY_NS) - np.arange(len(phases))
+    return int(phases[np.argmax(followers)])
 
 
 def _first_of_each(times: npt.NDArray[np.int64], gap_ns: int) -> npt.NDArray[np.int64]:

@@ -99,7 +99,8 @@ class TestUnknownNames:
     @pytest.mark.parametrize(
         ("name", "near"),
         [
-            ("bitmap", "bitmap-and-spin"),
+            ("bitmap", "zone-bitmap"),
+            ("spin", "bitmap-and-spin"),
             ("percpu_array_v8", "percpu-array-v9"),
             ("zone-confined", "zone-confined-batching"),
             ("orcale", "oracle"),

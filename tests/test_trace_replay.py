@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+import hintbench.strategies.none
 from hintbench.errors import TraceError
+from hintbench.jiffies import GRID_NS
 from hintbench.operations import Flag, OperationBlock, concatenate
 from hintbench.runner import Run
 from hintbench.trace_program import (
@@ -181,3 +183,54 @@ class TestExact:
         blocks = [list(tape) for tape in program.tapes]
         assert [[len(block) for block in of_cpu] for of_cpu in blocks] == [[1, 1], [1]]
         assert isinstance(blocks[0][0], OperationBlock)
+
+    def replay(self, recording, tmp_path, free):
+        """Follow a trace on a guest of 16 MiB; the machine at its end."""
+        from hintbench.runner import Run
+        from hintbench.workload import Workload
+        from small_guest import small_guest, zone
+
+        program = exact_program(recording.read(tmp_path), free, vcpus=1)
+
+        class Replay(Workload):
+            name = "replay"
+
+            def program(self, setting):
+                return program
+
+        config = small_guest(zones=(zone(4, 0, low=40),))
+        running = Run(hintbench.strategies.none.Nothing(), Replay(), config, seed=1)
+        running.execute()
+        return running.machine
+
+    def test_a_claimed_block_changes_the_type_of_what_is_left_of_it(self, recording, tmp_path):
+        recording.lock(3000, kind=1)
+        recording.extfrag(1024, 10, kind=0, fallback=1, change=1)
+        zone = self.replay(recording, tmp_path, flags(4096, (1024, 2047), (3000, 3000))).zones[0]
+        assert zone.blocks_of(9, 0) == [1536]
+        assert zone.blocks_of(0, 0) == [1025]
+        assert list(zone.pages.pageblock_type[2:4]) == [0, 0]
+
+    def test_a_claimed_pageblock_moves_with_all_that_is_free_in_it(self, recording, tmp_path):
+        recording.lock(1024, kind=0)
+        recording.extfrag(1024, 8, kind=0, fallback=1, change=1)
+        machine = self.replay(recording, tmp_path, flags(4096, (1024, 1279), (1400, 1407)))
+        zone = machine.zones[0]
+        assert (zone.blocks_of(7, 0), zone.blocks_of(3, 0)) == ([1152], [1032, 1400])
+        assert list(zone.pages.pageblock_type[2:4]) == [0, 1]
+
+    def test_a_steal_changes_no_type(self, recording, tmp_path):
+        recording.extfrag(1024, 8, kind=1, fallback=0).drain(1300, kind=0)
+        zone = self.replay(recording, tmp_path, flags(4096, (1024, 1279))).zones[0]
+        assert zone.blocks_of(7, 0) == [1152]
+        assert zone.pages.pageblock_type[2] == 0
+
+    def test_the_phase_of_the_timers(self, recording, tmp_path):
+        recording.lock(16)
+        for wait_ms in (1023, 1024, 1031, 1024, 1017):  # the third and fourth are late
+            recording.drain(40, task="kworker/0:1-10", wait=wait_ms * 1000)
+        start = self.program_of(recording, tmp_path).initial
+        assert start.timer_phase_ns == 1023 * 1_000_000 % GRID_NS
+
+    def program_of(self, recording, tmp_path):
+        return exact_program(recording.read(tmp_path), flags(64, (16, 31)), vcpus=1)

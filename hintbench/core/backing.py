@@ -122,6 +122,19 @@ class Backing:
         """:meth:`backed_pages`, from Python."""
         return self.backed_pages(pfn, order)
 
+    def count_range(self, pfn: cython.int, pages: cython.int) -> cython.int:
+        """How many pages of any range the host backs."""
+        count: cython.int = 0
+        end: cython.int = pfn + pages
+        order: cython.int
+        while pfn < end:
+            order = PAGEBLOCK_ORDER
+            while pfn & ((1 << order) - 1) or pfn + (1 << order) > end:
+                order -= 1
+            count += self.backed_pages(pfn, order)
+            pfn += 1 << order
+        return count
+
     def fault(self, pfn: cython.int, order: cython.int) -> cython.Py_ssize_t:
         """The guest touches every page of a block: the unbacked ones refault.
 
@@ -172,6 +185,10 @@ class Backing:
             return 0
         cost = small * self.clock.costs.refault_small_ns
         return cost + huge * self.clock.costs.refault_huge_ns
+
+    def populate(self, pfn: int, order: int) -> int:
+        """:meth:`fault` by a call of the guest's; what it takes [ns], not charged."""
+        return self.fault(pfn, order)
 
     def _count_early(self, pfn: cython.int, pages: cython.int) -> cython.int:
         """Memory that the guest wants back this soon was reported for little."""

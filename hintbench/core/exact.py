@@ -16,6 +16,7 @@ if cython.compiled:
         EVENT_LOCKED,
         EVENT_RETURNED,
         EVENT_TAKEN,
+        FLAG_CLAIM,
         FLAG_TOUCHED,
         FLAG_ZERO,
         GIVE_BACK,
@@ -28,11 +29,13 @@ if cython.compiled:
         ORIGIN_DIRECT_FREE,
         ORIGIN_PCP_DRAIN,
         PAGEBLOCK_ORDER,
+        PAGEBLOCK_PAGES,
         PCP,
         REASON_SPLIT,
         TAKE,
         TRANSIT,
     )
+    from cython.cimports.hintbench.core.fallback import move_free_blocks
     from cython.cimports.hintbench.core.flags import UnitFlags
     from cython.cimports.hintbench.core.freeing import free_completed, leave_user
     from cython.cimports.hintbench.core.hooks import HookPoint
@@ -48,6 +51,7 @@ else:
         EVENT_LOCKED,
         EVENT_RETURNED,
         EVENT_TAKEN,
+        FLAG_CLAIM,
         FLAG_TOUCHED,
         FLAG_ZERO,
         GIVE_BACK,
@@ -60,11 +64,13 @@ else:
         ORIGIN_DIRECT_FREE,
         ORIGIN_PCP_DRAIN,
         PAGEBLOCK_ORDER,
+        PAGEBLOCK_PAGES,
         PCP,
         REASON_SPLIT,
         TAKE,
         TRANSIT,
     )
+    from hintbench.core.fallback import move_free_blocks
     from hintbench.core.flags import UnitFlags
     from hintbench.core.freeing import free_completed, leave_user
     from hintbench.core.hooks import HookPoint
@@ -158,7 +164,11 @@ def _take(sim: Simulation, vcpu: Vcpu, zone: Zone) -> cython.int:
         # The recording and the model disagree: counted, and the kernel is followed.
         sim.exact_taken_again += 1
         return 1
-    migratetype = zone.list_type(head, high)
+    if vcpu.words[vcpu.position] & FLAG_CLAIM:
+        migratetype = (vcpu.words[vcpu.position] >> 8) & 7
+        _claim(zone, head, high, migratetype)
+    else:
+        migratetype = zone.list_type(head, high)
     zone.charge_block(head)
     pages.remove(head)
     zone.nr_free[high] -= 1
@@ -182,6 +192,17 @@ def _take(sim: Simulation, vcpu: Vcpu, zone: Zone) -> cython.int:
     sim.taken_by_order[order] += 1
     sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_TAKEN, pfn, order)
     return 1
+
+
+@cython.cfunc
+def _claim(zone: Zone, head: cython.int, order: cython.int, migratetype: cython.int) -> cython.int:
+    """try_to_claim_block(): the fallback took the block's pageblocks for its own migratetype."""
+    if order >= PAGEBLOCK_ORDER:
+        zone.set_pageblock_types(head, order, migratetype)
+    else:
+        move_free_blocks(zone, head & ~(PAGEBLOCK_PAGES - 1), migratetype)
+        zone.set_pageblock_types(head, 0, migratetype)
+    return 0
 
 
 @cython.cfunc

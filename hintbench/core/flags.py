@@ -57,6 +57,16 @@ class UnitFlags:
             unit += 1
         return 0
 
+    def all_set(self, pfn: cython.int, order: cython.int) -> cython.int:
+        """Whether every unit that overlaps the block of ``1 << order`` pages at ``pfn`` is set."""
+        unit: cython.Py_ssize_t = pfn >> self.order
+        last: cython.Py_ssize_t = (pfn + (1 << order) - 1) >> self.order
+        while unit <= last:
+            if not self.units[unit]:
+                return 0
+            unit += 1
+        return 1
+
     def forget(self, pfn: cython.int, order: cython.int) -> cython.int:
         """Clear every unit that overlaps the block; the number that were set."""
         unit: cython.Py_ssize_t = pfn >> self.order
@@ -83,9 +93,7 @@ class UnitFlags:
     def all(self, pfn: int, order: int) -> bool:
         """Whether every unit that overlaps the block is set."""
         self._check(pfn, order)
-        first = pfn >> self.order
-        last = (pfn + (1 << order) - 1) >> self.order
-        return all(self.units[unit] for unit in range(first, last + 1))
+        return self.all_set(pfn, order) != 0
 
     def set(self, pfn: int, order: int = 0) -> int:
         """Set every unit that overlaps the block; the number that were clear."""

@@ -270,13 +270,15 @@ def direct_step(sim: Simulation, vcpu: Vcpu, again: cython.bint) -> cython.int:
 def free_completed(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """The lock is dropped: the freeing thread runs free_completed, and pays for it."""
     begun: cython.longlong
+    before: cython.longlong
     point: HookPoint = sim.hooks.free_completed
     if point is not None:
+        before = sim.clock.now
         begun = point.begin(sim.clock)
         coroutine = point.function(sim.hooks.guest, vcpu.number)
         point.end(sim.clock, begun)
-        if sim.kernel < KERNEL_6_12:
-            # local_irq_save() around the whole free.
+        if sim.kernel < KERNEL_6_12 and (coroutine is not None or sim.clock.now != before):
+            # local_irq_save() around the whole free, which the hook has made longer.
             sim.driver.interrupts_were_off(vcpu.number, vcpu.irqs_off_ns)
         if coroutine is not None and not sim.call_waiting_hook(vcpu, coroutine, point.name, DONE):
             return 0

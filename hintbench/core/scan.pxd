@@ -2,3 +2,4 @@ from hintbench.core.pages cimport Pages
 
 cpdef int ref_count(Pages pages, int pfn) except? -1
 cpdef int compound_head(Pages pages, int pfn) except? -1
+cpdef int first_used(Pages pages, int pfn, int count) except? -1

@@ -65,6 +65,29 @@ def compound_head(pages: Pages, pfn: cython.int) -> cython.int:
     return -1
 
 
+@cython.ccall
+def first_used(pages: Pages, pfn: cython.int, count: cython.int) -> cython.int:
+    """The first of ``count`` pages from ``pfn`` on that a caller has been handed; -1 if none."""
+    here: cython.int = pfn
+    end: cython.int = pfn + count
+    head: cython.int
+    state: cython.int
+    kind: cython.int
+    if end > pages.page_count:
+        end = pages.page_count
+    while here < end:
+        head = pages.head_of(here)
+        if head < 0:
+            here += 1
+            continue
+        state = pages.state[head]
+        kind = state & KIND_MASK
+        if kind in (IN_USE, IN_USE_MOVABLE, COMPOUND, COMPOUND_MOVABLE, SLAB):
+            return here
+        here = head + (1 << (state & ORDER_MASK))
+    return -1
+
+
 def scan_range(zone: Zone, pfn: cython.int, end_pfn: cython.int, min_order: cython.int) -> Any:
     """Walk over struct pages as v9's guest_free_page_hinting() does, the zone lock held.
 

@@ -19,6 +19,7 @@ cdef class Zone(Buddy):
     cdef readonly long long refusals
     cdef public object violate
     cdef public Integral in_flight
+    cdef public object held
     cdef public object preempt
     cdef public object refuse_isolation
     cdef public long long visits

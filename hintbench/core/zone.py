@@ -11,6 +11,9 @@ if cython.compiled:
         BUDDY,
         EVENT_ISOLATED,
         EVENT_PUT_BACK,
+        EVENT_RETURNED,
+        EVENT_TAKEN,
+        HELD,
         HIGHATOMIC,
         ISOLATED,
         KERNEL_6_12,
@@ -18,8 +21,10 @@ if cython.compiled:
         MAX_NR_ZONES,
         MAX_PAGE_ORDER,
         MIGRATE_TYPES,
+        MOVABLE,
         NR_PAGE_ORDERS,
         ORDER_MASK,
+        ORIGIN_DIRECT_FREE,
         ORIGIN_PUT_BACK,
         PAGEBLOCK_ORDER,
         PAGEBLOCK_PAGES,
@@ -35,6 +40,9 @@ else:
         BUDDY,
         EVENT_ISOLATED,
         EVENT_PUT_BACK,
+        EVENT_RETURNED,
+        EVENT_TAKEN,
+        HELD,
         HIGHATOMIC,
         ISOLATED,
         KERNEL_6_12,
@@ -42,8 +50,10 @@ else:
         MAX_NR_ZONES,
         MAX_PAGE_ORDER,
         MIGRATE_TYPES,
+        MOVABLE,
         NR_PAGE_ORDERS,
         ORDER_MASK,
+        ORIGIN_DIRECT_FREE,
         ORIGIN_PUT_BACK,
         PAGEBLOCK_ORDER,
         PAGEBLOCK_PAGES,
@@ -73,6 +83,7 @@ class Zone(Buddy):
         managed_pages: pages the buddy allocator was given at boot.
         watermark_min, watermark_low, watermark_high: in pages, without boost.
         isolated_pages: pages in a strategy's hands.
+        held_pages: pages that the strategy has allocated for itself.
         visits: structures that strategies have looked at: list entries, look-ups, pages.
         refuse_isolation: when set and true when called, the next isolation is refused.
         preempt: when set, an unlocked edit is carried out part by part and calls this in between.
@@ -93,6 +104,7 @@ class Zone(Buddy):
         lock: LockTimeline,
         violate: Any = None,
         in_flight: Any = None,
+        held: Any = None,
     ) -> None:
         Buddy.__init__(self, pages, clock, kernel, start_pfn, end_pfn)
         self.name = name
@@ -111,6 +123,7 @@ class Zone(Buddy):
         self.refusals = 0
         self.violate = violate
         self.in_flight = in_flight
+        self.held = held
         self.preempt = None
         self.refuse_isolation = None
         self.visits = 0
@@ -277,7 +290,7 @@ class Zone(Buddy):
                     if looked > self.pages.page_count:
                         raise RuntimeError(f"list {order} of {self} has no end")
                     self.clock.now += self.clock.costs.list_walk_block_ns
-                    if without is None or not without.all(pfn, order):
+                    if without is None or not without.all_set(pfn, order):
                         found.append(make_block(pfn, order, self))
                         if limit and len(found) >= limit:
                             return found
@@ -285,6 +298,43 @@ class Zone(Buddy):
                         return found
                     pfn = self.pages.next[pfn]
         return found
+
+    def free_list(
+        self,
+        order: cython.int,
+        migratetype: cython.int,
+        without: UnitFlags | None = None,
+        limit: cython.int = 0,
+    ) -> list[Block]:
+        """A snapshot of one free list, free_area[order].free_list[migratetype], from its head on.
+
+        Args:
+            order: order of the list.
+            migratetype: its migratetype.
+            without: leave out blocks of which every unit carries this flag.
+            limit: stop after so many found; 0 for all. Every block looked at is charged.
+        """
+        found: list = []
+        self._check_list(order, migratetype)
+        head: cython.int = self.list_of(order, migratetype)
+        pfn: cython.int = self.pages.next[head]
+        while pfn != head:
+            self.clock.now += self.clock.costs.list_walk_block_ns
+            if without is None or not without.all_set(pfn, order):
+                found.append(make_block(pfn, order, self))
+                if limit and len(found) >= limit:
+                    break
+            pfn = self.pages.next[pfn]
+        return found
+
+    def list_empty(self, order: int, migratetype: int) -> bool:
+        """Whether one free list has no block; as list_empty(), it may be asked without the lock."""
+        self._check_list(order, migratetype)
+        return not self.has_free(order, migratetype)
+
+    def _check_list(self, order: int, migratetype: int) -> None:
+        if not (0 <= order <= MAX_PAGE_ORDER and 0 <= migratetype < MIGRATE_TYPES):
+            raise ValueError(f"free list: order {order} or migratetype {migratetype} out of range")
 
     def rotate_to_front(self, block: Block) -> None:
         """list_rotate_to_front(): the search of the block's list starts at this block.
@@ -417,6 +467,57 @@ class Zone(Buddy):
             self.quiet = False
         self.clock.digest.add(self.clock.now, self.clock.cpu, EVENT_PUT_BACK, pfn, order)
         return merged
+
+    # -- memory of the strategy's own -----------------------------------------------------------
+
+    def hold(self, order: cython.int, migratetype: cython.int = MOVABLE) -> Block | None:
+        """__rmqueue(): take a block for the strategy itself, past the per-CPU lists.
+
+        As an allocation that may not block: nothing below the low watermark, boost included. The
+        block belongs to the strategy until :meth:`let_go`; nobody touches its pages.
+
+        Returns:
+            The block, or None when the zone has none, or none to spare.
+        """
+        pfn: cython.int
+        self._check_list(order, migratetype)
+        self._need_lock("hold", -1)
+        if not self.meets(order, self.watermark_low + self.watermark_boost, 0, 0):
+            self.refusals += 1
+            return None
+        pfn = self.allocate_block(order, migratetype)
+        if pfn < 0:
+            return None
+        if self.hooks is not None:
+            for flags in self.hooks.forget_when_allocated:
+                cython.cast(UnitFlags, flags).forget(pfn, order)
+        self.pages.state[pfn] = HELD | order
+        self._count_held(1 << order)
+        self.clock.digest.add(self.clock.now, self.clock.cpu, EVENT_TAKEN, pfn, order)
+        return make_block(pfn, order, self)
+
+    def let_go(self, block: Block) -> int:
+        """__free_one_page(): a held block goes back to the head of its list, and notifies.
+
+        Returns:
+            The order after merging. -1 when the block is not held here: that is a violation of
+            ``returned``.
+        """
+        pfn: cython.int = block.pfn
+        order: cython.int = block.order
+        self._need_lock("let_go", pfn)
+        if block.zone is not self or self.pages.state[pfn] != (HELD | order):
+            self._complain("returned", f"let_go of pfn {pfn:#x} order {order}, not held here")
+            return -1
+        self._count_held(-(1 << order))
+        self.clock.digest.add(self.clock.now, self.clock.cpu, EVENT_RETURNED, pfn, order)
+        migratetype = self.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
+        return self.free_one_page(pfn, order, migratetype, False, ORIGIN_DIRECT_FREE)
+
+    def _count_held(self, pages: int) -> None:
+        self.held_pages += pages
+        if self.held is not None:
+            self.held.add(self.clock.now, pages)
 
     def allocate_block(self, order: cython.int, migratetype: cython.int) -> cython.int:
         """__rmqueue() for one block under the lock; -1 when there is none."""

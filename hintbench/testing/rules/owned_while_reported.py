@@ -11,7 +11,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hintbench.core.constants import OWNER_BUDDY, OWNER_OUTSIDE, OWNER_STRATEGY
+from hintbench.core.constants import (
+    HELD,
+    KIND_MASK,
+    ORDER_MASK,
+    OWNER_BUDDY,
+    OWNER_OUTSIDE,
+    OWNER_STRATEGY,
+)
 from hintbench.testing.explored import Checker
 
 if TYPE_CHECKING:
@@ -80,7 +87,15 @@ class RuleChecker(Checker):
             return True
         if report.synchronous and auditor.owner_of(pfn, pages, OWNER_OUTSIDE) < 0:
             return True
-        return self._marked(pfn, pages)
+        return self._held(pfn, pages) or self._marked(pfn, pages)
+
+    def _held(self, pfn: int, pages: int) -> bool:
+        """Whether the strategy has allocated it for itself."""
+        states = self.run.machine.pages
+        head = states.head_of(pfn)
+        if head < 0 or states.state[head] & KIND_MASK != HELD:
+            return False
+        return pfn + pages <= head + (1 << (states.state[head] & ORDER_MASK))
 
     def _marked(self, pfn: int, pages: int) -> bool:
         for name, (flags, meaning) in self.run.guest.flag_sets.items():

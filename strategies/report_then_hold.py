@@ -1,0 +1,192 @@
+"""report-then-hold: allocate free memory, report it, keep it until the guest needs it.
+
+What it tracks: the batches that it holds, the most recent first; no hook on any free.
+When it reports: it polls, every `interval_ns`. While more memory is free than the watermark, a
+    cycle allocates up to 8 batches of 32 huge pages each (512 MiB), tells the host of each batch
+    in one request, and looks at the watermark again in between.
+What it holds: whatever it has reported, so that no discard ever meets a page in use, and nothing
+    that was reported is touched. When an allocation is about to fail it lets go of everything,
+    and holds nothing for `cooldown_ns`, twice as long when that repeats (at most 5 min). When less
+    than half of the watermark is free, it lets go of half its batches a cycle.
+Whose idea: the balloon driver of virtio-win, Balloon/sys/reporting.c, 2026: Windows shows no driver
+    its free lists, and touches what it gets back, so that report-then-release gains nothing.
+Known defects:
+    * held memory is not free: the guest runs out of huge pages first, which may not wait;
+    * nothing below the watermark is ever reported, and no block that does not make up 2 MiB;
+    * a request that the host did not take is not repeated; its blocks are held all the same.
+    Windows also counts committed memory, and keeps a reserve of that; this guest has no such count.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, Field
+
+from hintbench import Claims, Strategy, hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hintbench import Block, Guest, Zone
+
+MIB_PAGES = 256
+BLOCK_ORDER = 9  # REPORTING_BLOCK_SIZE: 2 MiB, what the host can take back as a huge page
+RAM_SHARE = 8  # REPORTING_AVAILABLE_FRACTION
+LEAST_WATERMARK_MIB = 256  # REPORTING_MIN_AVAILABLE_PAGES
+LEAST_OVERRIDE_MIB = 64  # what MinFreeMb is raised to, at least
+MOST_COOLDOWN_NS = 300_000_000_000  # REPORTING_COOLDOWN_MAX_MS
+QUIET_NS = 600_000_000_000  # REPORTING_COOLDOWN_RESET_MS
+
+
+class ReportThenHold(Strategy):
+    """The Windows driver: a balloon that fills itself with what is free, and reports it."""
+
+    name = "report-then-hold"
+
+    class Parameters(BaseModel, extra="forbid", frozen=True):
+        """The registry's values, and the constants of a cycle."""
+
+        interval_ns: int = Field(
+            2_000_000_000,
+            ge=100_000_000,
+            le=60_000_000_000,
+            description="between two cycles [ns]; ReportIntervalMs",
+        )
+        min_free_mib: int | None = Field(
+            None,
+            ge=LEAST_OVERRIDE_MIB,
+            le=1 << 22,
+            description="the watermark, at most half of the memory [MiB]; MinFreeMb; none: an"
+            " eighth of the memory, but at least 256",
+        )
+        cooldown_ns: int = Field(
+            60_000_000_000,
+            ge=1_000_000_000,
+            le=600_000_000_000,
+            description="without new holds after everything was let go [ns]; CooldownSec",
+        )
+        batch: int = Field(
+            32, ge=1, le=256, description="blocks per request [blocks]; REPORTING_MAX_SEGMENTS"
+        )
+        batches: int = Field(
+            8, ge=1, le=1024, description="requests per cycle; REPORTING_BATCHES_PER_CYCLE"
+        )
+
+    parameters: Parameters
+    declared_failures: Mapping[str, str] = {
+        "liveness": "what is free below the watermark is never reported",
+    }
+
+    @hookimpl
+    def guest_started(self, guest: Guest) -> None:
+        """BalloonReportInitialize(): read the parameters; the worker begins with a cycle."""
+        self.guest, self.stopping = guest, False
+        memory_pages = sum(zone.managed_pages for zone in guest.zones)
+        given = self.parameters.min_free_mib
+        if given is None:
+            self.watermark = max(memory_pages // RAM_SHARE, LEAST_WATERMARK_MIB * MIB_PAGES)
+        else:
+            self.watermark = min(given * MIB_PAGES, memory_pages // 2)
+        # The highest zone first, as an allocation that may use any of them.
+        self.zones = sorted(guest.zones, key=lambda zone: -zone.number)
+        self.held: list[list[Block]] = []
+        self.cooldown_ns, self.cooldown_until = 0, 0
+        self.low, self.wake, self.let_go = False, guest.event(), guest.event()
+        self.worker = guest.spawn(self._work(), cpu=guest.cpus[0], name="balloon")
+
+    async def _work(self) -> None:
+        """BalloonRoutine(): a step every interval, and one when memory is low."""
+        while not self.stopping:
+            await self._step()
+            await self.wake.wait(timeout_ns=self.parameters.interval_ns)
+        await self._release(len(self.held))
+
+    async def _step(self) -> None:
+        """BalloonReportCheckRelease() and BalloonReportHold()."""
+        if self.low:
+            await self._release(len(self.held))
+            self._start_cooldown()
+            self.low = False
+            self.let_go.set()
+        elif self.held and self._free_pages() < self.watermark // 2:
+            await self._release(len(self.held) // 2 + 1)
+        elif self.guest.now >= self.cooldown_until:
+            await self._hold()
+
+    def _free_pages(self) -> int:
+        """AvailablePages."""
+        return sum(zone.free_pages for zone in self.guest.zones)
+
+    # -- hold -----------------------------------------------------------------------------------
+
+    async def _hold(self) -> None:
+        """One cycle: batch after batch, as long as more is free than the watermark."""
+        for _ in range(self.parameters.batches):
+            if self.low or self.stopping or self._free_pages() <= self.watermark:
+                return
+            batch = await self._allocate()
+            if not batch:
+                return
+            self.held.append(batch)
+            if not await self.guest.host.report(batch):
+                return
+
+    async def _allocate(self) -> list[Block]:
+        """MmAllocatePagesForMdlEx(): as many whole blocks as there are, up to a batch."""
+        batch: list[Block] = []
+        for zone in self.zones:
+            async with zone.lock:
+                while len(batch) < self.parameters.batch:
+                    block = zone.hold(BLOCK_ORDER)
+                    if block is None:
+                        break
+                    batch.append(block)
+        return batch
+
+    # -- let go ---------------------------------------------------------------------------------
+
+    async def _release(self, batches: int) -> None:
+        """ReportingReleasePages(): the most recent batches go back to the guest."""
+        for _ in range(min(batches, len(self.held))):
+            by_zone: dict[Zone, list[Block]] = {}
+            for block in self.held.pop():
+                by_zone.setdefault(block.zone, []).append(block)
+            for zone, blocks in by_zone.items():
+                async with zone.lock:
+                    for block in blocks:
+                        zone.let_go(block)
+
+    def _start_cooldown(self) -> None:
+        """ReportingStartCooldown(): twice as long when the last one was not long ago."""
+        now, base = self.guest.now, self.parameters.cooldown_ns
+        again = self.cooldown_until and now - self.cooldown_until < QUIET_NS
+        longest = max(base, MOST_COOLDOWN_NS)
+        self.cooldown_ns = min(self.cooldown_ns * 2, longest) if again else base
+        self.cooldown_until = now + self.cooldown_ns
+
+    @hookimpl
+    async def memory_low(self) -> None:
+        """LowMemoryCondition: wake the worker, and wait until it has let go of everything."""
+        if not self.held or self.stopping:
+            return
+        self.low = True
+        self.let_go.clear()
+        self.wake.set()
+        await self.let_go.wait()
+
+    @hookimpl
+    async def guest_stopping(self) -> None:
+        """BalloonReportReleaseAll(), once the worker has ended its step."""
+        self.stopping = True
+        self.wake.set()
+        await self.worker.join()
+
+    def claims(self) -> Claims:
+        """Nothing but whole huge pages, each reported once while it is held."""
+        return Claims(
+            min_order=BLOCK_ORDER,
+            liveness_bound_ns=self.parameters.interval_ns + 2_000_000_000,
+            initial_flush=True,
+            once=True,
+        )

@@ -1,0 +1,196 @@
+"""report-then-hold: polling, gates, hysteresis, and a cool-down that doubles."""
+
+import pytest
+
+from hintbench.operations import allocate
+from hintbench.strategies.report_then_hold import ReportThenHold
+from small_guest import BLOCK, MS, SECOND, START, US, host, zone
+
+from .stage import Reports, give, play, rest, take
+
+INTERVAL = 2 * SECOND
+SERVICE = 100 * US
+MIB = 256
+"""Pages."""
+
+
+def hold(*tapes, before=None, blocks=512, **given):
+    """Run it on 2 GiB with a watermark of 256 MiB; the run with its `reports`."""
+    parameters = {name: given.pop(name) for name in list(given) if name in FIELDS}
+    strategy = ReportThenHold(**parameters)
+    reports = []
+
+    def prepare(running):
+        reports.append(Reports(running))
+        if before:
+            before(running)
+
+    given.setdefault("host", host(device_latency_ns=SERVICE))
+    running = play(strategy, *tapes, before=prepare, blocks=blocks, **given)
+    running.reports = reports[0]
+    assert running.result.violations == {}
+    assert running.machine.zones[0].held_pages == 0, "all is let go in the end"
+    return running
+
+
+FIELDS = ReportThenHold.Parameters.model_fields
+
+
+def watch(times, log):
+    """Note what is held at some times."""
+    return {
+        at: lambda guest, at=at: log.append((at, guest.zones[0].held_pages // MIB)) for at in times
+    }
+
+
+def held_at(*times, tapes, **given):
+    """MiB held at some times."""
+    log = []
+    hold(*tapes, at=watch(times, log), **given)
+    return [mib for _, mib in log]
+
+
+def test_parameters_are_the_registrys():
+    assert ReportThenHold().parameters.model_dump() == {
+        "interval_ns": 2 * SECOND,
+        "min_free_mib": None,
+        "cooldown_ns": 60 * SECOND,
+        "batch": 32,
+        "batches": 8,
+    }
+    with pytest.raises(Exception, match="interval_ns"):
+        ReportThenHold(interval_ns=99 * MS)
+
+
+class TestWatermark:
+    @pytest.mark.parametrize(
+        ("blocks", "given", "mib"),
+        [(512, None, 256), (1024, None, 512), (512, 100, 100), (512, 4000, 1024)],
+    )
+    def test_an_eighth_and_at_least_256_mib(self, blocks, given, mib):
+        running = hold([rest(MS)], blocks=blocks, min_free_mib=given)
+        assert running.strategy.watermark == mib * MIB
+
+    def test_it_holds_down_to_the_watermark_and_a_batch_below(self):
+        # 2048 MiB; the gate is looked at before each batch of 64 MiB.
+        assert held_at(9 * SECOND, tapes=[[rest(10 * SECOND)]]) == [2048 - 256]
+        assert held_at(9 * SECOND, tapes=[[take([0], order=0), rest(10 * SECOND)]]) == [
+            2048 - 256
+        ], "one page less, and the last batch still fits"
+
+
+class TestCycle:
+    def test_512_mib_in_eight_requests(self):
+        running = hold([rest(SECOND)])
+        assert running.reports.sizes == [32] * 8
+        assert all(order == 9 for _, batch in running.reports.batches for _, order in batch)
+        assert running.reports.times[1] - running.reports.times[0] == SERVICE
+
+    def test_one_cycle_an_interval(self):
+        times = (SECOND, 3 * SECOND, 5 * SECOND, 7 * SECOND, 9 * SECOND)
+        assert held_at(*times, tapes=[[rest(10 * SECOND)]]) == [512, 1024, 1536, 1792, 1792]
+
+    def test_a_block_is_reported_once_while_it_is_held(self):
+        running = hold([rest(20 * SECOND)])
+        told = [block for _, batch in running.reports.batches for block in batch]
+        assert len(set(told)) == len(told) == (2048 - 256) // 2
+
+    def test_no_discard_of_a_page_in_use_is_possible(self):
+        tape = [take(range(100)), rest(SECOND), give(range(100)), rest(10 * SECOND)]
+        metrics = hold(tape).result.metrics
+        assert metrics["refaults"] == 0
+        assert metrics["held_peak_bytes"] == (2048 - 256) << 20
+
+    def test_the_highest_zone_gives_first(self):
+        zones = (
+            zone(128, START, name="DMA32"),
+            zone(384, START + 128 * BLOCK, name="Normal"),
+        )
+        running = hold([rest(SECOND)], zones=zones)
+        assert all(pfn >= START + 128 * BLOCK for _, b in running.reports.batches for pfn, _ in b)
+
+    def test_what_the_host_refused_is_held_and_not_told_again(self):
+        def refuse(running):
+            running.guest.host.accepts = False
+
+        log = []
+        running = hold([rest(3 * SECOND)], before=refuse, at=watch([SECOND], log))
+        assert log == [(SECOND, 64)], "the cycle ends with the first failure"
+        assert running.reports.sizes == [32, 32]
+
+
+class TestLettingGo:
+    def test_between_the_lines_nothing_happens(self):
+        # At 9 s 1792 MiB are held and 256 free; 100 MiB less is above half of the watermark.
+        tape = [rest(9 * SECOND), take(range(25)), rest(5 * SECOND)]
+        assert held_at(8 * SECOND, 13 * SECOND, tapes=[tape]) == [1792, 1792]
+
+    def test_below_half_of_the_watermark_half_of_the_batches_go(self):
+        tape = [rest(9 * SECOND), take(range(40)), rest(5 * SECOND)]
+        # 160 of the 256 MiB: of 28 batches 28 // 2 + 1 go back, and then there is more than enough.
+        first, second = held_at(8 * SECOND, 11 * SECOND, tapes=[tape])
+        assert first == 28 * 64
+        assert second == (28 - 15) * 64
+
+    def test_the_most_recent_ones(self):
+        tape = [rest(9 * SECOND), take(range(40)), rest(2 * SECOND)]
+        kept = []
+        running = hold(
+            tape,
+            at={
+                11 * SECOND: lambda guest: kept.extend(
+                    block.pfn for batch in strategy_of(guest).held for block in batch
+                )
+            },
+            before=lambda running: STRATEGIES.update({running.guest: running.strategy}),
+        )
+        told = [pfn for _, batch in running.reports.batches for pfn, _ in batch]
+        assert kept == told[: len(kept)]
+
+    def test_a_blocking_allocation_gets_everything_back(self):
+        tape = [rest(9 * SECOND), allocate(range(450), order=10), rest(5 * SECOND)]
+        log = []
+        running = hold(tape, at=watch([8 * SECOND, 13 * SECOND], log))
+        assert [mib for _, mib in log] == [1792, 0]
+        assert running.result.metrics["failed_allocations"] == 0
+        assert running.result.metrics["stalls"] == 1
+        assert running.result.metrics["false_ooms"] == 0
+
+    def test_one_that_may_not_wait_fails(self):
+        tape = [rest(9 * SECOND), take(range(100)), rest(SECOND)]
+        assert hold(tape).result.metrics["failed_allocations"] > 0
+
+
+STRATEGIES = {}
+
+
+def strategy_of(guest):
+    return STRATEGIES[guest]
+
+
+class TestCooldown:
+    def test_it_holds_nothing_for_a_minute(self):
+        tape = [rest(9 * SECOND), allocate(range(450), order=10), give(range(450))]
+        at = (10 * SECOND, 68 * SECOND, 73 * SECOND)
+        assert held_at(*at, tapes=[[*tape, rest(80 * SECOND)]]) == [0, 0, 1024]
+
+    def test_the_length_doubles_up_to_five_minutes_and_is_reset_by_quiet(self):
+        strategy = ReportThenHold()
+
+        class Clock:
+            now = 0
+
+        strategy.guest = Clock
+        strategy.cooldown_ns = strategy.cooldown_until = 0
+        lengths = []
+        for now_s in (10, 100, 300, 700, 1100, 2500):
+            Clock.now = now_s * SECOND
+            strategy._start_cooldown()
+            lengths.append(strategy.cooldown_ns // SECOND)
+        assert lengths == [60, 120, 240, 300, 300, 60]
+
+
+def test_stopping_in_the_middle_of_a_cycle():
+    running = hold([rest(250 * US)])
+    assert running.strategy.worker.done
+    assert running.strategy.held == []

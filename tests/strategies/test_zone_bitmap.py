@@ -1,0 +1,184 @@
+"""zone-bitmap: bits that a free sets, a work item at 16, a take of the lock for each bit."""
+
+import pytest
+
+from hintbench.strategies.zone_bitmap import ZoneBitmap
+from small_guest import BLOCK, MS, START, US, costs, host, trace_lock, zone
+
+from .stage import Reports, block_at, give, number_of, play, rest, take
+
+SERVICE = 100 * US
+END = 10 * MS
+
+
+def scan(*tapes, before=None, **given):
+    """Run it with batches of 4 on a host of 100 us; the run with its `reports`."""
+    parameters = {"batch": 4}
+    parameters |= {name: given.pop(name) for name in list(given) if name in FIELDS}
+    strategy = ZoneBitmap(**parameters)
+    reports = []
+
+    def prepare(running):
+        reports.append(Reports(running))
+        if before:
+            before(running)
+
+    given.setdefault("host", host(device_latency_ns=SERVICE))
+    running = play(strategy, *tapes, before=prepare, **given)
+    running.reports = reports[0]
+    assert running.result.violations == {}
+    return running
+
+
+FIELDS = ZoneBitmap.Parameters.model_fields
+
+
+def bits(running, index=0):
+    bitmap = running.strategy.bitmaps[running.guest.zones[index]]
+    assert bitmap.count == len(bitmap.set_units())
+    return [number_of(pfn) for pfn in bitmap.set_units()]
+
+
+def spread(numbers, then=()):
+    """Take 16 blocks, give some that do not merge, one after the other, and rest."""
+    return [take(range(16)), give(numbers), rest(END // 2), *then, rest(END // 2)]
+
+
+def test_constants_are_those_of_v10():
+    assert ZoneBitmap().parameters.model_dump() == {
+        "order": 9,
+        "batch": 16,
+        "swap": False,
+        "clear_on_allocation": False,
+    }
+
+
+class TestCapture:
+    def test_what_was_free_at_the_start_is_in_no_bitmap(self):
+        assert scan([rest(END)]).reports.batches == []
+
+    def test_a_bit_stands_for_the_first_page_of_the_merged_block(self):
+        running = scan([take(range(2)), take([2], order=9), give([0]), give([2]), rest(END)])
+        set_units = running.strategy.bitmaps[running.guest.zones[0]].set_units()
+        assert START in set_units
+        assert START + 512 not in set_units
+
+    def test_smaller_blocks_set_none(self):
+        running = scan([take(range(8), order=8), give([1, 3, 5, 7]), rest(END)])
+        assert bits(running) == []
+
+    def test_the_same_block_freed_twice_counts_once(self):
+        tape = [take(range(3)), give([0]), take([0]), give([0]), rest(END)]
+        assert bits(scan(tape)) == [0]
+
+    def test_a_residue_is_never_told(self):
+        running = scan(spread(range(3)))
+        assert running.reports.batches == []
+        assert bits(running) == [0, 1, 2]
+
+
+class TestWork:
+    def test_it_starts_with_a_batch_of_bits_and_tells_the_rest_too(self):
+        running = scan(spread(range(4)))
+        assert [sorted(map(number_of, dict(batch))) for _, batch in running.reports.batches] == [
+            [0, 1, 2, 3]
+        ]
+        assert bits(running) == []
+
+    def test_bits_are_scanned_upwards_and_told_in_that_order(self):
+        running = scan(spread([9, 2, 7, 4, 3, 12]), costs=costs(pcp_free_ns=1))
+        told = running.reports.blocks
+        assert told == sorted(told)
+
+    def test_a_lock_hold_for_each_bit_and_one_to_return(self):
+        running = scan(spread(range(4)))
+        assert running.result.metrics["strategy_lock_takes"] == 4 + 1
+
+    def test_a_stale_bit_costs_a_hold_too(self):
+        # Block 0 is freed, and taken again before there are enough.
+        tape = [take(range(8)), give([0]), take([0]), give([1, 2, 3]), rest(END)]
+        running = scan(tape)
+        assert running.reports.blocks == [1, 2, 3]
+        assert running.result.metrics["strategy_lock_takes"] == 4 + 1
+        assert running.result.metrics["strategy_empty_lock_takes"] == 1
+        assert bits(running) == []
+
+    def test_frees_during_the_scan_are_seen_if_they_lie_ahead_and_ask_for_nothing(self):
+        # While blocks 4 to 7 are with the host, 2 lies behind the scan and 9 ahead of it.
+        tape = [take(range(16)), give(range(4, 8)), rest(SERVICE // 2), give([2, 9]), rest(END)]
+        running = scan(tape, [])
+        assert running.reports.blocks == [4, 5, 6, 7, 9]
+        assert bits(running) == [2]
+
+    def test_blocks_come_back_to_the_heads_of_their_lists_and_set_no_bit(self):
+        running = scan(spread(range(4)))
+        first = running.machine.zones[0].blocks_of(10, 1)[:4]
+        assert sorted(map(number_of, first)) == [0, 1, 2, 3]
+
+    def test_zones_are_told_apart_and_each_needs_its_own_batch(self):
+        zones = (zone(16, START), zone(16, START + 16 * BLOCK, name="Normal", node=1))
+        other = [take(range(20, 30)), give(range(20, 24)), rest(END)]
+        running = scan(spread(range(3)), other, zones=zones)
+        assert all(number >= 16 for number in running.reports.blocks)
+        assert bits(running) == [0, 1, 2]
+
+    def test_what_the_watermark_forbids_is_forgotten(self):
+        low = 8 * BLOCK
+        running = scan(spread(range(16)), zones=(zone(16, low=low),))
+        told = running.reports.blocks
+        assert len(told) < 16
+        assert bits(running) == []
+
+    def test_refused_blocks_come_back_and_are_not_told_again(self):
+        def refuse(running):
+            running.guest.host.accepts = False
+
+        running = scan(spread(range(4)), before=refuse)
+        assert running.reports.sizes == [4]
+        assert bits(running) == []
+
+    def test_stopping_waits_for_it(self):
+        tape = [take(range(8)), give(range(4))]
+        running = scan(tape)
+        assert running.strategy.work.done
+        assert running.guest.zones[0].isolated_pages == 0
+
+
+class TestOptions:
+    def test_swap_takes_all_bits_under_one_hold(self):
+        tape = [take(range(16)), give(range(4, 8)), rest(SERVICE // 2), give([2, 9]), rest(END)]
+        running = scan(tape, [], swap=True)
+        # What is freed meanwhile is in the new bitmap, wherever it lies.
+        assert running.reports.blocks == [4, 5, 6, 7]
+        assert bits(running) == [2, 9]
+        assert running.result.metrics["strategy_lock_takes"] == 1 + 4 + 1
+
+    def test_swapped_bits_start_the_next_run_by_themselves(self):
+        tape = [take(range(16)), give(range(4)), rest(END // 2), give(range(8, 12)), rest(END)]
+        assert scan(tape, swap=True).reports.sizes == [4, 4]
+
+    @pytest.mark.parametrize(("clear", "bit"), [(True, []), (False, [0])])
+    def test_allocation_may_clear_bits(self, clear, bit):
+        tape = [take(range(3)), give([0]), take([0]), rest(END)]
+        assert bits(scan(tape, clear_on_allocation=clear)) == bit
+
+    def test_cleared_bits_do_not_start_the_work(self):
+        tape = [take(range(8)), give([0]), take([0]), give([1, 2, 3]), rest(END)]
+        running = scan(tape, clear_on_allocation=True)
+        assert running.reports.batches == []
+        assert bits(running) == [1, 2, 3]
+
+    def test_the_order_is_a_parameter(self):
+        tape = [take(range(16), order=8), give(range(1, 9, 2)), rest(END)]
+        assert {order for _, b in scan(tape, order=8).reports.batches for _, order in b} == {8}
+
+
+def test_holds_are_short():
+    locks = []
+    running = scan(
+        spread(range(4)),
+        before=lambda running: locks.append(trace_lock(running)),
+        costs=costs(flag_ns=5, block_cold_ns=150),
+    )
+    assert running.result.metrics["longest_hold_task_ns"] <= 4 * (150 + 5)
+    assert block_at(0) in [pfn for _, batch in running.reports.batches for pfn, _ in batch]

@@ -1,0 +1,211 @@
+"""`hintbench trace verify`: a strategy held against what a kernel reported, block by block."""
+
+import gzip
+import re
+from pathlib import Path
+
+import pytest
+
+from hintbench.cli import main
+from hintbench.core import BUILD
+from hintbench.errors import TraceError
+from hintbench.strategies.page_reporting import PageReporting
+from hintbench.trace_reported import Batch, Pass, in_passes, read_recorded
+from hintbench.trace_verify import VerifyRequest, verify
+from hintbench.traces import SAMPLE, SAMPLE_PAGES, read_trace
+
+pytestmark = pytest.mark.skipif(BUILD == "interpreted", reason="takes minutes interpreted")
+
+# What page-reporting tells on the sample trace, which no kernel recorded: seconds, pfn and order.
+TOLD = (
+    (16.512, ((0x3000, 10), (0x3400, 10), (0x3800, 9))),
+    (20.096, ((0x3800, 10),)),
+    (26.016, ((0x3800, 10), (0x3400, 10), (0x3C00, 10), (0x3200, 9))),
+)
+
+
+class Recording:
+    """The sample trace with probe hits, and the list of what the host was told."""
+
+    def __init__(self, folder, told, process=True):
+        self.trace = folder / "trace.txt"
+        self.reported = folder / "reported.csv"
+        with gzip.open(SAMPLE, "rt") as file:
+            lines = file.readlines()
+        for seconds, blocks in told:
+            lines += self.probes(seconds, blocks, process)
+        stamped = [(self.stamp(line), place, line) for place, line in enumerate(lines)]
+        self.trace.write_text("".join(line for _, _, line in sorted(stamped)))
+        rows = [
+            f"{number},{pfn << 12:#x},{4096 << order}"
+            for number, (pfn, order) in enumerate(
+                (block for _, blocks in told for block in blocks), 1
+            )
+        ]
+        self.reported.write_text("\n".join(["sequence,address,length", *rows, ""]))
+
+    @staticmethod
+    def stamp(line):
+        found = re.search(r" (\d+\.\d{6}): ", line)
+        return float(found[1]) if found else 0.0
+
+    @staticmethod
+    def probes(seconds, blocks, process):
+        head = f"     kworker/0:1-10      [000] ..... {seconds:12.6f}: "
+        if process:
+            yield f"{head}pr_process: (page_reporting_process+0x4/0x570)\n"
+        if blocks:
+            call = "virtballoon_free_page_report+0x4/0x120 [virtio_balloon]"
+            yield f"{head}pr_vbreport: ({call}) nents={len(blocks)}\n"
+            yield f"{head}pr_vbreport_ret: (page_reporting_process+0x3f3/0x570 <- virtballoon)\n"
+
+    def request(self, **given):
+        return VerifyRequest(str(self.trace), str(SAMPLE_PAGES), str(self.reported), **given)
+
+    def command(self, *options):
+        files = ["--pages", str(SAMPLE_PAGES), "--reported", str(self.reported)]
+        return main(["trace", "verify", str(self.trace), *files, *options])
+
+
+@pytest.fixture
+def recording(tmp_path):
+    return Recording(tmp_path, TOLD)
+
+
+def test_agreement(recording, capsys):
+    assert recording.command() == 0
+    out = capsys.readouterr().out
+    assert "passes      3 of 3 in both, at most" in out
+    assert "blocks      8 of the kernel's 8 in the same pass" in out
+    assert "places      8 of 8 at the same place of the same call" in out
+    assert "differences none" in out
+
+
+def test_without_the_probe_of_a_pass_calls_are_passes(tmp_path):
+    recording = Recording(tmp_path, TOLD, process=False)
+    assert verify(recording.request()).agrees
+
+
+def test_every_difference_is_told(tmp_path, capsys):
+    told = (
+        (16.512, ((0x3400, 10), (0x3000, 10), (0x3800, 9))),  # two changed places
+        (20.120, ((0x3800, 10),)),  # late
+        (22.000, ()),  # a pass that the model does not make
+        (26.016, ((0x3800, 10), (0x3400, 10), (0x3C00, 9), (0x5000, 10))),  # two others
+    )
+    assert Recording(tmp_path, told).command() == 1
+    out = capsys.readouterr().out
+    assert "passes      3 of 4 in both" in out
+    assert "blocks      6 of the kernel's 8 in the same pass" in out
+    assert "pass 1, place 1: 0x3400 of order 10, in the model 0x3000 of order 10" in out
+    assert re.search(r"pass 2: -2[34]\.\d+ ms apart", out)
+    assert "pass 3: only the kernel made one" in out
+    assert (
+        "pass 4: 0x3c00 of order 9 told by the kernel alone; never as such by the model;"
+        " the model had it inside 0x3c00 of order 10, not told" in out
+    )
+    assert re.search(r"0x5000 of order 10 told by the kernel alone; never .* told before", out)
+    assert "pass 4: 0x3200 of order 9 told by the model alone; never as such by the kernel" in out
+
+
+def test_the_tolerance_is_an_option(tmp_path):
+    told = ((16.520, TOLD[0][1]), *TOLD[1:])
+    recording = Recording(tmp_path, told)
+    assert recording.command("--tolerance-ms", "1") == 1
+    assert recording.command("--tolerance-ms", "9") == 0
+
+
+def test_another_strategy(recording, capsys):
+    assert recording.command("-s", "page-reporting,order=10") == 1
+    assert recording.command("-s", "none") == 1
+    assert "pass 1: only the kernel made one" in capsys.readouterr().out
+
+
+class FromTheStart(PageReporting):
+    """Fills its scatter list from the start."""
+
+    def _isolate(self, zone, blocks, sgl):
+        refused = super()._isolate(zone, blocks, sgl)
+        sgl.reverse()
+        return refused
+
+
+class FromTheTail(PageReporting):
+    """Goes through the orders, but takes the blocks of a list from its tail."""
+
+    def _isolate(self, zone, blocks, sgl):
+        return super()._isolate(zone, blocks[::-1], sgl)
+
+
+@pytest.mark.parametrize("wrong", [FromTheStart, FromTheTail])
+def test_it_can_tell_a_wrong_kernel(recording, monkeypatch, wrong):
+    monkeypatch.setattr("hintbench.trace_verify.find_strategy", lambda name: wrong)
+    assert not verify(recording.request()).agrees
+
+
+class TestInputs:
+    def test_passes_with_and_without_calls(self):
+        batches = [Batch(at, ((at, 9),)) for at in (5, 6, 30)]
+        assert in_passes([4, 20, 29], batches) == [
+            Pass(4, tuple(batches[:2])),
+            Pass(20),
+            Pass(29, tuple(batches[2:])),
+        ]
+
+    @pytest.mark.parametrize(
+        ("line", "sentence"),
+        [
+            ("1,0x1000,8192", "0x2000 bytes at 0x1000 are no block"),
+            ("1,0x1000,4095", "0xfff bytes at 0x1000 are no block"),
+            ("1,0x0,8388608", "are no block"),
+            ("1,here,4096", "line 2: has no address and length in numbers"),
+            ("1", "line 2: has no address and length in numbers"),
+        ],
+    )
+    def test_lines_that_are_no_blocks(self, recording, line, sentence):
+        recording.reported.write_text(f"sequence,address,length\n{line}\n")
+        with pytest.raises(TraceError, match=sentence):
+            verify(recording.request())
+
+    def test_an_empty_list(self, recording):
+        recording.reported.write_text("sequence,address,length\n")
+        with pytest.raises(TraceError, match="lists no block"):
+            verify(recording.request())
+
+    def test_a_list_of_another_recording(self, recording):
+        lines = recording.reported.read_text().splitlines()
+        recording.reported.write_text("\n".join(lines[:-1]))
+        with pytest.raises(TraceError, match="lists 7 blocks, the trace's probes tell of 8"):
+            read_recorded(read_trace(recording.trace), recording.reported)
+
+    def test_a_missing_file(self, recording, capsys):
+        recording.reported.unlink()
+        assert recording.command() == 2
+        assert "reported.csv: cannot be read" in capsys.readouterr().err
+
+
+SHARED = Path(__file__).parents[2] / "shared" / "traces"
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"the shared traces are not at {SHARED}")
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("linux-6.12-1cpu-1gib", ["32 + 27", "5"]),
+        ("linux-6.12-4cpu-512mib", ["32 + 2", "none", "1"]),
+    ],
+)
+def test_page_reporting_is_the_recorded_kernels_block_by_block(name, sizes):
+    folder = SHARED / name
+    found = verify(
+        VerifyRequest(
+            str(folder / "trace.txt.gz"),
+            str(folder / "kpageflags-before.u64.gz"),
+            str(folder / "reported-blocks.csv"),
+        )
+    )
+    assert found.agrees
+    assert found.modelled == found.recorded
+    assert [kernel.sizes for kernel, _ in found.pairs] == sizes
+    assert found.largest_gap_ns < 1_000_000
+    assert found.violations == {}
