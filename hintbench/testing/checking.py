@@ -8,13 +8,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from hintbench.errors import HintbenchError
 from hintbench.matrix import interrupts_held_back
-from hintbench.testing.exploration import Exploration
+from hintbench.testing.comparisons import compare
+from hintbench.testing.exploration import Exploration, explore
 from hintbench.testing.rules import RULES
 from hintbench.testing.subjects import Subject
 from hintbench.testing.worker import Told, work
+from hintbench.watchdog import watch
+
+if TYPE_CHECKING:
+    from hintbench.strategy import Strategy
 
 SCHEDULES: Final = 2_000
 SECONDS: Final = 25.0
@@ -53,6 +59,22 @@ class Verdict:
 
 
 @dataclass(slots=True)
+class Progress:
+    """How far an exploration has come, for whoever watches that it goes on.
+
+    Attributes:
+        progress: the number of scenarios begun.
+    """
+
+    progress: int = 0
+
+    def note(self, _seed: int) -> bool:
+        """One more has begun; go on."""
+        self.progress += 1
+        return True
+
+
+@dataclass(slots=True)
 class Check:
     """What came of checking one strategy.
 
@@ -73,6 +95,7 @@ class Check:
     error: str = ""
     seconds: float = 0.0
     seed: int = 1
+    progress: Progress = field(default_factory=Progress)
 
     @property
     def passed(self) -> bool:
@@ -135,6 +158,42 @@ def check_strategy(
     if unknown:
         check.error = check.error or f"declares to fail {', '.join(unknown)}, which is no rule"
     check.verdicts = _verdicts(check, instance.claims(), declared)
+    check.seconds = time.perf_counter() - began
+    return check
+
+
+def check_here(
+    make: Callable[[], Strategy],
+    *,
+    schedules: int = SCHEDULES,
+    seconds: float = SECONDS,
+    seed: int = 1,
+) -> Check:
+    """Check a strategy in this process, without counterexamples; for test suites.
+
+    Args:
+        make: makes an instance of it.
+        schedules: how many scenarios to run, at most.
+        seconds: how long to run them, at most [wall s].
+        seed: of the first; the others follow.
+    """
+    began = time.perf_counter()
+    instance = make()
+    name = instance.name or type(instance).__name__
+    check = Check(name, seed=seed)
+    first = 1_000_000 * seed
+    try:
+        with watch(lambda: name, lambda: check.progress.progress):
+            check.exploration.merge(compare(make, first))
+            seeds = range(first, first + schedules)
+            check.exploration.merge(
+                explore(make, seeds, seconds=seconds, before=check.progress.note)
+            )
+    except HintbenchError as error:
+        check.error = str(error)
+    if check.exploration.error is not None:
+        check.error = check.error or check.exploration.error[0]
+    check.verdicts = _verdicts(check, instance.claims(), dict(instance.declared_failures))
     check.seconds = time.perf_counter() - began
     return check
 

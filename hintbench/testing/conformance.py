@@ -1,0 +1,151 @@
+"""The conformance suite as a class: derive from it in any repository.
+
+::
+
+    from hintbench.testing import StrategyConformance
+    from mine import Mine
+
+
+    class TestMine(StrategyConformance):
+        strategy = Mine
+
+One test for each rule. A rule that the strategy declares to break is expected to be broken, and it
+is a failure when no schedule breaks it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+
+from hintbench.testing.checking import (
+    BROKEN,
+    DECLARED,
+    NOT_APPLICABLE,
+    UNSHOWN,
+    Check,
+    check_here,
+)
+from hintbench.testing.rules import RULES
+from hintbench.testing.shrinking import shrink
+from hintbench.testing.stories import describe_violation, tell
+
+if TYPE_CHECKING:
+    from hintbench.strategy import Strategy
+
+SHRINK_SECONDS = 3.0
+
+
+class StrategyConformance:
+    """Holds one strategy to every rule.
+
+    Attributes:
+        strategy: the strategy's class, an instance, or a function that makes one.
+        parameters: those it is explored with; they go before its `check_parameters`.
+        schedules: how many schedules are explored, at most.
+        seconds: for how long, at most [wall s].
+        seed: where they begin.
+    """
+
+    strategy: ClassVar[Any] = None
+    parameters: ClassVar[dict[str, Any]] = {}
+    schedules: ClassVar[int] = 1_000
+    seconds: ClassVar[float] = 20.0
+    seed: ClassVar[int] = 1
+
+    @pytest.fixture
+    def hintbench_check(self, request: pytest.FixtureRequest) -> Check:
+        """The exploration, once for all rules."""
+        make = maker_of(type(self).strategy, tuple(sorted(self.parameters.items())))
+        option = request.config.getoption
+        return check_once(
+            make,
+            option("--hintbench-schedules") or self.schedules,
+            option("--hintbench-seconds") or self.seconds,
+            option("--hintbench-seed") or self.seed,
+        )
+
+    def test_something_was_explored(self, hintbench_check: Check) -> None:
+        """A run that checked nothing fails."""
+        expect_exploration(hintbench_check, maker_of(self.strategy, ()))
+
+    @pytest.mark.parametrize("rule", RULES)
+    def test_rule(self, rule: str, hintbench_check: Check) -> None:
+        """One rule."""
+        make = maker_of(self.strategy, tuple(sorted(self.parameters.items())))
+        expect_rule(hintbench_check, rule, make)
+
+
+@cache
+def maker_of(strategy: Any, parameters: tuple[tuple[str, Any], ...]) -> Callable[[], Strategy]:
+    """What makes instances of a strategy for exploration.
+
+    Args:
+        strategy: a class, an instance, or a function that makes one.
+        parameters: that go before its `check_parameters`.
+    """
+    if strategy is None:
+        pytest.fail("set `strategy` to the class of the strategy that is to be checked")
+    given = dict(parameters)
+    if isinstance(strategy, type):
+        strategy_class: Any = strategy
+        chosen = {**strategy_class.check_parameters, **given}
+        return lambda: strategy_class(**chosen)
+    if callable(strategy):
+        return strategy
+    chosen = {**strategy.parameters.model_dump(), **given}
+    return lambda: type(strategy)(**chosen)
+
+
+@cache
+def check_once(make: Callable[[], Strategy], schedules: int, seconds: float, seed: int) -> Check:
+    """Explore a strategy, once however many tests ask."""
+    return check_here(make, schedules=schedules, seconds=seconds, seed=seed)
+
+
+def expect_exploration(check: Check, make: Callable[[], Strategy]) -> None:
+    """Fail when the strategy failed by its own fault, or nothing happened that could be checked."""
+    if check.error:
+        pytest.fail(f"{check.strategy}: {check.error}", pytrace=False)
+    explored = check.exploration
+    assert explored.schedules > 0, "no schedule was explored"
+    if make().claims().liveness_bound_ns is not None:
+        assert explored.coverage.get("reports", 0) > 0, (
+            f"{check.strategy} reported nothing in {explored.schedules} schedules:"
+            " set check_parameters small enough for a guest of 64 MiB"
+        )
+
+
+def expect_rule(check: Check, rule: str, make: Callable[[], Strategy]) -> None:
+    """Fail when a rule is broken, or declared to be and is not."""
+    if check.error:
+        pytest.fail(f"{check.strategy}: {check.error}", pytrace=False)
+    verdict = next(each for each in check.verdicts if each.rule == rule)
+    if verdict.verdict == NOT_APPLICABLE:
+        pytest.skip(f"{check.strategy} {verdict.why}")
+    if verdict.verdict == DECLARED:
+        pytest.xfail(f"declared: {verdict.why}")
+    if verdict.verdict == UNSHOWN:
+        pytest.fail(
+            f"{check.strategy} declares to break {rule}, but none of"
+            f" {check.exploration.schedules} schedules shows it",
+            pytrace=False,
+        )
+    if verdict.verdict == BROKEN:
+        pytest.fail("\n".join(_story(check, rule, make)), pytrace=False)
+
+
+def _story(check: Check, rule: str, make: Callable[[], Strategy]) -> list[str]:
+    """How a rule was broken, as short as it can be told."""
+    found = check.exploration.found
+    key = next(key for key in found if key[0] == rule)
+    violation, scenario = found[key]
+    if violation.cpu < 0 and not violation.time_ns:
+        return [f"{check.strategy} breaks {rule}: {violation.text}"]
+    small = shrink(make, scenario, key, SHRINK_SECONDS)
+    lines, outcome = tell(make, small, key)
+    shown = outcome.violations.get(key, violation)
+    return [f"{check.strategy} breaks {rule}:", *lines, *describe_violation(shown)]

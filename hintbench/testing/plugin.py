@@ -1,0 +1,43 @@
+"""The pytest plugin: options for the conformance suite.
+
+It is loaded in everybody's pytest run, so it imports pytest and nothing else; what it offers is
+imported when a test of the suite runs.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of ``pytest --pyargs hintbench.testing.suite``."""
+    group = parser.getgroup("hintbench", "hintbench: conformance of free page hinting strategies")
+    group.addoption(
+        "--strategy",
+        action="append",
+        default=[],
+        metavar="NAME|FILE.py|module:Class",
+        help="a strategy that hintbench.testing.suite checks, with ,key=value...; repeatable",
+    )
+    group.addoption(
+        "--hintbench-schedules",
+        type=int,
+        default=None,
+        metavar="N",
+        help="explore at most so many schedules of each strategy",
+    )
+    group.addoption(
+        "--hintbench-seconds",
+        type=float,
+        default=None,
+        metavar="S",
+        help="explore each strategy for at most so many seconds",
+    )
+    group.addoption(
+        "--hintbench-seed", type=int, default=None, metavar="N", help="where the schedules begin"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let assertions of the suite explain themselves."""
+    pytest.register_assert_rewrite("hintbench.testing.suite", "hintbench.testing.conformance")
