@@ -287,6 +287,8 @@ class Guest:
             name, order, self._pages.page_count, self, lambda _flags: self._look_again()
         )
         self.flag_sets[name] = (flags, meaning)
+        if meaning == "in-flight":
+            flags.split = self._machine.backing.split
         if forget == "taken":
             self.hooks.forget_when_taken.append(flags)
         elif forget == "allocated":

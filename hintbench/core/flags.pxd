@@ -4,6 +4,7 @@ cdef class UnitFlags:
     cdef readonly long long count
     cdef public object on_clear
     cdef public object guest
+    cdef public object split
     cdef unsigned char[::1] units
     cdef int any_set(self, int pfn, int order) except -1
     cdef int forget(self, int pfn, int order) except -1

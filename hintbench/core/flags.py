@@ -24,6 +24,9 @@ class UnitFlags:
         page_count: pages covered.
         guest: charged for searches; spins in :meth:`wait_clear`.
         on_clear: called after units were cleared, to wake who waits for that.
+
+    Attributes:
+        split: told of every change of an in-flight flag, else None.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class UnitFlags:
         self.count = 0
         self.on_clear = on_clear
         self.guest = guest
+        self.split = None
         self.units = memoryview(numpy.zeros((page_count >> order) + 1, dtype=numpy.uint8))
 
     def any_set(self, pfn: cython.int, order: cython.int) -> cython.int:
@@ -60,6 +64,8 @@ class UnitFlags:
             if self.units[unit]:
                 self.units[unit] = 0
                 cleared += 1
+                if self.split is not None:
+                    self.split.unmark(unit << self.order)
             unit += 1
         self.count -= cleared
         return cleared
@@ -90,6 +96,8 @@ class UnitFlags:
             if not self.units[unit]:
                 self.units[unit] = 1
                 changed += 1
+                if self.split is not None:
+                    self.split.mark(unit << self.order, self.order)
         self.count += changed
         return changed
 

@@ -101,8 +101,8 @@ def begin_free(sim: Simulation, vcpu: Vcpu) -> cython.int:
     vcpu.order = order
     clock.digest.add(clock.now, vcpu.number, EVENT_FREED, pfn, order)
     sim.frees += 1
-    leave_user(sim, pfn, order)
     sim.pages.state[pfn] = TRANSIT | order
+    leave_user(sim, pfn, order)
     point: HookPoint = sim.hooks.page_freeing
     if point is not None and sim.test_hook(point, pfn, order):
         begun = point.begin(clock)

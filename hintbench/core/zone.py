@@ -321,6 +321,8 @@ class Zone(Buddy):
         self.isolations += 1
         if self.in_flight is not None:
             self.in_flight.add(clock.now, 1 << order)
+        if self.split is not None:
+            self.split.change_isolated(pfn, order, 1)
         mark_isolated(self, pfn, order)
         clock.digest.add(clock.now, clock.cpu, EVENT_ISOLATED, pfn, order)
         return make_block(pfn, order, self)
@@ -349,6 +351,8 @@ class Zone(Buddy):
         self.isolated_pages -= 1 << order
         if self.in_flight is not None:
             self.in_flight.add(clock.now, -(1 << order))
+        if self.split is not None:
+            self.split.change_isolated(pfn, order, -1)
         try:
             merged = self.free_one_page(
                 pfn,
