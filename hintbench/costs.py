@@ -152,12 +152,14 @@ class Costs(BaseModel):
     context_spin_wake_ns: int = _cost(
         100, 50, 300, "seeing that what one spun for has come", "one cache line between CPUs"
     )
-    flag_ns: int = _cost(1, 1, 5, "testing or setting a flag whose line is warm", "one warm load")
+    flag_ns: int = _cost(
+        1, 1, 5, "testing, setting or clearing a flag whose line is warm", "one warm load"
+    )
     flag_contended_ns: int = _cost(
         50,
         30,
         300,
-        "testing a flag whose line another CPU has just written",
+        "setting or clearing a flag whose line another CPU wrote last",
         "one line between CPUs",
     )
     buffer_ns: int = _cost(200, 50, 1_000, "allocating a small buffer with kmalloc", "estimate")

@@ -353,6 +353,8 @@ class Guest:
         self.flag_sets[name] = (flags, meaning)
         watched: Any = flags
         watched.watcher = self.watcher
+        if meaning == "in-flight":
+            watched.split = self.machine.backing.split
         if forget == "taken":
             self.hooks.forget_when_taken.append(flags)
         elif forget == "allocated":

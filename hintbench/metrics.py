@@ -21,6 +21,7 @@ from hintbench.core.constants import (
     PAGEBLOCK_ORDER,
 )
 from hintbench.core.measures import bucket_upper_ns
+from hintbench.retention import split_of, times_to_reclaim
 
 if TYPE_CHECKING:
     from hintbench.boot import Machine
@@ -80,7 +81,7 @@ def collect(
     }
     metrics |= _latencies(simulation.latencies)
     metrics |= _locks(machine, guest)
-    metrics |= _memory(machine, guest, end_ns)
+    metrics |= _memory(machine, end_ns)
     metrics |= _host(guest)
     metrics |= _failures(machine, guest, threads)
     metrics |= _per_gib(metrics, machine)
@@ -177,35 +178,35 @@ def locks_per_batch(machine: Machine, guest: Guest) -> Metrics:
     }
 
 
-def _memory(machine: Machine, guest: Guest, end_ns: int) -> Metrics:
+def _memory(machine: Machine, end_ns: int) -> Metrics:
     """Footprint, reclaimed, retained; integrals over virtual time from its start."""
     backing = machine.backing
     gib = PAGE_SIZE / GIB
-    footprint = backing.backed.page_seconds(end_ns) * gib
-    used = backing.used.page_seconds(end_ns) * gib
-    on_pcp = sum(pcp.count for vcpu in machine.simulation.vcpus for pcp in vcpu.pcps)
+    split = split_of(machine)
     free_by_order = [
         sum(zone.nr_free[order] for zone in machine.zones) for order in range(NR_PAGE_ORDERS)
     ]
+    integrals = {name: part.page_seconds(end_ns) * gib for name, part in split.items()}
     return {
-        "footprint_gib_s": footprint,
+        "footprint_gib_s": backing.backed.page_seconds(end_ns) * gib,
         "reclaimed_gib_s": backing.reclaimed.page_seconds(end_ns) * gib,
-        "retained_gib_s": footprint - used,
+        **{f"{name}_gib_s": value for name, value in integrals.items()},
         "footprint_end_bytes": backing.backed.value * PAGE_SIZE,
         "reclaimed_end_bytes": backing.reclaimed.value * PAGE_SIZE,
-        "retained_end_bytes": (backing.backed.value - backing.used.value) * PAGE_SIZE,
+        **{f"{name}_end_bytes": part.value * PAGE_SIZE for name, part in split.items()},
         "reclaimed_peak_bytes": backing.reclaimed.peak * PAGE_SIZE,
-        "pcp_end_bytes": on_pcp * PAGE_SIZE,
+        "pcp_end_bytes": sum(pcp.count for vcpu in machine.simulation.vcpus for pcp in vcpu.pcps)
+        * PAGE_SIZE,
         "free_fragments_end_bytes": sum(
             count << order for order, count in enumerate(free_by_order[:PAGEBLOCK_ORDER])
         )
         * PAGE_SIZE,
         "free_blocks_order9_end": sum(free_by_order[PAGEBLOCK_ORDER:]),
+        **times_to_reclaim(machine, end_ns),
         "refaults": backing.small_refaults + backing.huge_refaults,
         "refaulted_bytes": backing.refaulted_pages * PAGE_SIZE,
         "refault_stall_ns": machine.simulation.refault_stall_ns,
         "discarded_bytes": backing.discarded_pages * PAGE_SIZE,
-        "peak_in_flight_bytes": max(guest.host.in_flight.peak, guest.isolated.peak) * PAGE_SIZE,
     }
 
 
@@ -227,6 +228,7 @@ def _host(guest: Guest) -> Metrics:
         "dropped_hints": sum(guest.drops.values()),
         "isolation_refusals": sum(zone.refusals for zone in guest.zones),
         "held_peak_bytes": guest.held.peak * PAGE_SIZE,
+        "peak_in_flight_bytes": max(guest.host.in_flight.peak, guest.isolated.peak) * PAGE_SIZE,
         "isolated_end_bytes": sum(zone.isolated_pages for zone in guest.zones) * PAGE_SIZE,
     }
 

@@ -17,6 +17,11 @@ from hintbench.explain import explain
 SCHEMA: Final = 1
 STDOUT: Final = "-"
 BASELINE: Final = "none"
+RATIOS: Final = {
+    "throughput_ratio": "throughput_ops_s",
+    "free_blocks_order9_end_ratio": "free_blocks_order9_end",
+}
+"""Metrics that are compared with those of `none`, by the name of the ratio."""
 _SECONDS_BETWEEN_WRITES = 1.0
 
 Metric = int | float | None
@@ -209,28 +214,31 @@ def load_results(path: str | os.PathLike[str]) -> ResultFile:
 
 
 def with_ratios(results: Sequence[Result]) -> list[Result]:
-    """Give every result its throughput ratio to the baseline `none` of the same cell.
+    """Give every result its ratios to the baseline `none` of the same cell (`RATIOS`).
 
     Args:
         results: Results, of which some may have the strategy "none".
 
     Returns:
-        The same results in the same order; `throughput_ratio` is None where no result of `none`
-        with the same workload, seed and guest is among them.
+        The same results in the same order; the ratios are None where no result of `none` with the
+        same workload, seed and guest is among them, or its value is 0.
     """
     baselines = {
-        _conditions(result): result.metrics.get("throughput_ops_s")
-        for result in results
-        if result.strategy == BASELINE
+        _conditions(result): result.metrics for result in results if result.strategy == BASELINE
     }
     compared = []
     for result in results:
-        baseline = baselines.get(_conditions(result))
-        own = result.metrics.get("throughput_ops_s")
-        ratio = own / baseline if own is not None and baseline else None
-        metrics = {**result.metrics, "throughput_ratio": ratio}
-        compared.append(result.model_copy(update={"metrics": metrics}))
+        baseline = baselines.get(_conditions(result), {})
+        ratios = {
+            ratio: _ratio(result.metrics.get(name), baseline.get(name))
+            for ratio, name in RATIOS.items()
+        }
+        compared.append(result.model_copy(update={"metrics": {**result.metrics, **ratios}}))
     return compared
+
+
+def _ratio(own: Metric, baseline: Metric) -> float | None:
+    return own / baseline if own is not None and baseline else None
 
 
 def _conditions(result: Result) -> str:

@@ -11,6 +11,7 @@ from hintbench.binding import bind_hooks, hook_codes, native_filters
 from hintbench.boot import Machine
 from hintbench.config import GuestConfig, load_guest
 from hintbench.core import machine as core_machine
+from hintbench.core.constants import PAGEBLOCK_ORDER
 from hintbench.core.hooks import HookPoint
 from hintbench.errors import HintbenchError, PluginError, TaskLeakError, UsageError
 from hintbench.guest import Guest
@@ -19,6 +20,7 @@ from hintbench.metrics import collect, locks_per_batch
 from hintbench.operations import OperationBlock
 from hintbench.plugins import find_strategy, find_workload, load_plugin, make
 from hintbench.results import Result
+from hintbench.retention import follow_backed_memory
 from hintbench.tasks import Scheduler
 from hintbench.validation import validate
 from hintbench.watchdog import PROGRAM_LIMIT_SECONDS, watch
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from hintbench.strategy import Strategy
     from hintbench.workload import Workload
 
+SAMPLE_NS: Final = 1_000_000
+"""Spacing of the series of backed and used memory [virtual ns]; they are thinned when long."""
 START_LIMIT_NS: Final = 120_000_000_000
 """When ``guest_started`` must have ended [virtual ns]."""
 STOP_LIMIT_NS: Final = 1_000_000_000
@@ -134,7 +138,7 @@ class Run:
         *,
         attached_but_off: bool = False,
         observers: tuple[object, ...] = (),
-        sample_ns: int = 0,
+        sample_ns: int = SAMPLE_NS,
     ) -> None:
         self.strategy = strategy
         self.workload = workload
@@ -190,6 +194,7 @@ class Run:
         if initial is not None:
             initial.load(self.machine)
             self.scheduler.timer_phase_ns = getattr(initial, "timer_phase_ns", 0)
+        self._follow()
         if config.discarded_at_start:
             self._discard_free()
 
@@ -205,6 +210,19 @@ class Run:
         if not isinstance(program, Program):
             raise PluginError(name, "program", f"returned {type(program).__name__}, not a Program")
         return replace(program, tapes=tuple(_Tape(self, tape) for tape in program.tapes))
+
+    def _follow(self) -> None:
+        """Keep the series and the split of what the host backs."""
+        follow_backed_memory(self.machine, self._min_order())
+
+    def _min_order(self) -> int:
+        """The smallest block that the strategy reports; a pageblock if it does not say."""
+        try:
+            claimed = None if self.off else self.strategy.claims().min_order
+        except Exception as error:
+            name = self.strategy.name or type(self.strategy).__name__
+            raise PluginError(name, "claims", error) from error
+        return PAGEBLOCK_ORDER if claimed is None else claimed
 
     def _discard_free(self) -> None:
         """Every free block of order 9 and more was reported before the start."""

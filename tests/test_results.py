@@ -61,6 +61,15 @@ class TestRatios:
         ratios = [one.metrics["throughput_ratio"] for one in with_ratios(cells)]
         assert ratios == [1.0, 0.9, None, None, None]
 
+    def test_free_blocks_at_the_end_are_compared_too(self):
+        cells = [
+            result("none", metrics={"free_blocks_order9_end": 40}),
+            result("mine", metrics={"free_blocks_order9_end": 30}),
+            result("mine", seed=2, metrics={"free_blocks_order9_end": 30}),
+        ]
+        ratios = [one.metrics["free_blocks_order9_end_ratio"] for one in with_ratios(cells)]
+        assert ratios == [1.0, 0.75, None]
+
     def test_no_division_by_nothing(self):
         cells = [result("none", throughput=0.0), result("mine", throughput=None)]
         assert [one.metrics["throughput_ratio"] for one in with_ratios(cells)] == [None, None]

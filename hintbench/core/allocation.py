@@ -407,6 +407,8 @@ def touch_pages(
         refault = sim.backing.fault(pfn, order)
         if order < PAGEBLOCK_ORDER and sim.backing.huge_refaults != huge:
             sim.backing.used.change(sim.clock.now, _used_around(sim, pfn))
+            if sim.backing.split is not None:
+                sim.backing.split.came_back(pfn)
     if refault:
         sim.clock.now += refault
         sim.refault_stall_ns += refault

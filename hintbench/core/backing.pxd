@@ -16,6 +16,7 @@ cdef class Backing:
     cdef readonly long long discarded_pages
     cdef readonly long long claimed_blocks, claimed_pages
     cdef public bint free_of_charge
+    cdef public object split
     cdef long long[::1] discarded_ns
     cdef readonly long long[::1] refaulted_within
     cdef int _count_early(self, int pfn, int pages) except -1

@@ -50,6 +50,7 @@ class Backing:
 
     Attributes:
         backed: the footprint, in pages. reclaimed: discarded and not touched since.
+        split: told of every discard; a :class:`hintbench.core.retained.RetainedSplit` or None.
         used: pages backed and in the guest's use; the rest of ``backed`` is *retained*.
     """
 
@@ -75,7 +76,7 @@ class Backing:
         self.huge_granule = huge_granule
         self.backed = Integral(total, sample_ns)
         self.reclaimed = Integral(0)
-        self.used = Integral(0)
+        self.used = Integral(0, sample_ns)
         self.refaulted_pages = 0
         self.small_refaults = 0
         self.huge_refaults = 0
@@ -83,6 +84,7 @@ class Backing:
         self.claimed_blocks = 0
         self.claimed_pages = 0
         self.free_of_charge = False
+        self.split = None
         self.discarded_ns = memoryview(numpy.zeros(page_count >> PAGEBLOCK_ORDER, numpy.int64))
         self.refaulted_within = memoryview(numpy.zeros(len(EARLY_NS), numpy.int64))
 
@@ -213,6 +215,8 @@ class Backing:
         index: cython.int
         if taken == 0:
             return 0
+        if self.split is not None:
+            self.split.discarded(pfn, order)
         if order < 6:
             self.words[pfn >> 6] &= ~(((_ONE << (1 << order)) - 1) << (pfn & 63)) & _ALL
         else:
@@ -225,6 +229,8 @@ class Backing:
             index += 1
         self.backed.change(self.clock.now, -taken)
         self.reclaimed.change(self.clock.now, taken)
+        if self.split is not None:
+            self.split.changed(pfn, 1 << order)
         return taken
 
     def claim(self, pfn: cython.int, order: cython.int) -> cython.int:

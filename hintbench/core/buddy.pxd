@@ -3,6 +3,7 @@ cimport cython
 from hintbench.core.clock cimport VirtualClock
 from hintbench.core.hooks cimport CoreHooks, HookPoint
 from hintbench.core.pages cimport Pages
+from hintbench.core.retained cimport RetainedSplit
 
 
 cdef class Buddy:
@@ -25,6 +26,7 @@ cdef class Buddy:
     cdef public object claim
     cdef public int claim_order
     cdef public long long high_watermark_pages
+    cdef public RetainedSplit split
     # where a merge stands whose block_merged hook waits
     cdef public object waiting
     cdef public int merge_pfn, merge_order, merge_type

@@ -72,6 +72,7 @@ class Buddy:
         free_highatomic: those on HIGHATOMIC lists, which an ordinary allocation cannot have; 6.12
             only (5.0 reserves by pageblock).
         nr_free: free blocks by order, all migratetypes.
+        split: counts where backed memory is; None where nobody asks.
         claim: called with (pfn, order) of every merged block of ``claim_order`` or more; the
             oracle's zero-time service.
         waiting: the coroutine of a ``block_merged`` hook that dropped the lock; the merge stands
@@ -105,6 +106,7 @@ class Buddy:
         self.reclaim_active = False
         self.high_watermark_pages = 0
         self.quiet = False
+        self.split = None
         self.claim = None
         self.claim_order = 0
         self.editing_refused = False
@@ -236,6 +238,8 @@ class Buddy:
             self.pages.add_tail(head, pfn)
         else:
             self.pages.add_head(head, pfn)
+        if self.split is not None:
+            self.split.freed(pfn, order, freed_pfn, freed_order)
         if self.claim is not None and order >= self.claim_order:
             self.claim(pfn, order)
         if self.hooks is not None and self.hooks.block_freed is not None and not self.quiet:
@@ -323,6 +327,8 @@ class Buddy:
             self.pages.state[upper] = BUDDY | high
             self.pages.add_head(self.list_of(high, migratetype), upper)
             self.nr_free[high] += 1
+        if self.split is not None:
+            self.split.taken(pfn, block_order, order)
         return 0
 
     def rmqueue_smallest(self, order: cython.int, migratetype: cython.int) -> cython.int:

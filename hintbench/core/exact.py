@@ -156,6 +156,7 @@ def _take(sim: Simulation, vcpu: Vcpu, zone: Zone) -> cython.int:
     head: cython.int = pages.head_of(pfn)
     state: cython.int = pages.state[head] if head >= 0 else 0
     high: cython.int = state & ORDER_MASK
+    high_before: cython.int
     migratetype: cython.int
     other: cython.int
     if (state & KIND_MASK) == ISOLATED:
@@ -178,6 +179,7 @@ def _take(sim: Simulation, vcpu: Vcpu, zone: Zone) -> cython.int:
     pages.state[head] = TRANSIT | high
     zone.call_block_taken(head, high, REASON_SPLIT if high > order else 0)
     pages.state[head] = 0
+    high_before = high
     while high > order:
         # The half without the page goes back to the head of its list, as expand() does.
         high -= 1
@@ -189,6 +191,8 @@ def _take(sim: Simulation, vcpu: Vcpu, zone: Zone) -> cython.int:
         pages.add_head(zone.list_of(high, migratetype), other)
         zone.nr_free[high] += 1
     pages.state[pfn] = PCP | order
+    if zone.split is not None:
+        zone.split.taken(pfn, high_before, order)
     sim.taken_by_order[order] += 1
     sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_TAKEN, pfn, order)
     return 1
@@ -288,8 +292,8 @@ def _give_back(sim: Simulation, vcpu: Vcpu) -> cython.int:
     clock.now += clock.costs.pcp_free_ns
     clock.digest.add(clock.now, vcpu.number, EVENT_FREED, vcpu.pfn, vcpu.order)
     sim.frees += 1
-    leave_user(sim, vcpu.pfn, vcpu.order)
     sim.pages.state[vcpu.pfn] = PCP | vcpu.order
+    leave_user(sim, vcpu.pfn, vcpu.order)
     if point is not None and sim.test_hook(point, vcpu.pfn, vcpu.order):
         begun = point.begin(clock)
         coroutine = point.function(sim.hooks.guest, vcpu.number, vcpu.pfn, vcpu.order)

@@ -14,6 +14,9 @@ if cython.compiled:
     from cython.cimports.hintbench.core.constants import MAX_PAGE_ORDER
 else:
     from hintbench.core.constants import MAX_PAGE_ORDER
+_LINE_ORDER = cython.declare(cython.int, 9)
+# Host threads are CPU -1.
+_NOBODY = cython.declare(cython.int, -2)
 
 
 @cython.final
@@ -21,7 +24,10 @@ else:
 class UnitFlags:
     """One named flag for every unit of ``1 << order`` pages.
 
-    Setting, clearing and testing are single atomic operations, as ``set_bit()`` and friends.
+    Setting, clearing and testing are single atomic operations, as ``set_bit()`` and friends. A
+    flag is a bit, so 512 units share a cache line. To set or clear takes the line away from the CPU
+    that wrote it last: if that is another one, ``flag_contended_ns`` is paid for the line, else
+    ``flag_ns``. A test costs what its caller says, with :class:`HookFilter` or ``guest.spend``.
 
     Args:
         name: shown in messages.
@@ -29,6 +35,9 @@ class UnitFlags:
         page_count: pages covered.
         guest: charged for searches; spins in :meth:`wait_clear`.
         on_clear: called after units were cleared, to wake who waits for that.
+
+    Attributes:
+        split: told of every change of an in-flight flag, else None.
     """
 
     def __init__(
@@ -45,6 +54,9 @@ class UnitFlags:
         self.on_clear = on_clear
         self.guest = guest
         self.watcher = None
+        self.split = None
+        lines = (page_count >> order >> _LINE_ORDER) + 1
+        self.writers = memoryview(numpy.full(lines, _NOBODY, dtype=numpy.int16))
         self.units = memoryview(numpy.zeros((page_count >> order) + 1, dtype=numpy.uint8))
 
     def any_set(self, pfn: cython.int, order: cython.int) -> cython.int:
@@ -76,7 +88,12 @@ class UnitFlags:
             if self.units[unit]:
                 self.units[unit] = 0
                 cleared += 1
+                if self.split is not None:
+                    self.split.unmark(unit << self.order)
             unit += 1
+        if cleared and self.guest is not None:
+            # Whoever takes or allocates the block writes the line.
+            self.writers[(pfn >> self.order) >> _LINE_ORDER] = self.guest.cpu
         self.count -= cleared
         return cleared
 
@@ -98,12 +115,14 @@ class UnitFlags:
     def set(self, pfn: int, order: int = 0) -> int:
         """Set every unit that overlaps the block; the number that were clear."""
         self._check(pfn, order)
-        self._charge()
+        self._charge(pfn, order)
         changed = 0
         for unit in range(pfn >> self.order, ((pfn + (1 << order) - 1) >> self.order) + 1):
             if not self.units[unit]:
                 self.units[unit] = 1
                 changed += 1
+                if self.split is not None:
+                    self.split.mark(unit << self.order, self.order)
         self.count += changed
         if self.watcher is not None:
             self.watcher.flag_set(self, pfn, order)
@@ -116,7 +135,7 @@ class UnitFlags:
             The number of units that were set.
         """
         self._check(pfn, order)
-        self._charge()
+        self._charge(pfn, order)
         changed = self.forget(pfn, order)
         if self.watcher is not None:
             self.watcher.flag_cleared(self, pfn, order)
@@ -171,10 +190,16 @@ class UnitFlags:
         """The first pfn of every unit that is set, in order."""
         return [int(unit) << self.order for unit in numpy.flatnonzero(numpy.asarray(self.units))]
 
-    def _charge(self) -> None:
-        """An atomic operation on the flag's word."""
-        if self.guest is not None:
-            self.guest.spend(self.guest.costs.flag_ns)
+    def _charge(self, pfn: int, order: int) -> None:
+        """An atomic operation on each line that holds a flag of the block."""
+        if self.guest is None:
+            return
+        cpu, costs = self.guest.cpu, self.guest.costs
+        last = (pfn + (1 << order) - 1) >> self.order >> _LINE_ORDER
+        for line in range(pfn >> self.order >> _LINE_ORDER, last + 1):
+            hot = self.writers[line] == cpu or self.writers[line] == _NOBODY
+            self.guest.spend(costs.flag_ns if hot else costs.flag_contended_ns)
+            self.writers[line] = cpu
 
     def _check(self, pfn: int, order: int) -> None:
         if not 0 <= order <= MAX_PAGE_ORDER:

@@ -102,8 +102,8 @@ def begin_free(sim: Simulation, vcpu: Vcpu) -> cython.int:
     vcpu.order = order
     sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_FREED, pfn, order)
     sim.frees += 1
-    leave_user(sim, pfn, order)
     sim.pages.state[pfn] = TRANSIT | order
+    leave_user(sim, pfn, order)
     if sim.hooks.page_freeing is not None and sim.test_hook(sim.hooks.page_freeing, pfn, order):
         point: HookPoint = sim.hooks.page_freeing
         begun = point.begin(sim.clock)

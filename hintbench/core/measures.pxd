@@ -28,3 +28,5 @@ cdef class Integral:
     cdef long long next_sample_ns
     cdef long long sample_ns
     cdef int change(self, long long now_ns, long long delta) except -1
+    cdef int _sample(self, long long now_ns, long long before) except -1
+    cdef int _end_stretch(self, list samples, long long value) except -1

@@ -46,6 +46,10 @@ def _bucket(ns: cython.longlong) -> cython.int:
     return shift * (1 << SUB_BUCKET_BITS) + cython.cast(cython.int, ns)
 
 
+MOST_SAMPLES = 8192
+"""When a series is longer it is thinned."""
+
+
 def bucket_upper_ns(bucket: int) -> int:
     """The largest value that falls into a bucket."""
     sub = 1 << SUB_BUCKET_BITS
@@ -95,6 +99,19 @@ class Latencies:
         return self.maxima[order_class * CAUSES + cause]
 
 
+def _thinned(samples: list[tuple[int, int]], sample_ns: int) -> list[tuple[int, int]]:
+    """The first and the last sample of every stretch."""
+    last = len(samples) - 1
+    stretches = [at_ns // sample_ns for at_ns, _ in samples]
+    return [
+        sample
+        for index, sample in enumerate(samples)
+        if index in (0, last)
+        or stretches[index] != stretches[index - 1]
+        or stretches[index] != stretches[index + 1]
+    ]
+
+
 @cython.final
 @cython.cclass
 class Integral:
@@ -106,7 +123,9 @@ class Integral:
 
     Args:
         value: pages at time 0.
-        sample_ns: keep a series with a sample at most that often; 0 keeps none.
+        sample_ns: keep a series; 0 keeps none. It has the first change of every stretch of that
+            length, and the value that the stretch before ended with; when there are too many
+            samples the stretches become longer.
     """
 
     def __init__(self, value: int = 0, sample_ns: int = 0) -> None:
@@ -124,8 +143,17 @@ class Integral:
             self.peak = self.value
         self.weighted += cython.cast(cython.double, delta) * now_ns
         if self.sample_ns and now_ns >= self.next_sample_ns:
-            self.samples.append((now_ns, self.value))
-            self.next_sample_ns = now_ns - now_ns % self.sample_ns + self.sample_ns
+            self._sample(now_ns, self.value - delta)
+        return 0
+
+    def _sample(self, now_ns: cython.longlong, before: cython.longlong) -> cython.int:
+        """A new stretch has begun; keep how the last one ended, too."""
+        self._end_stretch(self.samples, before)
+        self.samples.append((now_ns, self.value))
+        while len(self.samples) > MOST_SAMPLES:
+            self.sample_ns *= 2
+            self.samples = _thinned(self.samples, self.sample_ns)
+        self.next_sample_ns = now_ns - now_ns % self.sample_ns + self.sample_ns
         return 0
 
     def add(self, now_ns: int, delta: int) -> None:
@@ -137,5 +165,19 @@ class Integral:
         return (float(self.value) * end_ns - self.weighted) / 1e9
 
     def series(self) -> list[tuple[int, int]]:
-        """(virtual ns, pages) samples."""
-        return list(self.samples)
+        """(virtual ns, pages) samples; without a spacing only the first."""
+        samples = list(self.samples)
+        if self.sample_ns:
+            self._end_stretch(samples, self.value)
+        return samples
+
+    def _end_stretch(self, samples: list, value: cython.longlong) -> cython.int:
+        """Add how the last stretch ended; there has been no change behind it."""
+        at_ns: cython.longlong = self.next_sample_ns - 1
+        last: tuple = samples[len(samples) - 1]
+        if last[1] == value:
+            return 0
+        if last[0] == at_ns:
+            samples.pop()
+        samples.append((at_ns, value))
+        return 0

@@ -27,6 +27,6 @@ cdef class Zone(Buddy):
     cdef int allocate_block(self, int order, int migratetype) except -2
     cpdef int free_order(self, int pfn) except -2
     cpdef int list_type(self, int pfn, int order) except -1
-    cdef bint _is_isolated(self, int pfn, int order) noexcept
+    cdef bint _heads(self, int pfn, int state) noexcept
     cdef int _check_block(self, str what, long long pfn, long long order) except -1
     cdef int _need_lock(self, str what, int pfn) except -1

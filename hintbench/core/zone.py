@@ -415,6 +415,8 @@ class Zone(Buddy):
         self.isolations += 1
         if self.in_flight is not None:
             self.in_flight.change(self.clock.now, 1 << order)
+        if self.split is not None:
+            self.split.change_isolated(pfn, order, 1)
         mark_isolated(self, pfn, order)
         self.clock.digest.add(self.clock.now, self.clock.cpu, EVENT_ISOLATED, pfn, order)
         return make_block(pfn, order, self)
@@ -444,13 +446,15 @@ class Zone(Buddy):
                 "put_back: notify=True inside block_freed would fire it again (rule once: what"
                 " is put back is not reported again): leave notify out"
             )
-        if block.zone is not self or not self._is_isolated(pfn, order):
+        if block.zone is not self or not self._heads(pfn, ISOLATED | order):
             self._complain("returned", f"put_back of pfn {pfn:#x} order {order}, not isolated here")
             return -1
         self.quiet = not notify
         self.isolated_pages -= 1 << order
         if self.in_flight is not None:
             self.in_flight.change(self.clock.now, -(1 << order))
+        if self.split is not None:
+            self.split.change_isolated(pfn, order, -1)
         if self.preempt is not None and not self.lock.held_here:
             from hintbench.core.tearing import put_back_torn
 
@@ -506,7 +510,7 @@ class Zone(Buddy):
         pfn: cython.int = block.pfn
         order: cython.int = block.order
         self._need_lock("let_go", pfn)
-        if block.zone is not self or self.pages.state[pfn] != (HELD | order):
+        if block.zone is not self or not self._heads(pfn, HELD | order):
             self._complain("returned", f"let_go of pfn {pfn:#x} order {order}, not held here")
             return -1
         self._count_held(-(1 << order))
@@ -558,11 +562,11 @@ class Zone(Buddy):
         return self.free_one_page(pfn, order, migratetype, False, ORIGIN_PUT_BACK)
 
     @cython.exceptval(check=False)
-    def _is_isolated(self, pfn: cython.int, order: cython.int) -> cython.bint:
-        """Whether a block of this zone is in a strategy's hands, whatever the numbers are."""
+    def _heads(self, pfn: cython.int, state: cython.int) -> cython.bint:
+        """Whether a page of this zone has a state byte, whatever the numbers are."""
         if not self.start_pfn <= pfn < self.end_pfn:
             return False
-        return self.pages.state[pfn] == (ISOLATED | order)
+        return self.pages.state[pfn] == state
 
     def _check_block(self, what: str, pfn: cython.longlong, order: cython.longlong) -> cython.int:
         """Refuse a block that is not aligned or not inside the zone."""

@@ -241,6 +241,9 @@ class ExploredRun(Run):
         except Exception as error:
             raise self._blame(error) from error
 
+    def _follow(self) -> None:
+        """Nothing is measured here."""
+
     def _settle(self, end_ns: int) -> int:
         """Let the guest idle for as long as the strategy claims to need, or until it is done."""
         bound_ns = self.claims.liveness_bound_ns

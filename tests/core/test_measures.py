@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import random
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -20,7 +21,7 @@ from hintbench.core.constants import (
     ORDER_CLASSES,
 )
 from hintbench.core.machine import run_tapes
-from hintbench.core.measures import Integral, Latencies, bucket_upper_ns
+from hintbench.core.measures import MOST_SAMPLES, Integral, Latencies, bucket_upper_ns
 from hintbench.metrics import percentile_ns
 from hintbench.operations import Flag
 from reference_guest import Request
@@ -173,22 +174,59 @@ def test_the_peak_is_the_highest_value_ever() -> None:
     assert (integral.value, integral.peak) == (8, 17)
 
 
-def test_samples_are_at_least_their_spacing_apart() -> None:
-    rng = random.Random(1)
-    integral = Integral(100, sample_ns=1000)
-    now = value = 0
-    values = {0: 100}
-    for _ in range(500):
-        now += rng.randrange(1, 700)
+def sampled(seed: int, sample_ns: int, longest_ns: int, count: int = 500):
+    """An integral after random changes, and its value after every change."""
+    rng = random.Random(seed)
+    integral = Integral(100, sample_ns=sample_ns)
+    now = 0
+    values = [(0, 100)]
+    for _ in range(count):
+        now += rng.randrange(1, longest_ns)
         delta = rng.randrange(-5, 6)
         integral.add(now, delta)
-        value += delta
-        values[now] = 100 + value
+        values.append((now, values[-1][1] + delta))
+    return integral, values
+
+
+def value_at(steps: list[tuple[int, int]], at_ns: int) -> int:
+    return steps[bisect.bisect_right(steps, (at_ns, 1 << 60)) - 1][1]
+
+
+@pytest.mark.parametrize("longest_ns", [50, 700, 20_000])
+def test_a_series_is_right_at_the_beginning_and_at_the_end_of_every_stretch(longest_ns) -> None:
+    integral, values = sampled(1, 1000, longest_ns)
     series = integral.series()
-    assert len(series) > 50
-    assert all(values[at_ns] == pages for at_ns, pages in series)
-    windows = [at_ns // 1000 for at_ns, _ in series]
-    assert windows == sorted(set(windows))
+    assert all(value_at(values, at_ns) == pages for at_ns, pages in series)
+    assert [at_ns for at_ns, _ in series] == sorted({at_ns for at_ns, _ in series})
+    last = series[-1][0] // 1000
+    for stretch in range(1, last):
+        assert value_at(series, stretch * 1000) == value_at(values, stretch * 1000)
+    assert len(series) <= 2 * (last + 1)
+
+
+def test_a_long_series_is_thinned_and_still_right() -> None:
+    integral, values = sampled(2, 10, 100, count=60_000)
+    series = integral.series()
+    assert MOST_SAMPLES // 2 <= len(series) <= MOST_SAMPLES
+    assert series[0] == (0, 100)
+    assert all(value_at(values, at_ns) == pages for at_ns, pages in series)
+    # The stretches are of one length again, from the first to the last.
+    gaps = [after - before for (before, _), (after, _) in pairwise(series)]
+    assert max(gaps) < 4 * 10 * 60_000 * 50 / MOST_SAMPLES
+
+
+def test_what_a_thinned_series_keeps_is_how_things_stood_in_a_long_pause() -> None:
+    integral = Integral(0, sample_ns=10)
+    for number in range(MOST_SAMPLES - 2):
+        integral.add(10 * (number + 1), 1)
+    pause_ns = 10 * MOST_SAMPLES
+    integral.add(pause_ns - 19, 1)
+    integral.add(pause_ns - 18, -5000)
+    for number in range(3):
+        integral.add(1000 * pause_ns + 100 * number, 1)
+    series = integral.series()
+    assert len(series) < MOST_SAMPLES
+    assert value_at(series, 500 * pause_ns) == MOST_SAMPLES - 1 - 5000
 
 
 def test_no_samples_unless_asked_for() -> None:
