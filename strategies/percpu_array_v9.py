@@ -79,7 +79,7 @@ class PercpuArrayV9(Strategy):
     check_parameters: ClassVar[Mapping[str, Any]] = {
         "array_entries": 2,
         "threshold": 2,
-        "min_order": 3,
+        "min_order": 4,
     }
     declared_failures: Mapping[str, str] = {
         "conservation": "an unlocked put back tears the free list and loses updates of its counts",

@@ -458,6 +458,7 @@ class Zone(Buddy):
         if self.preempt is not None and not self.lock.held_here:
             from hintbench.core.tearing import put_back_torn
 
+            self.quiet = False
             return put_back_torn(self, pfn, order, tail, self.preempt)
         try:
             merged = self.free_one_page(

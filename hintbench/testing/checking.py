@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hintbench.errors import HintbenchError
 from hintbench.matrix import interrupts_held_back
 from hintbench.testing.comparisons import compare
-from hintbench.testing.exploration import Exploration, explore
+from hintbench.testing.exploration import Exploration, explore, search_depth_first
 from hintbench.testing.rules import RULES
 from hintbench.testing.subjects import Subject
 from hintbench.testing.worker import Told, work
@@ -137,6 +137,7 @@ def check_strategy(
     try:
         first = 1_000_000 * seed
         tasks: list[tuple[str, tuple[Any, ...]]] = [("compare", (first,))]
+        tasks.append(("search", (first, seconds / 4, True)))
         for part in range(pool.size):
             seeds = range(first + part, first + schedules, pool.size)
             tasks.append(("explore", (seeds, seconds, True)))
@@ -185,6 +186,9 @@ def check_here(
     try:
         with watch(lambda: name, lambda: check.progress.progress):
             check.exploration.merge(compare(make, first))
+            check.exploration.merge(
+                search_depth_first(make, first, most=schedules // 4, seconds=seconds / 4)
+            )
             seeds = range(first, first + schedules)
             check.exploration.merge(
                 explore(make, seeds, seconds=seconds, before=check.progress.note)
@@ -323,7 +327,7 @@ class _Pool:
     def _enough(self, workers: Iterable[_Worker]) -> None:
         """Tell who explores that what is known suffices."""
         for worker in workers:
-            if worker.task == "explore":
+            if worker.task in ("explore", "search"):
                 try:
                     worker.connection.send(("enough", ()))
                 except OSError:

@@ -6,16 +6,20 @@ import gc
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from hintbench.testing.explored import Checker, ExploredRun, Outcome, Violation
-from hintbench.testing.families import draw_scenario
+from hintbench.testing.families import draw_scenario, tiny_scenario
 from hintbench.testing.rules import RULES
-from hintbench.testing.scenario import Scenario
+from hintbench.testing.scenario import EDIT, HOLD, STEP, Scenario
+from hintbench.testing.schedules.depth_first import enumerate_preemptions
 
 if TYPE_CHECKING:
     from hintbench.strategy import Strategy
 
+DEPTH_FIRST: Final = 400
+"""How many schedules a depth-first search tries: all with one preemption, some with two."""
 COLLECT_EVERY: Final = 64
 """Runs between two collections of garbage: a run is a knot of references to large arrays."""
 
@@ -131,17 +135,62 @@ def explore(
         stop: stop at the first violation that the strategy does not declare.
         before: called with each seed before its scenario is run; False ends the exploration.
     """
+    kernels = type(make()).kernels
+    scenarios = ((seed, draw_scenario(seed, kernels)) for seed in seeds)
+    return explore_scenarios(make, scenarios, seconds=seconds, stop=stop, before=before)
+
+
+def search_depth_first(
+    make: Callable[[], Strategy],
+    seed: int,
+    *,
+    most: int = DEPTH_FIRST,
+    seconds: float | None = None,
+    stop: bool = True,
+    before: Callable[[int], bool] | None = None,
+) -> Exploration:
+    """Try every way to be late at one point, then at two, of a tiny scenario.
+
+    Args:
+        make: makes an instance of the strategy.
+        seed: of the scenario.
+        most: how many schedules, at most.
+        seconds: stop after so much wall time.
+        stop: stop at the first violation that the strategy does not declare.
+        before: called with the seed before each; False ends the search.
+    """
+    tiny = tiny_scenario(seed, type(make()).kernels)
+    runs: list[ExploredRun] = []
+    run_scenario(make, tiny, frozenset(RULES), attach=runs.append)
+    passed = runs.pop().preemptions
+    points = {STEP: int(passed.steps), HOLD: int(passed.holds), EDIT: int(passed.edits)}
+    scenarios = (
+        (seed, tiny.but(preemptions=preemptions))
+        for preemptions in islice(enumerate_preemptions(points), most)
+    )
+    return explore_scenarios(make, scenarios, seconds=seconds, stop=stop, before=before)
+
+
+def explore_scenarios(
+    make: Callable[[], Strategy],
+    scenarios: Iterable[tuple[int, Scenario]],
+    *,
+    seconds: float | None = None,
+    stop: bool = True,
+    before: Callable[[int], bool] | None = None,
+) -> Exploration:
+    """Run scenario after scenario; arguments as `explore`, scenarios each with its seed."""
     began = time.perf_counter()
     declared = frozenset(make().declared_failures)
-    kernels = type(make()).kernels
     exploration = Exploration()
     enabled = gc.isenabled()
     gc.disable()
+    # What exists by now stays; without this every collection would look through it again.
+    gc.freeze()
     try:
-        for number, seed in enumerate(seeds):
+        for number, (seed, scenario) in enumerate(scenarios):
             if before is not None and not before(seed):
                 break
-            scenario = draw_scenario(seed, kernels)
             outcome = run_scenario(make, scenario)
             exploration.add(scenario, outcome)
             undeclared = set(outcome.counts) - declared
@@ -152,6 +201,7 @@ def explore(
             if seconds is not None and time.perf_counter() - began > seconds:
                 break
     finally:
+        gc.unfreeze()
         if enabled:
             gc.enable()
     exploration.seconds = time.perf_counter() - began

@@ -159,6 +159,36 @@ def _draw_faults(rng: random.Random, vcpus: int) -> tuple[Fault, ...]:
     return tuple(sorted(set(faults)))
 
 
+def tiny_scenario(seed: int, kernels: Sequence[str]) -> Scenario:
+    """A scenario small enough that every way to be late once can be tried.
+
+    Two CPUs allocate and free a few large blocks and some pages, on 16 MiB.
+
+    Args:
+        seed: of the order of the operations.
+        kernels: the kernels to choose from.
+    """
+    draws = Draws(seed, 3)
+    orders = np.array((9, 0, 10, 9, 3, 9))
+    count = len(orders)
+    begins = np.arange(count) * 1_000
+    frees = begins + 1 + draws.below(4_000, count)
+    order = np.argsort(np.concatenate([begins, frees]), kind="stable")
+    codes = encode(Operation.ALLOCATE, orders, Migratetype.MOVABLE, int(Flag.TOUCHED))
+    slots = np.arange(count)
+    cpus = draws.below(2, 2 * count)
+    operations = Operations(
+        cpus[order].astype(np.int8),
+        np.concatenate([codes, np.full(count, encode(Operation.FREE))])[order].astype(np.uint32),
+        np.concatenate([slots, slots])[order].astype(np.int32),
+        np.zeros(2 * count, dtype=np.int64),
+    )
+    guest = small_guest(kernels[seed % len(kernels)], "tiny", "fast", 2)
+    return Scenario(
+        guest, _with_pauses(operations, draws, 2), seed=seed, settle=False, family="tiny"
+    )
+
+
 def full_scenario(seed: int, kernels: Sequence[str]) -> Scenario:
     """A scenario for a strategy's own constants: 1 GiB, freed by one CPU in its largest blocks.
 

@@ -13,7 +13,12 @@ from typing import Any, Final
 from hintbench.errors import HintbenchError, describe
 from hintbench.testing.comparisons import compare
 from hintbench.testing.counterexamples import Counterexample, SavedScenario, source_hash
-from hintbench.testing.exploration import Exploration, explore, run_scenario
+from hintbench.testing.exploration import (
+    Exploration,
+    explore,
+    run_scenario,
+    search_depth_first,
+)
 from hintbench.testing.families import full_scenario
 from hintbench.testing.scenario import Scenario
 from hintbench.testing.shrinking import shrink
@@ -84,6 +89,17 @@ class _Tasks:
             return not self.connection.poll()
 
         return explore(self.subject.maker(), seeds, seconds=seconds, stop=stop, before=before)
+
+    def search(self, seed: int, seconds: float, stop: bool) -> Exploration:
+        """Every way to be late in a tiny scenario."""
+
+        def before(at: int) -> bool:
+            self.connection.send(("seed", at))
+            return not self.connection.poll()
+
+        return search_depth_first(
+            self.subject.maker(), seed, seconds=seconds, stop=stop, before=before
+        )
 
     def compare(self, seed: int) -> Exploration:
         """Comparisons of runs, and scenarios with the strategy's own constants."""
