@@ -19,7 +19,7 @@ STRATEGIES: Final = (
 WORKLOADS: Final = (
     "churn",
     "page-fault1",
-    "page-fault1,huge_pages=true",
+    "page-fault1,huge_pages=true,operations=500000",
     "memhog",
     "bulk",
     "slab",
