@@ -22,8 +22,9 @@ WORKLOADS: Final = (
     "page-fault1,huge_pages=true,operations=500000",
     "memhog",
     "bulk",
-    "slab",
-    "zones",
+    "slab,operations=1000000",
+    "zones,operations=1000000",
+    "build",
 )
 """Workloads as ``-w`` takes them; together they end within 30 s on two cores."""
 

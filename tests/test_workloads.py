@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hintbench.errors import ParameterError
-from hintbench.operations import Flag, Migratetype, Operation
+from hintbench.operations import Flag, Migratetype, Operation, concatenate
 from hintbench.tapes import BLOCK_OPERATIONS, AnonymousMapping, Draws, Shuffle
 from hintbench.workload import Workload, WorkloadSetting
 
 MIB = 256
 GIB = 1024 * MIB
-MODULES = ("bulk", "repeat", "rand", "page_fault1", "memhog", "churn", "slab", "zones")
+MODULES = ("bulk", "repeat", "rand", "page_fault1", "memhog", "churn", "slab", "zones", "build")
 # Wherever these parameters are the defaults, the seed decides nothing.
 WITHOUT_DRAWS = {"bulk", "repeat", "page-fault1"}
 
@@ -56,6 +56,8 @@ CASES = [
     ("slab", {"survival": 3, "share": 0.2}),
     ("zones", {"growth_share": 0.0, "dma_share": 0.0}),
     ("zones", {"dma32_share": 0.0, "fill_share": 0.6}),
+    ("build", {"jobs": 3, "cache_share": 0.0, "link_share": 0.0}),
+    ("build", {"job_mib": 1, "cache_share": 0.3, "link_share": 0.3}),
 ]
 SMALL_SETTINGS = [
     WorkloadSetting(64 * MIB - 256, 2, "6.12", 3, ("DMA", "DMA32"), 5_000),
@@ -289,6 +291,7 @@ FROZEN = {
     "churn": "13fd3e85623cd2c0",
     "slab": "bae78351d390326f",
     "zones": "c0036bc983fbff8c",
+    "build": "f9e823c9cab2ef2c",
 }
 
 
@@ -507,3 +510,41 @@ def test_a_mapping_has_a_page_table_for_every_2_mib():
     assert np.flatnonzero(block.order == 9).tolist() == [514]
     freed = np.concatenate([part.value for part in mapping.unmap()])
     assert freed.tolist()[-3:] == [100, 101, 102], "page tables go last"
+
+
+class TestBuild:
+    def wave(self, cpu=0, **parameters):
+        setting = WorkloadSetting(512 * MIB, 2, operations=1)
+        program = CLASSES["build"]({"jobs": 2, **parameters}).program(setting)
+        return concatenate(list(program.tapes)[cpu])
+
+    def test_compilers_are_short_and_free_what_they_touched(self):
+        wave = self.wave(cpu=1)
+        pages = (wave.operation == Operation.ALLOCATE) & (wave.migratetype == Migratetype.MOVABLE)
+        anonymous = pages & (wave.flags & int(Flag.ZERO) != 0)
+        assert 2 * 4096 <= np.count_nonzero(anonymous) <= 2 * 8192 + 1
+        pauses = wave.time_ns[wave.operation == Operation.COMPUTE]
+        assert 0 < pauses.mean() < 400_000
+
+    def test_the_page_cache_stays_until_it_is_dropped(self):
+        wave = self.wave()
+        idle = np.flatnonzero(wave.operation == Operation.IDLE)
+        assert len(idle) == 3
+        freed = wave.operation == Operation.FREE
+        objects = np.count_nonzero(freed[idle[0] : idle[1]])
+        others = np.count_nonzero(freed[idle[1] : idle[2]])
+        cache = int(512 * MIB * 0.1)
+        assert objects == pytest.approx(cache / 3, rel=0.02)
+        assert others == pytest.approx(cache * 2 / 3 + 4 * 24, rel=0.02)
+
+    def test_the_linker_waits_for_all_compilers(self):
+        wave = self.wave()
+        other = self.wave(cpu=1)
+        told = other.value[other.operation == Operation.ALLOCATE][-1]
+        freed = wave.operation == Operation.FREE
+        huge = (wave.operation == Operation.ALLOCATE) & (wave.order == 9)
+        assert np.flatnonzero(freed & (wave.value == told))[0] < np.flatnonzero(huge)[0]
+
+    def test_a_guest_that_is_too_small(self):
+        with pytest.raises(ParameterError, match="no 64 pages for each compiler"):
+            CLASSES["build"]().program(WorkloadSetting(800, 4))
