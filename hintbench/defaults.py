@@ -19,11 +19,12 @@ STRATEGIES: Final = (
 WORKLOADS: Final = (
     "churn",
     "page-fault1",
-    "page-fault1,huge_pages=true",
+    "page-fault1,huge_pages=true,operations=500000",
     "memhog",
     "bulk",
-    "slab",
-    "zones",
+    "slab,operations=1000000",
+    "zones,operations=1000000",
+    "build",
 )
 """Workloads as ``-w`` takes them; together they end within 30 s on two cores."""
 

@@ -181,7 +181,7 @@ class Guest:
         *,
         cpu: int,
         name: str,
-        delay_ns: int | None = None,
+        delay_ns: int = 0,
     ) -> Task:
         """Start a kthread or work item; legal everywhere, also in atomic context.
 
@@ -191,7 +191,7 @@ class Guest:
             name: for messages.
             delay_ns: as queue_delayed_work(): it starts when a timer of so much virtual time
                 fires, which the kernel's timer wheel makes up to an eighth longer. Until then
-                `Task.cancel` undoes it. None: it starts at once.
+                `Task.cancel` undoes it. 0: it starts at once.
 
         Raises:
             ValueError: there is no such CPU, or the delay is negative.
@@ -199,7 +199,7 @@ class Guest:
         wrong = ""
         if not -1 <= cpu < len(self.cpus):
             wrong = f"CPU {cpu} is not one of 0..{len(self.cpus) - 1}"
-        elif delay_ns is not None and delay_ns < 0:
+        elif delay_ns < 0:
             wrong = f"a delay of {delay_ns} ns is negative"
         if wrong:
             coroutine.close()

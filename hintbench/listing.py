@@ -66,7 +66,7 @@ def _plugin_lines(plugin: Any, width: int) -> Iterator[str]:
     yield from _two_columns(f"  {plugin.name}", summary, 28, width)
     fields: Mapping[str, FieldInfo] = plugin.Parameters.model_fields
     for name, field in fields.items():
-        default = _default(field)
+        default = default_text(field)
         head = f"      {name}={default}" if default is not None else f"      {name} (required)"
         text = f"{parameter_type(field)}: {field.description or 'no description'}"
         yield from _two_columns(head, text, 40, width)
@@ -90,7 +90,7 @@ def _two_columns(head: str, text: str, indent: int, width: int) -> Iterator[str]
         yield f"{'':<{indent}}{line}"
 
 
-def _default(field: FieldInfo) -> str | None:
+def default_text(field: FieldInfo) -> str | None:
     """A parameter's default as one would type it, or None when it has none."""
     if field.is_required():
         return None

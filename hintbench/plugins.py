@@ -64,6 +64,7 @@ OWN_WORKLOADS: Final = _own(
     "churn",
     "slab",
     "zones",
+    "build",
     "trace",
 )
 """Our own workloads by name, with the module of each."""

@@ -361,7 +361,7 @@ class Scheduler(Sections):
         name: str,
         *,
         kernel: bool = False,
-        delay_ns: int | None = None,
+        delay_ns: int = 0,
     ) -> Task:
         """Start a task.
 
@@ -370,7 +370,7 @@ class Scheduler(Sections):
             cpu: where; -1: on the host's side, where it takes no vCPU's time.
             name: for messages.
             kernel: it is the kernel's own, not the strategy's.
-            delay_ns: start it by a timer of the kernel that runs so long; None: at once.
+            delay_ns: start it by a timer of the kernel that runs so long; 0: at once.
         """
         self.next_number += 1
         context = Context(coroutine, TASK, cpu, self.next_number, name)
@@ -378,7 +378,8 @@ class Scheduler(Sections):
             context.payer = KERNEL
         self.contexts.append(context)
         now: int = self.clock.now
-        if delay_ns is None:
+        if not delay_ns:
+            # queue_delayed_work() without a delay uses no timer.
             context.parked = "ready"
             self.processors.make_ready(context, now)
         else:

@@ -15,7 +15,7 @@ from hintbench.workload import Workload, WorkloadSetting
 
 MIB = 256
 GIB = 1024 * MIB
-MODULES = ("bulk", "repeat", "rand", "page_fault1", "memhog", "churn", "slab", "zones")
+MODULES = ("bulk", "repeat", "rand", "page_fault1", "memhog", "churn", "slab", "zones", "build")
 # Wherever these parameters are the defaults, the seed decides nothing.
 WITHOUT_DRAWS = {"bulk", "repeat", "page-fault1"}
 
@@ -53,6 +53,8 @@ CASES = [
     ("slab", {"survival": 3, "share": 0.2}),
     ("zones", {"growth_share": 0.0, "dma_share": 0.0}),
     ("zones", {"dma32_share": 0.0, "fill_share": 0.6}),
+    ("build", {"jobs": 3, "cache_share": 0.0, "link_share": 0.0}),
+    ("build", {"job_mib": 1, "cache_share": 0.3, "link_share": 0.3}),
 ]
 SMALL_SETTINGS = [
     WorkloadSetting(64 * MIB - 256, 2, "6.12", 3, ("DMA", "DMA32"), 5_000),
@@ -286,6 +288,7 @@ FROZEN = {
     "churn": "13fd3e85623cd2c0",
     "slab": "bae78351d390326f",
     "zones": "c0036bc983fbff8c",
+    "build": "f9e823c9cab2ef2c",
 }
 
 

@@ -1,0 +1,50 @@
+"""docs/strategies.md says what the strategies say of themselves, and what they do."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from hintbench.core import BUILD
+from hintbench.plugins import OWN_STRATEGIES
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@pytest.fixture(scope="module")
+def generate():
+    spec = importlib.util.spec_from_file_location("generate_docs", DOCS / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.skipif(BUILD == "interpreted", reason="its runs take minutes interpreted")
+def test_the_strategies_document_is_up_to_date(generate):
+    written = (DOCS / "strategies.md").read_text(encoding="utf-8")
+    assert written == generate.document(), "run python docs/generate.py"
+
+
+@pytest.mark.parametrize("name", OWN_STRATEGIES)
+def test_every_strategy_says_what_it_is(generate, name):
+    import inspect
+
+    from hintbench.plugins import find_strategy
+
+    text = inspect.getmodule(find_strategy(name)).__doc__
+    heads = " ".join(generate.HEADS.findall(text))
+    assert text.startswith(f"{name}: ")
+    if name != "none":  # all in one line
+        for head in ("What it tracks", "When it reports", "What it holds"):
+            assert head in heads
+    assert "Whose idea" in heads
+    assert "Known defects" in heads
+
+
+def test_documents_name_files_that_exist():
+    import re
+
+    for document in DOCS.glob("*.md"):
+        text = document.read_text(encoding="utf-8")
+        for link in re.findall(r"\]\(([^)#:]+)\)", text):
+            assert (DOCS / link).exists(), f"{document.name}: {link}"
