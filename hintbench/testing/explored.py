@@ -146,7 +146,7 @@ class ExploredRun(Run):
         outcome: what has come of it so far.
         settled: the time that the strategy claims to need has passed.
         stopped: guest_stopping has ended.
-        dropped_blocks: the pfns of the blocks whose hints the strategy said it dropped.
+        dropped_blocks: pfn and order of the blocks whose hints the strategy said it dropped.
         stopping_ns: when it was told to stop; None before.
         hook: the strategy's hook that runs, and its arguments.
     """
@@ -169,7 +169,7 @@ class ExploredRun(Run):
         self.claims = strategy.claims()
         self.settled = False
         self.stopped = False
-        self.dropped_blocks: set[int] = set()
+        self.dropped_blocks: set[tuple[int, int]] = set()
         self.stopping_ns: int | None = None
         self.hook: tuple[str, tuple[Any, ...]] = ("", ())
         self.depth = 0
@@ -469,7 +469,14 @@ class ExploredRun(Run):
         """An event of the watcher's: a hint was lost, for the block that a hook told of."""
         name, arguments = self.hook
         if name == "block_freed":
-            self.dropped_blocks.add(arguments[3])
+            self.dropped_blocks.add((arguments[3], arguments[4]))
+
+    def was_dropped(self, pfn: int, order: int) -> bool:
+        """Whether a block is, or is part of, or has a part of one whose hint was dropped."""
+        end = pfn + (1 << order)
+        return any(
+            first < end and pfn < first + (1 << size) for first, size in self.dropped_blocks
+        )
 
     @property
     def context_name(self) -> str:

@@ -60,16 +60,16 @@ class RuleChecker(Checker):
 
     def reported(self, report: Report, context: Context | None) -> None:
         """Ask who has each page."""
+        seen: set[int] = set()
         for block in report.blocks:
             pfn, pages = block.pfn, 1 << block.order
-            for other in self.open:
-                if not other.reset and _covers(other, pfn, pages):
-                    self.violate(
-                        f"pfn {pfn:#x} order {block.order} is in two reports at once",
-                        "twice",
-                        pfn,
-                        pages,
-                    )
+            here = set(range(pfn, pfn + pages))
+            if not here.isdisjoint(seen) or any(
+                not other.reset and _covers(other, pfn, pages) for other in self.open
+            ):
+                text = f"pfn {pfn:#x} order {block.order} is reported twice at once"
+                self.violate(text, "twice", pfn, pages)
+            seen |= here
             if not self._owned(pfn, pages) and not (
                 report.synchronous and self._carried(context, pfn, pages)
             ):

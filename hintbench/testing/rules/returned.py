@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from hintbench.testing.explored import Checker
 
 if TYPE_CHECKING:
+    from hintbench.core.hooks import Block
     from hintbench.core.zone import Zone
-    from hintbench.reports import Report
+    from hintbench.reports import Completion, Report
 
 GRACE_NS = 500_000_000
 """How long after the last event about it a block may still be on its way back [virtual ns]."""
@@ -49,13 +50,20 @@ class RuleChecker(Checker):
         self.open.append(report)
 
     def answered(self, report: Report) -> None:
-        """From now on it may come back."""
-        if report in self.open:
-            self.open.remove(report)
+        """From now on it may come back; if it was posted, once somebody knows of the answer."""
+        if not report.posted:
+            self._may_return(report.blocks)
+
+    def fetched(self, completion: Completion) -> None:
+        """Somebody knows of it."""
+        self._may_return(completion.blocks)
+
+    def _may_return(self, blocks: tuple[Block, ...]) -> None:
+        self.open = [report for report in self.open if report.blocks is not blocks]
         now = int(self.run.machine.clock.now)
-        for block in report.blocks:
+        for block in blocks:
             if block.pfn in self.since:
-                self.since[block.pfn] = block.order, now
+                self.since[block.pfn] = self.since[block.pfn][0], now
 
     def at_settled(self) -> None:
         """Whatever is still out has been forgotten."""
