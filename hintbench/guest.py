@@ -266,7 +266,7 @@ class Guest:
         Returns:
             Whether there was memory.
         """
-        if self._scheduler.atomic:
+        if self._scheduler.atomic or any(zone.lock.held_here for zone in self.zones):
             self.violate("atomic-context", f"allocate_buffer({size}) in atomic context", "buffer")
             if self.watcher is not None:
                 # It sleeps all the same: interrupts are on meanwhile, and others run.

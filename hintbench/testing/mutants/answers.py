@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
-from hintbench import Block, hookimpl
+from hintbench import Block, Claims, hookimpl
 from hintbench.testing.mutants.bases import (
     MIN_ORDER,
     Isolating,
@@ -31,7 +32,9 @@ class ClearsWhenTheKickReturns(Mutant, Marking):
 
     async def post(self, zone: Zone, units: list[Block]) -> None:
         """Wrong: the host has not begun, as a rule."""
-        self.settle(units, await self.guest.host.post(units, self.answered))
+        await self.guest.host.post(units, self.answered)
+        for unit in units:
+            self.mid.clear(unit.pfn)
 
     def answered(self) -> None:
         """Answers mean nothing to it."""
@@ -131,6 +134,10 @@ class ForgetsWhatFailed(Mutant, Isolating):
         if ok:
             await super().give_back(zone, blocks, ok)
 
+    def claims(self) -> Claims:
+        """What it forgets adds up, of course."""
+        return dataclasses.replace(super().claims(), in_flight_pages=None)
+
 
 class ForgetsWhenRefused(Mutant, Isolating):
     """Gives up its pass when the watermark forbids a block, and forgets those it has."""
@@ -142,6 +149,10 @@ class ForgetsWhenRefused(Mutant, Isolating):
         """Wrong: what it isolated before the refusal is isolated."""
         taken, refused = await super().collect(zone)
         return ([], True) if refused else (taken, False)
+
+    def claims(self) -> Claims:
+        """What it forgets adds up, of course."""
+        return dataclasses.replace(super().claims(), in_flight_pages=None)
 
 
 class DropsCompletions(Mutant, Posting):

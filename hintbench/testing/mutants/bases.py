@@ -29,7 +29,7 @@ POLL_NS = 500_000
 """Between looks for an answer whose interrupt is late [virtual ns]."""
 MOST_DOUBLINGS = 6
 """Of the delay, while the host fails or the watermark refuses."""
-RING_ENTRIES = 4
+RING_ENTRIES = 3
 """Captures that a CPU keeps."""
 
 
@@ -272,6 +272,7 @@ class Ringed(Isolating):
         """Nominate what this CPU has captured."""
         while not self.stopping:
             await self.captured[cpu].wait()
+            await self.guest.sleep(DELAY_NS)
             for pfn, order in self.swap(cpu):
                 self.pending.set(pfn, order)
                 self.wake[self.guest.zone_of(pfn)].set()

@@ -26,6 +26,7 @@ class PutsBackUnlocked(Mutant, Posting):
 
     name = "puts-back-unlocked"
     breaks = ("locked-lists", "conservation")
+    may_break = ("liveness", "flag-truth", "no-false-oom")
 
     async def give_back(self, zone: Zone, blocks: Iterable[Block], ok: bool) -> None:
         """Wrong: __free_one_page() without the zone lock, as in v9."""
@@ -249,6 +250,10 @@ class FreesWhatItFound(Mutant, Isolating):
         """Wrong: an isolated block comes back by put_back() alone."""
         zone.free(block.pfn, block.order)
         self.in_flight[zone] -= 1
+
+    def claims(self) -> Claims:
+        """It hears of what it frees, like of any other free, and what it isolated adds up."""
+        return dataclasses.replace(super().claims(), once=False, in_flight_pages=None)
 
 
 MUTANTS = (

@@ -54,13 +54,13 @@ class LooksBeforeTheLock(Mutant, Marking):
 
     async def mark(self, zone: Zone) -> list[Block]:
         """Wrong: somebody who had the lock in between may have taken them."""
-        found = [pfn for pfn in self.candidates(zone)[:BATCH] if self.find(zone, pfn) is not None]
-        stale = [pfn for pfn in self.candidates(zone)[:BATCH] if pfn not in found]
+        looked = self.candidates(zone)[:BATCH]
+        found = [pfn for pfn in looked if self.find(zone, pfn) is not None]
         async with zone.lock:
+            for pfn in looked:
+                self.pending.clear(pfn)
             for pfn in found:
                 self.mid.set(pfn)
-        for pfn in (*found, *stale):
-            self.pending.clear(pfn)
         return [Block(pfn, MIN_ORDER, zone) for pfn in found]
 
 
@@ -73,12 +73,13 @@ class MarksWithoutTheLock(Mutant, Marking):
     async def mark(self, zone: Zone) -> list[Block]:
         """Wrong: the lock orders marking and leaving the free list, or nothing does."""
         async with zone.lock:
-            found = [pfn for pfn in self.candidates(zone) if self.find(zone, pfn) is not None]
-        for pfn in self.candidates(zone):
+            looked = self.candidates(zone)[:BATCH]
+            found = [pfn for pfn in looked if self.find(zone, pfn) is not None]
+        for pfn in looked:
             self.pending.clear(pfn)
         for pfn in found:
             self.mid.set(pfn)
-        return [Block(pfn, MIN_ORDER, zone) for pfn in found[:BATCH]]
+        return [Block(pfn, MIN_ORDER, zone) for pfn in found]
 
 
 class ReportsThenIsolates(Mutant, Isolating):
@@ -91,11 +92,12 @@ class ReportsThenIsolates(Mutant, Isolating):
     async def tell(self, zone: Zone) -> bool:
         """Wrong: from the call on nothing keeps them from being allocated."""
         async with zone.lock:
-            blocks = [self.find(zone, pfn) for pfn in self.candidates(zone)[:BATCH]]
-        told = await self.guest.host.report([block for block in blocks if block is not None])
+            found = [self.find(zone, pfn) for pfn in self.candidates(zone)[:1]]
+        blocks = [block for block in found if block is not None]
+        ok = not blocks or await self.guest.host.report(blocks)
         taken, refused = await self.collect(zone)
-        await self.give_back(zone, taken, told)
-        return self.went_through(zone, told and not refused) and bool(self.candidates(zone))
+        await self.give_back(zone, taken, ok)
+        return self.went_through(zone, ok and not refused) and bool(self.candidates(zone))
 
 
 class ReportsStalePfns(Mutant, Marking):
@@ -133,7 +135,7 @@ class LosesMarksOnSplit(Mutant, Marking):
 
     name = "loses-marks-on-split"
     breaks = ("owned-while-reported",)
-    may_break = ("no-discard-in-use",)
+    may_break = ("no-discard-in-use", "flag-truth")
 
     def prepare(self) -> None:
         """Wrong: who takes the block, or a part of it, finds no mark to wait for."""
@@ -148,6 +150,7 @@ class LosesMarksOnMerge(Mutant, Marking):
 
     name = "loses-marks-on-merge"
     breaks = ("no-discard-in-use",)
+    may_break = ("flag-truth",)
 
     @hookimpl
     async def page_allocated(self, pfn: int) -> None:
@@ -159,7 +162,7 @@ class TakersDoNotWait(Mutant, Marking):
     """Marks as it should, and nobody waits."""
 
     name = "takers-do-not-wait"
-    breaks = ("no-discard-in-use",)
+    breaks = ("no-discard-in-use", "flag-truth")
 
     def hook_filters(self) -> Mapping[str, HookFilter]:
         """Wrong: a page of any order may come out of a marked unit."""
@@ -202,7 +205,8 @@ class KeepsNobodyOut(Mutant, Isolating):
             found = [self.find(zone, pfn) for pfn in self.candidates(zone)[:BATCH]]
             for pfn in self.candidates(zone)[:BATCH]:
                 self.pending.clear(pfn)
-        ok = await self.guest.host.report([block for block in found if block is not None])
+        blocks = [block for block in found if block is not None]
+        ok = not blocks or await self.guest.host.report(blocks)
         return self.went_through(zone, ok) and bool(self.candidates(zone))
 
 

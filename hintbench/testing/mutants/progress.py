@@ -165,8 +165,9 @@ class TakesPastTheWatermark(Mutant, Isolating):
         async with zone.lock:
             least, zone.watermark_min = zone.watermark_min, 0
             found = [self.find(zone, pfn) for pfn in self.candidates(zone)[:BATCH]]
-            heads = {block.pfn: block.order for block in found if block is not None}
-            taken = [block for pfn in heads if (block := zone.isolate(pfn)) is not None]
+            heads = {block for block in found if block and not self.told.any(block.pfn)}
+            isolated = [zone.isolate(block.pfn) for block in sorted(heads, key=_first_page)]
+            taken = [block for block in isolated if block is not None]
             zone.watermark_min = least
             for pfn in self.candidates(zone)[:BATCH]:
                 self.pending.clear(pfn)
@@ -241,6 +242,10 @@ class SpinsOnItsOwnMark(Mutant, Marking):
         for unit in units:
             await self.mid.wait_clear(unit.pfn)
         await super().post(zone, units)
+
+
+def _first_page(block: Block) -> int:
+    return block.pfn
 
 
 MUTANTS = (
