@@ -19,10 +19,14 @@ from hintbench.testing.guests import HOSTS, ZONE_LAYOUTS, small_guest
 from hintbench.testing.scenario import Fault, Operations, Scenario
 from hintbench.testing.schedules import draw_preemptions
 
-OPERATIONS: Final = 1_060
+OPERATIONS: Final = 1_140
 """How many operations a scenario has at least, besides the frees of what is kept."""
-KEPT: Final = 40
+KEPT: Final = 10
 """Every second scenario keeps one block in so many for ever, so that not everything merges."""
+LATE_NS: Final = 5_000_000_000
+"""When every strategy has been stopped, which claims to tell within two seconds [virtual ns]."""
+DRAINED: Final = 1_000
+"""Batches of a list that is emptied."""
 _SCALE: Final = 1 << 20
 
 MIXES: Final[dict[str, Sequence[tuple[int, int, float]]]] = {
@@ -162,6 +166,6 @@ def _draw_faults(rng: random.Random, vcpus: int) -> tuple[Fault, ...]:
             for _ in range(rng.randint(1, 12))
         ]
     if rng.random() < 0.3:
-        # Long after the end: what is still hooked will hear of it.
-        faults.append(Fault("interrupt", 1 << rng.randint(22, 27), 0, rng.randrange(vcpus)))
+        # Long after the end all lists are drained: what is still hooked hears of it.
+        faults += [Fault("interrupt", LATE_NS, DRAINED, cpu) for cpu in range(vcpus)]
     return tuple(sorted(set(faults)))

@@ -94,7 +94,7 @@ class ReportsThenIsolates(Mutant, Isolating):
         async with zone.lock:
             found = [self.find(zone, pfn) for pfn in self.candidates(zone)[:1]]
         blocks = [block for block in found if block is not None]
-        ok = not blocks or await self.guest.host.report(blocks)
+        ok = bool(blocks) and await self.guest.host.report(blocks)
         taken, refused = await self.collect(zone)
         await self.give_back(zone, taken, ok)
         return self.went_through(zone, ok and not refused) and bool(self.candidates(zone))
@@ -135,7 +135,7 @@ class LosesMarksOnSplit(Mutant, Marking):
 
     name = "loses-marks-on-split"
     breaks = ("owned-while-reported",)
-    may_break = ("no-discard-in-use", "flag-truth")
+    may_break = ("no-discard-in-use", "flag-truth", "liveness")
 
     def prepare(self) -> None:
         """Wrong: who takes the block, or a part of it, finds no mark to wait for."""
@@ -150,7 +150,7 @@ class LosesMarksOnMerge(Mutant, Marking):
 
     name = "loses-marks-on-merge"
     breaks = ("no-discard-in-use",)
-    may_break = ("flag-truth",)
+    may_break = ("flag-truth", "liveness")
 
     @hookimpl
     async def page_allocated(self, pfn: int) -> None:
@@ -163,6 +163,7 @@ class TakersDoNotWait(Mutant, Marking):
 
     name = "takers-do-not-wait"
     breaks = ("no-discard-in-use", "flag-truth")
+    may_break = ("liveness",)
 
     def hook_filters(self) -> Mapping[str, HookFilter]:
         """Wrong: a page of any order may come out of a marked unit."""

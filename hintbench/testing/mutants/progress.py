@@ -154,7 +154,7 @@ class LetsAllocationsFail(Mutant, Isolating):
 
 
 class TakesPastTheWatermark(Mutant, Isolating):
-    """Takes its blocks as if there were no watermark, down to the last."""
+    """Takes all there is as if there were no watermark."""
 
     name = "takes-past-the-watermark"
     breaks = ("bounded-in-flight",)
@@ -162,17 +162,24 @@ class TakesPastTheWatermark(Mutant, Isolating):
 
     async def collect(self, zone: Zone) -> tuple[list[Block], bool]:
         """Wrong: __isolate_free_page() refuses for good reason."""
+        taken: list[Block] = []
         async with zone.lock:
             least, zone.watermark_min = zone.watermark_min, 0
-            found = [self.find(zone, pfn) for pfn in self.candidates(zone)[:BATCH]]
-            heads = {block for block in found if block and not self.told.any(block.pfn)}
-            isolated = [zone.isolate(block.pfn) for block in sorted(heads, key=_first_page)]
-            taken = [block for block in isolated if block is not None]
+            for pfn in self.pending.find(zone.start_pfn, zone.end_pfn):
+                block = self.find(zone, pfn)
+                stale = block is None or self.told.any(block.pfn)
+                isolated = None if block is None or stale else zone.isolate(block.pfn)
+                if stale or isolated is not None:
+                    self.pending.clear(pfn)
+                if isolated is not None:
+                    self.in_flight[zone] += 1
+                    taken.append(isolated)
             zone.watermark_min = least
-            for pfn in self.candidates(zone)[:BATCH]:
-                self.pending.clear(pfn)
-            self.in_flight[zone] += len(taken)
-        return taken, False
+        return taken, not taken
+
+    def claims(self) -> Claims:
+        """It claims to take less than everything."""
+        return dataclasses.replace(super().claims(), in_flight_pages=1 << 20, hold_visits=None)
 
 
 class TakesTooMuch(Mutant, Isolating):
@@ -242,10 +249,6 @@ class SpinsOnItsOwnMark(Mutant, Marking):
         for unit in units:
             await self.mid.wait_clear(unit.pfn)
         await super().post(zone, units)
-
-
-def _first_page(block: Block) -> int:
-    return block.pfn
 
 
 MUTANTS = (
