@@ -48,6 +48,8 @@ class Mutant:
 class Worker(Strategy):
     """What bases with workers share: candidates by unit, and a worker a zone that tells of them."""
 
+    delay_ns: ClassVar[int] = DELAY_NS
+
     @hookimpl
     def guest_started(self, guest: Guest) -> None:
         """All that is free is a candidate."""
@@ -86,7 +88,7 @@ class Worker(Strategy):
         while not self.stopping:
             await self.wake[zone].wait()
             if not self.stopping:
-                await self.stop.wait(timeout_ns=DELAY_NS << self.refused[zone])
+                await self.stop.wait(timeout_ns=self.delay_ns << self.refused[zone])
             while not self.stopping and await self.tell(zone):
                 pass
             if self.candidates(zone):

@@ -64,6 +64,7 @@ class CapturesHeads(Mutant, Isolating):
 
     name = "captures-heads"
     breaks = ("liveness",)
+    delay_ns = 10 * DELAY_NS
 
     @hookimpl
     def block_freed(self, zone: Zone, pfn: int) -> None:
