@@ -303,7 +303,7 @@ class Guest:
             Whether there was memory.
         """
         fails = self.buffer_fails is not None and self.buffer_fails()
-        if self._scheduler.atomic:
+        if self._scheduler.atomic or any(zone.lock.held_here for zone in self.zones):
             self.violate("atomic-context", f"allocate_buffer({size}) in atomic context", "buffer")
             if self.watcher is not None:
                 # It sleeps all the same: interrupts are on meanwhile, and others run.

@@ -153,6 +153,7 @@ class Host:
             if self.config.acknowledge == "interrupt":
                 self._raise_interrupt(report.cpu, on_interrupt)
 
+        report.posted = True
         report.finished = completed
         if self._holds:
 

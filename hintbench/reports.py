@@ -44,6 +44,7 @@ class Report:
         finished: called when it has worked through all.
         ok: the host took them.
         queued: it waits for its turn in the device's queue; a hypercall does not.
+        posted: its end is told by a completion, which somebody has to fetch.
         synchronous: its caller is held until the host has done with it.
         reset: the device was reset under it: nothing more is discarded, and it has failed.
     """
@@ -55,6 +56,7 @@ class Report:
         "finished",
         "next",
         "ok",
+        "posted",
         "queued",
         "reset",
         "synchronous",
@@ -68,6 +70,7 @@ class Report:
         self.ok = True
         self.finished: Callable[[], Any] = lambda: None
         self.queued = True
+        self.posted = False
         self.synchronous = False
         self.reset = False
 

@@ -1,8 +1,9 @@
 """zone-confined-batching: v9's array, repaired as the review asks.
 
-What it tracks: a ring of pfns per CPU, the heads of freed blocks of the minimum order (what is
-    smaller is left to the buddy allocator to assemble), and per unit of 2^min_order pages whether
-    the host was *told*; that is forgotten as soon as the block leaves its free list.
+What it tracks: a ring of pfns per CPU, the units of 2^min_order pages of freed blocks (what is
+    smaller is left to the buddy allocator to assemble), and per unit whether the host was *told*;
+    that is forgotten as soon as the block leaves its free list. Not the heads alone: the schedule
+    explorer showed a block of order 10 split before it was collected, whose free half was lost.
 When it reports: a worker per CPU, `delay_ns` after its first capture or at `threshold` captures,
     so that no residue stays; and a rescan of all zones at the start, and after a ring was full.
 What it holds: `batch` isolated blocks of each zone at most, of one zone at a time: one take of its
@@ -91,8 +92,17 @@ class ZoneConfinedBatching(Strategy):
         return {"block_freed": HookFilter(min_order=self.parameters.min_order)}
 
     @hookimpl
-    def block_freed(self, cpu: int, pfn: int) -> None:
-        """Capture the head of the merged block in the running CPU's ring; interrupts are off."""
+    def block_freed(self, cpu: int, pfn: int, order: int) -> None:
+        """Capture the merged block in the running CPU's ring; interrupts are off."""
+        for unit in self._units(pfn, order):
+            self._capture(cpu, unit)
+
+    def _units(self, pfn: int, order: int) -> range:
+        """The units of a block: whichever of them is split off, the others are found."""
+        return range(pfn, pfn + (1 << order), 1 << self.parameters.min_order)
+
+    def _capture(self, cpu: int, pfn: int) -> None:
+        """Put a unit into a CPU's ring; interrupts are off."""
         ring = self.rings[cpu]
         if self.stopping:
             return
@@ -121,7 +131,7 @@ class ZoneConfinedBatching(Strategy):
                 refused = await self._tell_all(zone, pfns)
                 with self.guest.interrupts_off():
                     for pfn in refused:
-                        self.block_freed(cpu, pfn)
+                        self._capture(cpu, pfn)
                     # What was refused waits for the timer, however much it is.
                     self.enough[cpu].clear()
         self._swap(cpu)
@@ -167,7 +177,9 @@ class ZoneConfinedBatching(Strategy):
             await self._put_back(zone, taken, acknowledged)
             self.failures = 0 if acknowledged else min(self.failures + 1, MOST_DOUBLINGS)
             if not acknowledged:
-                left, refused = left + [block.pfn for block in taken], True
+                for block in taken:
+                    left += self._units(block.pfn, block.order)
+                refused = True
         self.in_flight.remove(zone)
         self.returned[zone].set()
         return left, refused

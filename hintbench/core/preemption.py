@@ -15,8 +15,11 @@ import cython
 STEP = 0
 HOLD = 1
 EDIT = 2
-POINTS = 3
-"""How many kinds of points there are: before a step, with a lock held, inside an unlocked edit."""
+EVENT = 3
+POINTS = 4
+"""How many kinds of points there are: before a step, with a lock held, inside an unlocked edit,
+and before a step that is not a vCPU's: those of tasks, interrupts and the host are few, and counted
+apart, so that a schedule can aim at them."""
 
 
 class EndlessRunError(RuntimeError):
@@ -36,13 +39,13 @@ class Preemptions:
             are taken in ascending order.
 
     Attributes:
-        steps, holds, edits: how many points of each kind have been passed.
+        steps, holds, edits, events: how many points of each kind have been passed.
         taken: how many delays have been applied.
         most_steps: after so many steps the run is ended as one that gets nowhere.
     """
 
     def __init__(self, delays: Iterable[tuple[int, int, int]] = ()) -> None:
-        chosen: list[dict[int, int]] = [{}, {}, {}]
+        chosen: list[dict[int, int]] = [{} for _ in range(POINTS)]
         for point, number, delay_ns in delays:
             if not 0 <= point < POINTS or number < 1 or delay_ns < 0:
                 raise ValueError(f"preemption ({point}, {number}, {delay_ns}) is out of range")
@@ -50,6 +53,9 @@ class Preemptions:
         self.step_numbers, self.step_delays = _sequence(chosen[STEP])
         self.hold_numbers, self.hold_delays = _sequence(chosen[HOLD])
         self.edit_numbers, self.edit_delays = _sequence(chosen[EDIT])
+        self.event_numbers, self.event_delays = _sequence(chosen[EVENT])
+        self.events = 0
+        self.event_at = 0
         self.steps = 0
         self.holds = 0
         self.edits = 0
@@ -69,6 +75,17 @@ class Preemptions:
             return 0
         delay = self.step_delays[self.step_at]
         self.step_at += 1
+        self.taken += 1
+        return delay
+
+    def at_event(self) -> cython.Py_ssize_t:
+        """A task, interrupt or the host is about to take a step, which counts as one as well."""
+        delay: cython.longlong
+        self.events += 1
+        if self.events != self.event_numbers[self.event_at]:
+            return self.at_step()
+        delay = self.event_delays[self.event_at]
+        self.event_at += 1
         self.taken += 1
         return delay
 

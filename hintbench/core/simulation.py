@@ -170,7 +170,7 @@ class Simulation:
         self.progress += 1
         preemptions = self.clock.preemptions
         if preemptions is not None and timer.callback is not None:
-            delay_ns = preemptions.at_step()
+            delay_ns = preemptions.at_event()
             if delay_ns:
                 late = (at_ns + delay_ns, _rank, _number, _sequence, timer)
                 heapq.heappush(self.events, late)

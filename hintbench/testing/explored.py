@@ -18,6 +18,7 @@ from hintbench.core.consistency import list_fault
 from hintbench.core.constants import EVENT_ISOLATED, NEVER
 from hintbench.core.preemption import EndlessRunError, Preemptions
 from hintbench.errors import HintbenchError, TaskLeakError
+from hintbench.processors import as_coroutine
 from hintbench.runner import STOP_LIMIT_NS, Run
 from hintbench.testing.faults import Faults
 from hintbench.testing.scenario import Scenario, ScenarioWorkload
@@ -112,8 +113,17 @@ class Checker:
     def at_settled(self) -> None:
         """The workload has ended and the strategy had the time that it claims to need."""
 
+    def at_stuck(self) -> None:
+        """Nobody can go on any more."""
+
+    def at_stopping(self) -> None:
+        """The strategy is about to be told to stop."""
+
+    def at_stopped(self) -> None:
+        """guest_stopping has ended, at this very moment."""
+
     def at_end(self) -> None:
-        """The strategy has been stopped."""
+        """The strategy has been stopped, and all that could still happen has."""
 
     def violate(self, text: str, kind: str = "", pfn: int = 0, pages: int = 0) -> None:
         """Say that the rule is broken."""
@@ -137,7 +147,7 @@ class ExploredRun(Run):
         stop_at: rule and kind of the violation that ends the run in any case.
         settled: the time that the strategy claims to need has passed.
         stopped: guest_stopping has ended.
-        dropped_blocks: the pfns of the blocks whose hints the strategy said it dropped.
+        dropped_blocks: pfn and order of the blocks whose hints the strategy said it dropped.
         stopping_ns: when it was told to stop; None before.
         hook: the strategy's hook that runs, and its arguments.
     """
@@ -161,7 +171,7 @@ class ExploredRun(Run):
         self.stop_at: tuple[str, str] | None = None
         self.settled = False
         self.stopped = False
-        self.dropped_blocks: set[int] = set()
+        self.dropped_blocks: set[tuple[int, int]] = set()
         self.stopping_ns: int | None = None
         self.hook: tuple[str, tuple[Any, ...]] = ("", ())
         self.depth = 0
@@ -201,7 +211,7 @@ class ExploredRun(Run):
         except ScheduleStoppedError:
             pass
         except TaskLeakError as error:
-            self._quietly("teardown", str(error), "tasks")
+            self._leaked(error)
         except EndlessRunError as error:
             self.outcome.error = f"{self.scheduler.plugin}: {error}"
         except HintbenchError as error:
@@ -231,6 +241,8 @@ class ExploredRun(Run):
             simulation.clock.now = end_ns
             self.stopping_ns = end_ns
             self.tell("phase", "the guest stops")
+            for checker in self.checkers:
+                checker.at_stopping()
             self._stop()
             self.stopped = True
             core_machine.run_until(simulation, int(simulation.clock.now) + LATE_LIMIT_NS)
@@ -243,6 +255,34 @@ class ExploredRun(Run):
 
     def _follow(self) -> None:
         """Nothing is measured here."""
+
+    def _stop(self) -> None:
+        """Ask at the moment when guest_stopping has ended what it leaves behind."""
+        stopping = self.bound.get("guest_stopping")
+        if stopping is None:
+            self._stopped()
+        else:
+
+            async def stop(guest: Any) -> None:
+                await as_coroutine(lambda: stopping(guest))
+                self._stopped()
+
+            self.bound["guest_stopping"] = stop
+        super()._stop()
+
+    def _stopped(self) -> None:
+        for checker in self.checkers:
+            checker.at_stopped()
+
+    def _leaked(self, error: TaskLeakError) -> None:
+        """Tasks do not end: perhaps they wait for what another rule knows to be lost."""
+        try:
+            for checker in self.checkers:
+                checker.at_stuck()
+        except ScheduleStoppedError:
+            pass
+        if self.outcome.counts.keys().isdisjoint(("returned", "completion-once")):
+            self._quietly("teardown", str(error), "tasks")
 
     def _settle(self, end_ns: int) -> int:
         """Let the guest idle for as long as the strategy claims to need, or until it is done."""
@@ -307,6 +347,8 @@ class ExploredRun(Run):
         if spinning:
             names = ", ".join(f"{each.name} on CPU {each.cpu}" for each in spinning)
             self._quietly("progress-under-spin", f"{names} spin for ever", "deadlock")
+        for checker in self.checkers:
+            checker.at_stuck()
         return error
 
     def _abandon(self) -> None:
@@ -437,7 +479,12 @@ class ExploredRun(Run):
         """An event of the watcher's: a hint was lost, for the block that a hook told of."""
         name, arguments = self.hook
         if name == "block_freed":
-            self.dropped_blocks.add(arguments[3])
+            self.dropped_blocks.add((arguments[3], arguments[4]))
+
+    def was_dropped(self, pfn: int, order: int) -> bool:
+        """Whether a block is, or is part of, or has a part of one whose hint was dropped."""
+        end = pfn + (1 << order)
+        return any(first < end and pfn < first + (1 << size) for first, size in self.dropped_blocks)
 
     @property
     def context_name(self) -> str:

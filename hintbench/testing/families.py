@@ -19,8 +19,14 @@ from hintbench.testing.guests import HOSTS, ZONE_LAYOUTS, small_guest
 from hintbench.testing.scenario import Fault, Operations, Scenario
 from hintbench.testing.schedules import draw_preemptions
 
-OPERATIONS: Final = 1_040
-"""How many operations a scenario has at least."""
+OPERATIONS: Final = 1_140
+"""How many operations a scenario has at least, besides the frees of what is kept."""
+KEPT: Final = 10
+"""Every second scenario keeps one block in so many for ever, so that not everything merges."""
+LATE_NS: Final = 5_000_000_000
+"""When every strategy has been stopped, which claims to tell within two seconds [virtual ns]."""
+DRAINED: Final = 1_000
+"""Batches of a list that is emptied."""
 _SCALE: Final = 1 << 20
 
 MIXES: Final[dict[str, Sequence[tuple[int, int, float]]]] = {
@@ -35,11 +41,13 @@ MIXES: Final[dict[str, Sequence[tuple[int, int, float]]]] = {
     ),
     "huge": ((0, 600, 40), (3, 200, 8), (9, 50, 10), (10, 20, 5)),
     "fragments": ((0, 900, 500), (1, 60, 30), (3, 80, 120), (9, 10, 5)),
+    # Sizes that no per-CPU list takes: large blocks are split and merge all the time.
+    "splits": ((0, 200, 30), (5, 200, 30), (7, 200, 15), (8, 150, 8), (9, 100, 6), (10, 40, 2)),
     "pressure": ((0, 700, 200), (2, 100, 30), (4, 100, 20), (9, 30, 18), (10, 15, 7)),
 }
 """By family (order, weight, live blocks): how often an order is asked for, and how many blocks of
 it are in use at a time on a guest of 16,384 pages."""
-FAMILIES: Final = ("mixed", "huge", "fragments", "pressure")
+FAMILIES: Final = ("mixed", "huge", "fragments", "pressure", "splits", "splits")
 
 
 def draw_scenario(seed: int, kernels: Sequence[str] = ("6.12", "5.0")) -> Scenario:
@@ -52,8 +60,9 @@ def draw_scenario(seed: int, kernels: Sequence[str] = ("6.12", "5.0")) -> Scenar
     rng = random.Random(seed)
     family = rng.choice(FAMILIES)
     layout = rng.choice(("one", "one", "two", "nodes"))
-    host = rng.choice(("device", "device", "small-granule", *sorted(HOSTS)))
-    guest = small_guest(rng.choice(list(kernels)), layout, host)
+    host = rng.choice(("device", "small-granule", "slow", *sorted(HOSTS)))
+    kernel = rng.choice(list(kernels))
+    guest = small_guest(kernel, layout, host, khugepaged=rng.random() < 0.3)
     zones = ZONE_LAYOUTS[layout]
     pages = sum(blocks for _, _, blocks, _ in zones) << 10
     operations = draw_operations(seed, family, guest.vcpus, pages, rng.choice((2, 4, 8)))
@@ -95,11 +104,14 @@ def draw_operations(seed: int, family: str, vcpus: int, pages: int, pauses: int)
     codes = encode(Operation.ALLOCATE, orders, _types(draws, count), _flags(draws, orders))
     when = np.concatenate([begins, begins + lives.astype(np.int64)])
     order = np.argsort(when, kind="stable")
+    if draws.below(2, 1)[0]:
+        kept = np.flatnonzero(draws.below(KEPT, count) == 0)
+        order = order[~np.isin(order, kept + count)]
     everything = Operations(
         np.concatenate([vcpu, freeing])[order].astype(np.int8),
         np.concatenate([codes, np.full(count, encode(Operation.FREE))])[order].astype(np.uint32),
         np.concatenate([slots, slots])[order].astype(np.int32),
-        np.zeros(2 * count, dtype=np.int64),
+        np.zeros(len(order), dtype=np.int64),
     )
     return _with_pauses(everything, draws, pauses)
 
@@ -156,6 +168,9 @@ def _draw_faults(rng: random.Random, vcpus: int) -> tuple[Fault, ...]:
             Fault("interrupt", rng.randint(1_000, 4_000_000), 0, rng.randrange(vcpus))
             for _ in range(rng.randint(1, 12))
         ]
+    if rng.random() < 0.3:
+        # Long after the end all lists are drained: what is still hooked hears of it.
+        faults += [Fault("interrupt", LATE_NS, DRAINED, cpu) for cpu in range(vcpus)]
     return tuple(sorted(set(faults)))
 
 

@@ -26,7 +26,7 @@ KINDS: Final = {
 }
 """Kinds of faults; `Fault.number` counts submissions, reports served, descriptors, answers,
 interrupts, submissions, submissions, isolations, buffers, buffers and (for interrupts) is their
-time."""
+time; `Fault.amount` of an interrupt is how many batches it drains, at least one."""
 
 _OF_THE_GUEST: Final = frozenset({"isolation-refused", "buffer-fails", "interrupt-in-allocation"})
 HINDERS_TELLING: Final = frozenset(
@@ -124,16 +124,18 @@ class Faults:
     # -- interrupts -----------------------------------------------------------------------------
 
     def _schedule(self, fault: Fault) -> None:
-        simulation = self._run.machine.simulation
-        simulation.schedule(fault.number, RANK_INTERRUPT, fault.cpu, lambda: self._raise(fault.cpu))
+        simulation, batches = self._run.machine.simulation, max(1, fault.amount)
+        simulation.schedule(
+            fault.number, RANK_INTERRUPT, fault.cpu, lambda: self._raise(fault.cpu, batches)
+        )
 
-    def _raise(self, cpu: int) -> None:
+    def _raise(self, cpu: int, batches: int = 1) -> None:
         self.happened["interrupt"] = self.happened.get("interrupt", 0) + 1
-        self._run.scheduler.processors.deliver(cpu, "interrupt", lambda: self._drain(cpu))
+        self._run.scheduler.processors.deliver(cpu, "interrupt", lambda: self._drain(cpu, batches))
 
-    def _drain(self, cpu: int) -> Any:
-        """What a device's interrupt does to the allocator: it frees, and a list overflows."""
+    async def _drain(self, cpu: int, batches: int) -> None:
+        """What a device's interrupt does to the allocator: it frees, and lists overflow."""
         for pcp in self._run.machine.simulation.vcpus[cpu].pcps:
-            if pcp.count:
-                return self._run.threads.drain_in_interrupt(cpu, pcp)
-        return None
+            while pcp.count and batches:
+                batches -= 1
+                await self._run.threads.drain_in_interrupt(cpu, pcp)

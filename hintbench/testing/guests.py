@@ -26,14 +26,21 @@ HOSTS: Final[dict[str, dict[str, Any]]] = {
     "vcpu-thread": {"kick": "vcpu-thread"},
     "hypercall": {"kick": "hypercall"},
     "slow": {"unmap_huge_ns": 100_000, "device_latency_ns": 200_000},
+    "slower": {"unmap_huge_ns": 1_000_000, "unmap_small_ns": 3_000, "device_latency_ns": 300_000},
     "fast": {"device_latency_ns": 2_000, "unmap_huge_ns": 1_000, "call_device_thread_ns": 500},
     "short-queue": {"queue_capacity": 1, "granule": "4KiB"},
 }
 """Hosts by name: what differs from the default."""
 
 
+KHUGEPAGED_SHARE: Final = 20
+"""khugepaged raises min_free_kbytes, to a twentieth of a small guest's memory."""
+
+
 @cache
-def small_guest(kernel: str, layout: str, host: str, vcpus: int = 4) -> GuestConfig:
+def small_guest(
+    kernel: str, layout: str, host: str, vcpus: int = 4, *, khugepaged: bool = False
+) -> GuestConfig:
     """A guest for scenarios.
 
     Args:
@@ -41,16 +48,18 @@ def small_guest(kernel: str, layout: str, host: str, vcpus: int = 4) -> GuestCon
         layout: one of `ZONE_LAYOUTS`.
         host: one of `HOSTS`.
         vcpus: how many CPUs.
+        khugepaged: with the watermarks that it raises, which blocks of order 9 can reach.
     """
+    least = BLOCK // KHUGEPAGED_SHARE if khugepaged else 8
     zones = tuple(
         ZoneConfig(
             name=name,  # type: ignore[arg-type]
             start_pfn=first * BLOCK,
             spanned_pages=blocks * BLOCK,
             node=node,
-            watermark_min=blocks * 8,
-            watermark_low=blocks * 10,
-            watermark_high=blocks * 12,
+            watermark_min=blocks * least,
+            watermark_low=blocks * least * 5 // 4,
+            watermark_high=blocks * least * 3 // 2,
         )
         for name, first, blocks, node in ZONE_LAYOUTS[layout]
     )

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 STEP: Final = 0
 HOLD: Final = 1
 EDIT: Final = 2
-POINT_NAMES: Final = ("step", "hold", "edit")
-"""Where a context can be late: before a step, holding a lock, inside an unlocked edit."""
+EVENT: Final = 3
+POINT_NAMES: Final = ("step", "hold", "edit", "event")
+"""Where a context can be late: before a step, holding a lock, inside an unlocked edit, before a
+step of a task, an interrupt or the host."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -32,7 +34,7 @@ class Preemption:
     """A context is late.
 
     Attributes:
-        point: ``STEP``, ``HOLD`` or ``EDIT``.
+        point: ``STEP``, ``HOLD``, ``EDIT`` or ``EVENT``.
         number: which of the run's points of that kind, from 1 on.
         delay_ns: by how much [virtual ns].
     """

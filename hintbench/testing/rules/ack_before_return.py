@@ -54,5 +54,6 @@ class RuleChecker(Checker):
         return any(
             block.pfn < pfn + pages and pfn < block.pfn + (1 << block.order)
             for report in self.open
+            if not report.reset
             for block in report.blocks
         )

@@ -1,14 +1,14 @@
 """bounded-in-flight: what is in the strategy's hands stays within the declared cap.
 
 That is, isolated and marked pages of each zone; and free memory stays above the min watermark
-after every isolation, which the zone sees to.
+after every isolation. The zone sees to that, unless the strategy has meddled with it.
 
 Source: kernel-facts trap 3: v9 takes up to 1 GiB per CPU out of use.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hintbench.testing.explored import Checker
 
@@ -22,8 +22,16 @@ class RuleChecker(Checker):
 
     rule = "bounded-in-flight"
 
+    def __init__(self, run: Any) -> None:
+        super().__init__(run)
+        self.least = {zone.index: int(zone.watermark_min) for zone in run.guest.zones}
+
     def isolated(self, zone: Zone, pfn: int, order: int) -> None:
         """One more block."""
+        least = self.least[zone.index]
+        if zone.free_pages <= least and zone.lock.held_here:
+            text = f"{zone.free_pages} free pages are left in {zone}, its min watermark is {least}"
+            self.violate(text, "watermark", pfn, 1 << order)
         cap = self.run.claims.in_flight_pages
         if cap is not None and zone.isolated_pages > cap:
             text = f"{zone.isolated_pages} pages of {zone} are isolated, declared are {cap}"

@@ -9,7 +9,17 @@ Source: virtqueue_get_buf() loops in drivers/virtio; v9's hinting_ack() takes on
 interrupt.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from hintbench.testing.explored import Checker
+
+if TYPE_CHECKING:
+    from hintbench.reports import Completion, Report
+
+GRACE_NS = 500_000_000
+"""How long a completion may wait for its interrupt, or for whoever polls [virtual ns]."""
 
 
 class RuleChecker(Checker):
@@ -17,7 +27,33 @@ class RuleChecker(Checker):
 
     rule = "completion-once"
 
+    def __init__(self, run: Any) -> None:
+        super().__init__(run)
+        self.answered_ns: list[int] = []
+        self.fetches = 0
+
+    def answered(self, report: Report) -> None:
+        """If it was posted its completion can be fetched from now on."""
+        if report.posted:
+            self.answered_ns.append(int(self.run.machine.clock.now))
+
+    def fetched(self, completion: Completion) -> None:
+        """Somebody took the oldest."""
+        self.fetches += 1
+
     def at_settled(self) -> None:
         """All interrupts have been taken."""
-        if self.run.guest.host.has_completions:
+        self._look(int(self.run.machine.clock.now) - GRACE_NS)
+
+    def at_stuck(self) -> None:
+        """Nobody will come for what is left."""
+        self._look(int(self.run.machine.clock.now))
+
+    def at_end(self) -> None:
+        """Nor now."""
+        self._look(int(self.run.machine.clock.now))
+
+    def _look(self, before_ns: int) -> None:
+        left = self.answered_ns[self.fetches :]
+        if left and left[0] <= before_ns:
             self.violate("a completion was never fetched, and no interrupt will come", "left")

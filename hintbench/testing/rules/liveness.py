@@ -27,9 +27,8 @@ class RuleChecker(Checker):
 
     def at_settled(self) -> None:
         """The declared time is over."""
-        dropped = self.run.dropped_blocks
         for pfn, order in untold_blocks(self.run):
-            if not any(pfn <= each < pfn + (1 << order) for each in dropped):
+            if not self.run.was_dropped(pfn, order):
                 bound_ns = self.run.claims.liveness_bound_ns
                 text = f"pfn {pfn:#x} order {order} is free and not told after {bound_ns} ns"
                 self.violate(text, "untold", pfn, 1 << order)

@@ -15,8 +15,6 @@ class RuleChecker(Checker):
     def at_settled(self) -> None:
         """The declared time is over."""
         for pfn, order in untold_blocks(self.run):
-            for dropped in self.run.dropped_blocks:
-                if pfn <= dropped < pfn + (1 << order):
-                    text = f"the hint for pfn {pfn:#x} order {order} was dropped for good"
-                    self.violate(text, "dropped", pfn, 1 << order)
-                    break
+            if self.run.was_dropped(pfn, order):
+                text = f"the hint for pfn {pfn:#x} order {order} was dropped for good"
+                self.violate(text, "dropped", pfn, 1 << order)

@@ -2,7 +2,8 @@
 
 A page is the report's when it is isolated, in no other report; or in a unit that was marked in
 flight with the zone lock held while its block was free, the mark still set; or in transit on the
-CPU that calls synchronously. A reference count, or a look without the lock, is no evidence.
+CPU that calls synchronously: in the hook that was told of it. A reference count, or a look without
+the lock, is no evidence. Asked at the call, and again when the host takes the memory.
 
 Source: kernel-facts D5, D6, R6, R12.
 """
@@ -16,14 +17,17 @@ from hintbench.core.constants import (
     KIND_MASK,
     ORDER_MASK,
     OWNER_BUDDY,
-    OWNER_OUTSIDE,
     OWNER_STRATEGY,
 )
 from hintbench.testing.explored import Checker
 
 if TYPE_CHECKING:
+    from hintbench.contexts import Context
     from hintbench.core.flags import UnitFlags
     from hintbench.reports import Report
+
+_IN_TRANSIT = ("page_freeing", "block_merged", "page_allocated")
+"""Hooks whose block is on no list and with no caller as long as they last."""
 
 
 class RuleChecker(Checker):
@@ -35,6 +39,12 @@ class RuleChecker(Checker):
         super().__init__(run)
         self.marked: set[tuple[str, int]] = set()
         self.open: list[Report] = []
+        self.in_transit: dict[tuple[int, str], tuple[int, int]] = {}
+
+    def hook_called(self, name: str, arguments: tuple[Any, ...]) -> None:
+        """A hook is told of a block in transit; its last arguments are pfn and order."""
+        if name in _IN_TRANSIT:
+            self.in_transit[arguments[1], name] = arguments[-2], arguments[-1]
 
     def flag_set(self, flags: UnitFlags, pfn: int, order: int) -> None:
         """A mark counts if its unit was free, and that was seen under the lock."""
@@ -54,19 +64,21 @@ class RuleChecker(Checker):
         for unit in range(pfn & -pages, pfn + (1 << order), pages):
             self.marked.discard((flags.name, unit))
 
-    def reported(self, report: Report, context: Any) -> None:
+    def reported(self, report: Report, context: Context | None) -> None:
         """Ask who has each page."""
+        seen: set[int] = set()
         for block in report.blocks:
             pfn, pages = block.pfn, 1 << block.order
-            for other in self.open:
-                if any(b.pfn < pfn + pages and pfn < b.pfn + (1 << b.order) for b in other.blocks):
-                    self.violate(
-                        f"pfn {pfn:#x} order {block.order} is in two reports at once",
-                        "twice",
-                        pfn,
-                        pages,
-                    )
-            if not self._owned(report, pfn, pages):
+            here = set(range(pfn, pfn + pages))
+            if not here.isdisjoint(seen) or any(
+                not other.reset and _covers(other, pfn, pages) for other in self.open
+            ):
+                text = f"pfn {pfn:#x} order {block.order} is reported twice at once"
+                self.violate(text, "twice", pfn, pages)
+            seen |= here
+            if not self._owned(pfn, pages) and not (
+                report.synchronous and self._carried(context, pfn, pages)
+            ):
                 self.violate(
                     f"pfn {pfn:#x} order {block.order} is reported, but is neither isolated nor"
                     " rightly marked",
@@ -81,13 +93,26 @@ class RuleChecker(Checker):
         if report in self.open:
             self.open.remove(report)
 
-    def _owned(self, report: Report, pfn: int, pages: int) -> bool:
-        auditor = self.run.auditor
-        if auditor.owner_of(pfn, pages, OWNER_STRATEGY) < 0:
-            return True
-        if report.synchronous and auditor.owner_of(pfn, pages, OWNER_OUTSIDE) < 0:
-            return True
-        return self._held(pfn, pages) or self._marked(pfn, pages)
+    def discarded(self, pfn: int, pages: int) -> None:
+        """The memory goes: the report must still own it."""
+        for report in self.open:
+            if report.synchronous or not _covers(report, pfn, pages):
+                continue
+            if not self._owned(pfn, pages):
+                self.violate(
+                    f"pfn {pfn:#x} ({pages} pages) is discarded, but is neither isolated nor"
+                    " marked any more",
+                    "lost",
+                    pfn,
+                    pages,
+                )
+
+    def _owned(self, pfn: int, pages: int) -> bool:
+        return (
+            self.run.auditor.owner_of(pfn, pages, OWNER_STRATEGY) < 0
+            or self._held(pfn, pages)
+            or self._marked(pfn, pages)
+        )
 
     def _held(self, pfn: int, pages: int) -> bool:
         """Whether the strategy has allocated it for itself."""
@@ -95,14 +120,28 @@ class RuleChecker(Checker):
         head = states.head_of(pfn)
         if head < 0 or states.state[head] & KIND_MASK != HELD:
             return False
-        return pfn + pages <= head + (1 << (states.state[head] & ORDER_MASK))
+        return bool(pfn + pages <= head + (1 << (states.state[head] & ORDER_MASK)))
+
+    def _carried(self, context: Context | None, pfn: int, pages: int) -> bool:
+        """Whether the hook that calls has it in its hands."""
+        if context is None:
+            return False
+        first, order = self.in_transit.get((context.cpu, context.name), (0, 0))
+        return first <= pfn and pfn + pages <= first + (1 << order)
 
     def _marked(self, pfn: int, pages: int) -> bool:
         for name, (flags, meaning) in self.run.guest.flag_sets.items():
             unit_pages = 1 << flags.order
             if meaning == "in-flight" and all(
-                (name, unit) in self.marked
+                (name, unit) in self.marked and flags.test(unit)
                 for unit in range(pfn & -unit_pages, pfn + pages, unit_pages)
             ):
                 return True
         return False
+
+
+def _covers(report: Report, pfn: int, pages: int) -> bool:
+    """Whether a report has any page of a range."""
+    return any(
+        block.pfn < pfn + pages and pfn < block.pfn + (1 << block.order) for block in report.blocks
+    )

@@ -10,16 +10,20 @@ throws away the completions that it polls.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from hintbench.testing.explored import Checker
 
 if TYPE_CHECKING:
+    from hintbench.core.hooks import Block
     from hintbench.core.zone import Zone
-    from hintbench.reports import Report
+    from hintbench.reports import Completion, Report
 
 GRACE_NS = 500_000_000
 """How long after the last event about it a block may still be on its way back [virtual ns]."""
+STOPPING_GRACE_NS = 200_000
+"""The same before the stop, for blocks that have not come back in all the time after it."""
 
 
 class RuleChecker(Checker):
@@ -31,6 +35,7 @@ class RuleChecker(Checker):
         super().__init__(run)
         self.since: dict[int, tuple[int, int]] = {}
         self.open: list[Report] = []
+        self.forgotten: list[int] = []
 
     def isolated(self, zone: Zone, pfn: int, order: int) -> None:
         """It left the allocator now."""
@@ -45,30 +50,55 @@ class RuleChecker(Checker):
         self.open.append(report)
 
     def answered(self, report: Report) -> None:
-        """From now on it may come back."""
-        if report in self.open:
-            self.open.remove(report)
+        """From now on it may come back; if it was posted, once somebody knows of the answer."""
+        if not report.posted:
+            self._may_return(report.blocks)
+
+    def fetched(self, completion: Completion) -> None:
+        """Somebody knows of it."""
+        self._may_return(completion.blocks)
+
+    def _may_return(self, blocks: tuple[Block, ...]) -> None:
+        self.open = [report for report in self.open if report.blocks is not blocks]
         now = int(self.run.machine.clock.now)
-        for block in report.blocks:
+        for block in blocks:
             if block.pfn in self.since:
-                self.since[block.pfn] = block.order, now
+                self.since[block.pfn] = self.since[block.pfn][0], now
 
     def at_settled(self) -> None:
         """Whatever is still out has been forgotten."""
         self._look(int(self.run.machine.clock.now) - GRACE_NS)
 
+    def at_stuck(self) -> None:
+        """Nobody can go on, so nothing will come back that is not with the host."""
+        self._look(int(self.run.machine.clock.now))
+
+    def at_stopping(self) -> None:
+        """Note what is lost before the stop; `teardown` sees to what gets lost by it."""
+        self.forgotten = self._out(int(self.run.machine.clock.now) - STOPPING_GRACE_NS)
+
     def at_end(self) -> None:
         """What had been forgotten before the strategy was told to stop."""
-        if self.run.stopping_ns is not None:
-            self._look(self.run.stopping_ns - GRACE_NS)
+        self._violate(pfn for pfn in self.forgotten if pfn in self.since)
 
     def _look(self, before_ns: int) -> None:
+        self._violate(self._out(before_ns))
+
+    def _out(self, before_ns: int) -> list[int]:
+        """What is isolated, not with the host, and has been so since some time."""
         reported = {block.pfn for report in self.open for block in report.blocks}
-        for pfn, (order, at_ns) in self.since.items():
-            if pfn not in reported and at_ns <= before_ns:
-                self.violate(
-                    f"pfn {pfn:#x} order {order} was isolated and never put back",
-                    "lost",
-                    pfn,
-                    1 << order,
-                )
+        return [
+            pfn
+            for pfn, (_, at_ns) in self.since.items()
+            if pfn not in reported and at_ns <= before_ns
+        ]
+
+    def _violate(self, pfns: Iterable[int]) -> None:
+        for pfn in pfns:
+            order = self.since[pfn][0]
+            self.violate(
+                f"pfn {pfn:#x} order {order} was isolated and never put back",
+                "lost",
+                pfn,
+                1 << order,
+            )

@@ -9,16 +9,36 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hintbench.core.constants import OWNER_STRATEGY
 from hintbench.testing.explored import Checker
 
 if TYPE_CHECKING:
     from hintbench.core.zone import Zone
+    from hintbench.reports import Report
 
 
 class RuleChecker(Checker):
-    """Looks at what is left when the strategy has been stopped."""
+    """Looks at what is left when the strategy has been stopped.
+
+    What is still out at that moment but was forgotten long before is the business of `returned`.
+    """
 
     rule = "teardown"
+
+    def __init__(self, run: Any) -> None:
+        super().__init__(run)
+        self.open: list[Report] = []
+        self.over = False
+
+    def at_stopped(self) -> None:
+        """Nothing may be with the host, and nothing marked."""
+        self.over = True
+        for report in self.open:
+            for block in report.blocks:
+                if self.run.auditor.owner_of(block.pfn, 1, OWNER_STRATEGY) < 0:
+                    text = f"pfn {block.pfn:#x} order {block.order} is isolated, and with the host"
+                    self._late(text, block.pfn, block.order)
+        self._look_for_marks()
 
     def at_end(self) -> None:
         """Nothing may be left, unless another rule has said so already."""
@@ -28,18 +48,31 @@ class RuleChecker(Checker):
                 self.violate(
                     f"{zone.isolated_pages} pages of {zone} are still isolated", "isolated"
                 )
-        for name, (flags, meaning) in self.run.guest.flag_sets.items():
-            if meaning == "in-flight" and flags.count:
-                self.violate(f"{flags.count} units are still marked {name}", "marked")
+        self._look_for_marks()
 
     def isolated(self, zone: Zone, pfn: int, order: int) -> None:
         """After the end nobody may isolate."""
         self._late(f"pfn {pfn:#x} is isolated", pfn, order)
 
-    def reported(self, report: Any, context: Any) -> None:
-        """Nor report."""
+    def put_back(self, zone: Zone, pfn: int, order: int) -> None:
+        """Nor may anything come back that late."""
+        self._late(f"pfn {pfn:#x} order {order} comes back", pfn, order)
+
+    def reported(self, report: Report, context: Any) -> None:
+        """Nor may anybody report."""
+        self.open.append(report)
         self._late("a report is sent", 0, 0)
 
+    def answered(self, report: Report) -> None:
+        """The host is done with it."""
+        if report in self.open:
+            self.open.remove(report)
+
+    def _look_for_marks(self) -> None:
+        for name, (flags, meaning) in self.run.guest.flag_sets.items():
+            if meaning == "in-flight" and flags.count:
+                self.violate(f"{flags.count} units are still marked {name}", "marked")
+
     def _late(self, what: str, pfn: int, order: int) -> None:
-        if self.run.stopped:
+        if self.over:
             self.violate(f"{what} after guest_stopping has ended", "late", pfn, 1 << order)

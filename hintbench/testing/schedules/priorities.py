@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import random
 
-from hintbench.testing.scenario import HOLD, STEP, Preemption
+from hintbench.testing.scenario import EVENT, HOLD, STEP, Preemption
 
 FIRST_STEPS = 6
 """Steps at the start that are vCPUs' or tasks' first: a delay there is an initial priority."""
+FIRST_EVENTS = 300
+"""Steps of tasks, interrupts and the host that most scenarios have."""
 
 
 def draw(rng: random.Random, operations: int) -> tuple[Preemption, ...]:
@@ -30,7 +32,8 @@ def draw(rng: random.Random, operations: int) -> tuple[Preemption, ...]:
         if rng.random() < 0.5:
             chosen[STEP, number] = rng.randrange(1 << 20)
     for _ in range(rng.randint(1, 3)):
-        point = rng.choice((STEP, STEP, HOLD))
-        number = rng.randint(FIRST_STEPS + 1, 3 * operations)
+        point = rng.choice((STEP, EVENT, HOLD))
+        most = FIRST_EVENTS if point == EVENT else 3 * operations
+        number = rng.randint(FIRST_STEPS + 1, most)
         chosen[point, number] = rng.randrange(1 << 20, 1 << 22)
     return tuple(Preemption(*key, delay) for key, delay in sorted(chosen.items()))

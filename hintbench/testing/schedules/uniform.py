@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 
-from hintbench.testing.scenario import EDIT, HOLD, STEP, Preemption
+from hintbench.testing.scenario import EDIT, EVENT, HOLD, STEP, Preemption
 
 
 def draw(rng: random.Random, operations: int) -> tuple[Preemption, ...]:
     """Draw up to 24 preemptions: before steps mostly, some with a lock held, some inside edits.
+
+    Half of the steps are those of tasks, interrupts and the host: there the strategy works.
 
     Args:
         rng: of all choices.
@@ -16,9 +18,11 @@ def draw(rng: random.Random, operations: int) -> tuple[Preemption, ...]:
     """
     chosen = {}
     for _ in range(rng.randint(1, 24)):
-        point = rng.choice((STEP, STEP, STEP, HOLD, EDIT, EDIT))
+        point = rng.choice((STEP, EVENT, EVENT, HOLD, EDIT))
         if point == STEP:
             number = rng.randint(1, 3 * operations)
+        elif point == EVENT:
+            number = rng.randint(1, 1 << rng.randint(4, 9))
         elif point == HOLD:
             number = rng.randint(1, operations)
         else:
