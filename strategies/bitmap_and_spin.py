@@ -222,4 +222,5 @@ class BitmapAndSpin(Strategy):
             one_zone=True,
             once=True,
             any_pfn=True,
+            gate=lambda zone: self._room(zone, zone.free_pages) <= 0,
         )

@@ -161,11 +161,11 @@ class DropsCompletions(Mutant, Posting):
     name = "drops-completions"
     breaks = ("returned",)
 
-    async def report(self, zone: Zone, taken: list[Block]) -> bool:
-        """Wrong: the way back of other zones' blocks goes with their completions."""
+    async def post(self, block: Block) -> bool:
+        """Wrong: the way back of other blocks goes with their completions."""
         while self.guest.host.poll() is not None:
             pass
-        return await super().report(zone, taken)
+        return await super().post(block)
 
 
 class TakesOneAnswerAnInterrupt(Mutant, Posting):
@@ -177,11 +177,7 @@ class TakesOneAnswerAnInterrupt(Mutant, Posting):
 
     async def report(self, zone: Zone, taken: list[Block]) -> bool:
         """Without the base's looks for late answers."""
-        ok = True
-        for block in taken:
-            if not await self.guest.host.post([block], self.answered):
-                ok = False
-                await self.give_back(zone, [block], False)
+        ok = await self.post_all(zone, taken)
         while self.in_flight[zone]:
             await self.done[zone].wait()
         return ok

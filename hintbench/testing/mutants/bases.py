@@ -218,15 +218,24 @@ class Posting(Isolating):
 
     async def report(self, zone: Zone, taken: list[Block]) -> bool:
         """Post each block; sleep until the last is back."""
-        ok = True
-        for block in taken:
-            if not await self.guest.host.post([block], self.answered):
-                ok = False
-                await self.give_back(zone, [block], False)
+        ok = await self.post_all(zone, taken)
         while self.in_flight[zone]:
             if not await self.done[zone].wait(timeout_ns=POLL_NS):
                 await self.take_answers()
         return ok
+
+    async def post_all(self, zone: Zone, taken: list[Block]) -> bool:
+        """Post each block; what finds no room goes back at once."""
+        ok = True
+        for block in taken:
+            if not await self.post(block):
+                ok = False
+                await self.give_back(zone, [block], False)
+        return ok
+
+    async def post(self, block: Block) -> bool:
+        """Post one block."""
+        return await self.guest.host.post([block], self.answered)
 
     async def answered(self) -> None:
         """The interrupt."""

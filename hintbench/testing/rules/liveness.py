@@ -53,7 +53,8 @@ def untold_blocks(run: ExploredRun) -> Iterator[tuple[int, int]]:
         run.machine.clock.now = now
         for block in blocks:
             pages = 1 << block.order
-            if zone.free_pages - pages <= zone.watermark_min + zone.watermark_boost:
+            free_pages = zone.free_pages - zone.free_highatomic
+            if free_pages - pages <= zone.watermark_min + zone.watermark_boost:
                 break
             if run.auditor.first_untold(block.pfn, pages) >= 0:
                 yield block.pfn, block.order
