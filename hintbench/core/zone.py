@@ -29,6 +29,7 @@ if cython.compiled:
     from cython.cimports.hintbench.core.flags import UnitFlags
     from cython.cimports.hintbench.core.hooks import Block, check_range, make_block
     from cython.cimports.hintbench.core.locks import LockTimeline
+    from cython.cimports.hintbench.core.scan import scan_range
 else:
     from hintbench.core.buddy import Buddy
     from hintbench.core.constants import (
@@ -53,6 +54,7 @@ else:
     from hintbench.core.flags import UnitFlags
     from hintbench.core.hooks import Block, check_range, make_block
     from hintbench.core.locks import LockTimeline
+    from hintbench.core.scan import scan_range
 
 
 @cython.final
@@ -310,8 +312,6 @@ class Zone(Buddy):
 
     def scan_range(self, pfn: int, end_pfn: int, min_order: int) -> Block | None:
         """Walk over struct pages up to a free block (:func:`hintbench.core.scan.scan_range`)."""
-        from hintbench.core.scan import scan_range
-
         check_range("scan_range", "pfn", pfn, 0, self.pages.page_count)
         check_range("scan_range", "min_order", min_order, 0, MAX_PAGE_ORDER)
         return scan_range(self, pfn, end_pfn, min_order)
