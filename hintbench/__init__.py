@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hintbench import operations, tapes
+    from hintbench import operations, replay, tapes
     from hintbench.config import Costs, Experiment, GuestConfig, HostConfig, ZoneConfig
     from hintbench.core.flags import UnitFlags
     from hintbench.core.hooks import Block
@@ -31,7 +31,16 @@ if TYPE_CHECKING:
     from hintbench.strategy import Claims, HookFilter, Strategy, hookimpl
     from hintbench.tasks import Task
     from hintbench.validation import validate
-    from hintbench.workload import Program, Workload, WorkloadParameters, WorkloadSetting
+    from hintbench.workload import (
+        LONGEST_NS,
+        MOST_OPERATIONS,
+        PAGES_PER_MIB,
+        InitialState,
+        Program,
+        Workload,
+        WorkloadParameters,
+        WorkloadSetting,
+    )
 
 __version__ = "0.1.0"
 
@@ -49,6 +58,10 @@ _HOMES = {
     "HookFilter": "strategy",
     "Host": "host",
     "HostConfig": "config",
+    "InitialState": "workload",
+    "LONGEST_NS": "workload",
+    "MOST_OPERATIONS": "workload",
+    "PAGES_PER_MIB": "workload",
     "Migratetype": "operations",
     "OperationBlock": "operations",
     "Origin": "hookspecs",
@@ -67,12 +80,16 @@ _HOMES = {
     "ZoneConfig": "config",
     "hookimpl": "strategy",
     "operations": "",
+    "replay": "",
     "run": "runner",
     "tapes": "",
     "validate": "validation",
 }
 
 __all__ = [
+    "LONGEST_NS",
+    "MOST_OPERATIONS",
+    "PAGES_PER_MIB",
     "Block",
     "Claims",
     "Completion",
@@ -86,6 +103,7 @@ __all__ = [
     "HookFilter",
     "Host",
     "HostConfig",
+    "InitialState",
     "Migratetype",
     "OperationBlock",
     "Origin",
@@ -105,6 +123,7 @@ __all__ = [
     "__version__",
     "hookimpl",
     "operations",
+    "replay",
     "run",
     "tapes",
     "validate",

@@ -165,7 +165,7 @@ class Run:
             zone_pages=tuple(zone.managed for zone in layout),
         )
         self.program: Program = self._program(setting)
-        initial: Any = self.program.initial
+        initial = self.program.initial
         self.machine = Machine(
             config,
             self.program.tapes,
@@ -243,8 +243,8 @@ class Run:
         with watch(lambda: self.blamed, lambda: simulation.progress):
             try:
                 start_ns = self._start()
-                initial: Any = self.program.initial
-                self.threads.start(getattr(initial, "vmstat_ticks_ns", None))
+                initial = self.program.initial
+                self.threads.start(None if initial is None else initial.vmstat_ticks_ns)
                 self.threads.watch_for_hung_tapes()
                 simulation.begin_vcpus(start_ns)
                 if not core_machine.run_tapes(simulation):
@@ -380,9 +380,8 @@ class Run:
 
     def _notes(self, metrics: dict[str, Any]) -> list[str]:
         notes = ["attached but switched off: the strategy did nothing"] if self.off else []
-        report = getattr(self.program.initial, "compare", None)
-        if report is not None:
-            extra, lines = report(self.machine)
+        if self.program.initial is not None:
+            extra, lines = self.program.initial.compare(self.machine)
             metrics.update(extra)
             notes.extend(lines)
         return notes

@@ -10,8 +10,8 @@ import numpy as np
 from hintbench.core import tracewords
 from hintbench.core.constants import BUDDY, KIND_MASK, NR_PAGE_ORDERS, ORDER_MASK
 from hintbench.core.tracepages import NOTHING, RETURN, TAKE
-from hintbench.trace_program import steps_in_order
 from hintbench.trace_state import free_blocks
+from hintbench.trace_steps import steps_in_order
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from hintbench.core.zone import Zone
     from hintbench.layout import ZoneConfig
-    from hintbench.traces import Trace
+    from hintbench.trace_events import Trace
 
 _MIB_PAGES = 256
 _STEP_PAGES = 1024  # a guest's size is a multiple of the largest free block

@@ -26,7 +26,7 @@ from hintbench.core.tracepages import BUDDY, GIVE_BACK, HAND_OUT, OUT, PCP, RETU
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from hintbench.traces import Trace
+    from hintbench.trace_events import Trace
 
 # Orders that 6.12 keeps on per-CPU lists; 5.0 only has order 0 there.
 PCP_ORDERS: Final = {"6.12": 0b10_0000_1111, "5.0": 0b1}

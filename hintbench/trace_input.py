@@ -12,7 +12,7 @@ import numpy as np
 
 from hintbench.core.tracetext import COLUMNS, MARK, SHORTEST_ROW, LineParser
 from hintbench.errors import TraceError
-from hintbench.traces import Fault, Trace, TraceText, checked
+from hintbench.trace_events import Fault, Trace, TraceText, checked
 
 _CHUNK_BYTES: Final = 1 << 22
 _LONGEST_LINE: Final = 1 << 20

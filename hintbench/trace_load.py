@@ -14,8 +14,7 @@ from hintbench.core.constants import (
     PCP,
 )
 from hintbench.trace_fit import check_pages
-from hintbench.trace_start import UNKNOWN_TYPE
-from hintbench.trace_state import free_blocks
+from hintbench.trace_state import UNKNOWN_TYPE, free_blocks
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -18,14 +18,15 @@ from hintbench.core.tracepages import GIVE_BACK, HAND_OUT, RETURN, TAKE
 from hintbench.errors import TraceError
 from hintbench.operations import Flag, Operation, OperationBlock, encode, idle_until
 from hintbench.trace_fit import check_cpus, name_of
-from hintbench.trace_history import PCP_ORDERS, History, history
+from hintbench.trace_history import History, history
 from hintbench.trace_start import begin_time_ns, end_time_ns, pcp_type, start_of
+from hintbench.trace_steps import Steps, steps_in_order
 from hintbench.workload import Program
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from hintbench.traces import Trace
+    from hintbench.trace_events import Trace
 
 BLOCK_OPERATIONS: Final = 1 << 16
 _OPERATION: Final = {
@@ -34,35 +35,6 @@ _OPERATION: Final = {
     GIVE_BACK: Operation.GIVE_BACK,
     RETURN: Operation.RETURN,
 }
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Steps:
-    """What happened to blocks, in order.
-
-    Attributes:
-        row: The trace's row that each step stands beside; int64.
-        action: TAKE, HAND_OUT, GIVE_BACK or RETURN; uint8.
-        pfn: First page; int64.
-        order: int8.
-        derived: Whether no event says so.
-    """
-
-    row: npt.NDArray[np.int64]
-    action: npt.NDArray[np.uint8]
-    pfn: npt.NDArray[np.int64]
-    order: npt.NDArray[np.int8]
-    derived: npt.NDArray[np.bool_]
-
-    def only(self, which: npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> Steps:
-        """Some of the steps, by index or mask."""
-        return Steps(
-            self.row[which],
-            self.action[which],
-            self.pfn[which],
-            self.order[which],
-            self.derived[which],
-        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -215,45 +187,6 @@ def replayed_rows(trace: Trace) -> tuple[int, int]:
         return 0, len(trace)
     second = trace.row_of_mark(["kpageflags-dumped"], after=first)
     return first + 1, len(trace) if second is None else second
-
-
-def steps_in_order(found: History) -> Steps:
-    """All that happened to pages, events and derived steps, in order.
-
-    A free of an order that per-CPU lists do not keep is followed by the return to the buddy.
-    """
-    trace = found.trace
-    rows = np.flatnonzero(found.action[found.begin : found.end]) + found.begin
-    action = found.action[rows]
-    kept = PCP_ORDERS[found.kernel] >> found.order[rows].astype(int) & 1
-    direct = rows[(action == GIVE_BACK) & (kept == 0)]
-    steps = found.derived
-    # Before the event, the event, behind it.
-    phase = np.repeat([1, 2], [len(rows), len(direct)]).tolist()
-    phase += [3 if step.after else 0 for step in steps]
-    row = np.concatenate([rows, direct, np.array([step.row for step in steps], dtype=np.int64)])
-    merged = Steps(
-        row,
-        np.concatenate(
-            [
-                action,
-                np.full(len(direct), RETURN, dtype=np.uint8),
-                np.array([step.action for step in steps], dtype=np.uint8),
-            ]
-        ),
-        np.concatenate(
-            [trace.pfn[rows], trace.pfn[direct], np.array([s.pfn for s in steps], dtype=np.int64)]
-        ),
-        np.concatenate(
-            [
-                found.order[rows],
-                found.order[direct],
-                np.array([step.order for step in steps], dtype=np.int8),
-            ]
-        ),
-        np.arange(len(row)) >= len(rows) + len(direct),
-    )
-    return merged.only(np.lexsort((np.arange(len(row)), phase, row)))
 
 
 def allocation_flags(gfp: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:

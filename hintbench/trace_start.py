@@ -11,16 +11,17 @@ from hintbench.core import tracewords
 from hintbench.core.constants import PAGEBLOCK_ORDER
 from hintbench.core.tracepages import HAND_OUT, NOTHING, PCP, RETURN
 from hintbench.jiffies import GRID_NS
+from hintbench.trace_compare import compare
 from hintbench.trace_history import History
-from hintbench.trace_state import FreeBlocks, free_blocks
+from hintbench.trace_load import load
+from hintbench.trace_state import UNKNOWN_TYPE, FreeBlocks, free_blocks
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from hintbench.boot import Machine
-    from hintbench.traces import Trace
+    from hintbench.trace_events import Trace
 
-UNKNOWN_TYPE: Final = 255
 # vmstat_update() is due every second; with HZ=250 the timer wheel makes 1.024 s of it.
 _TICK_NS: Final = 1_024_000_000
 # An idle CPU's chain of ticks has stopped, and starts again about two seconds after it wakes.
@@ -109,8 +110,6 @@ class TraceStart:
         Raises:
             TraceError: When the guest has other pages than the machine that was traced.
         """
-        from hintbench.trace_load import load
-
         load(self, machine)
 
     def compare(self, machine: Machine) -> tuple[dict[str, int | float | None], list[str]]:
@@ -122,8 +121,6 @@ class TraceStart:
         Returns:
             Metrics, and lines to print.
         """
-        from hintbench.trace_compare import compare
-
         return compare(self, machine)
 
 

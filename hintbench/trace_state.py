@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+UNKNOWN_TYPE: Final = 255
+"""The migratetype of a pageblock of which nothing is known."""
 KPF_BUDDY: Final = 10  # include/uapi/linux/kernel-page-flags.h
 _TYPES: Final = {"Unmovable": 0, "Movable": 1, "Reclaimable": 2, "HighAtomic": 3}
 _FREE_LINE: Final = re.compile(r"Node\s+(\d+), zone\s+(\w+), type\s+(\w+)((?:\s+>?\d+)+)\s*$")

@@ -5,13 +5,16 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from hintbench.errors import ParameterError
 from hintbench.operations import MAX_SLOTS, OperationBlock
 from hintbench.parameters import NoParameters, read_parameters
+
+if TYPE_CHECKING:
+    from hintbench.boot import Machine
 
 PAGES_PER_MIB: Final = 256
 MOST_OPERATIONS: Final = 100_000_000_000
@@ -74,6 +77,31 @@ class WorkloadSetting:
         return f"a guest of {self.memory_pages // PAGES_PER_MIB} MiB with {cpus}"
 
 
+class InitialState(Protocol):
+    """The state of a guest that a replay begins in, instead of a fresh boot."""
+
+    @property
+    def vmstat_ticks_ns(self) -> dict[int, list[int]] | None:
+        """By CPU, when the recorded kernel's vmstat ran [virtual ns]; None: once a second."""
+
+    def load(self, machine: "Machine") -> None:
+        """Put a booted guest whose zones are empty into this state.
+
+        Args:
+            machine: The guest.
+        """
+
+    def compare(self, machine: "Machine") -> tuple[dict[str, int | float | None], list[str]]:
+        """Compare the guest at the end of the run with what was recorded.
+
+        Args:
+            machine: The guest.
+
+        Returns:
+            Further metrics by name, and lines to print.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Program:
     """What a workload does to one guest.
@@ -88,7 +116,7 @@ class Program:
     slots: int
     tapes: tuple[Iterator[OperationBlock], ...]
     operations: int
-    initial: object | None = None
+    initial: InitialState | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.slots <= MAX_SLOTS:

@@ -17,9 +17,9 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from hintbench import LONGEST_NS, Program, Workload, WorkloadParameters, WorkloadSetting
 from hintbench.operations import OperationBlock, free, idle
 from hintbench.tapes import Draws, Shuffle, allocate_range, spans, user_flags
-from hintbench.workload import LONGEST_NS, Program, Workload, WorkloadParameters, WorkloadSetting
 
 
 class BulkParameters(WorkloadParameters):

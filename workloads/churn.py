@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from hintbench import LONGEST_NS, Program, Workload, WorkloadParameters, WorkloadSetting
 from hintbench.operations import (
     HUGE_PAGE,
     KERNEL_PAGE,
@@ -36,7 +37,6 @@ from hintbench.operations import (
     idle,
 )
 from hintbench.tapes import HUGE_PAGE_ORDER, Draws, allocate_coded, free_range, spans
-from hintbench.workload import LONGEST_NS, Program, Workload, WorkloadParameters, WorkloadSetting
 
 _KINDS = {
     "user": (Migratetype.MOVABLE, USER_PAGE | Flag.COMPOUND),

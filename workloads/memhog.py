@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from hintbench import LONGEST_NS, Program, Workload, WorkloadParameters, WorkloadSetting
 from hintbench.operations import OperationBlock, idle
 from hintbench.tapes import AnonymousMapping, Draws
-from hintbench.workload import LONGEST_NS, Program, Workload, WorkloadParameters, WorkloadSetting
 
 
 class MemhogParameters(WorkloadParameters):

@@ -16,9 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 from pydantic import Field
 
-from hintbench.operations import OperationBlock, idle
-from hintbench.tapes import HUGE_PAGE_PAGES, AnonymousMapping
-from hintbench.workload import (
+from hintbench import (
     MOST_OPERATIONS,
     PAGES_PER_MIB,
     Program,
@@ -26,6 +24,8 @@ from hintbench.workload import (
     WorkloadParameters,
     WorkloadSetting,
 )
+from hintbench.operations import OperationBlock, idle
+from hintbench.tapes import HUGE_PAGE_PAGES, AnonymousMapping
 
 _MOST_SHARE = 0.9
 

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 import numpy as np
 from pydantic import Field
 
+from hintbench import Program, Workload, WorkloadParameters, WorkloadSetting
 from hintbench.operations import OperationBlock, allocate, free, idle, interleave
 from hintbench.tapes import BLOCK_OPERATIONS, Draws, Shuffle, allocate_range, spans, user_flags
-from hintbench.workload import Program, Workload, WorkloadParameters, WorkloadSetting
 
 
 class RandParameters(WorkloadParameters):

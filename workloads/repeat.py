@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 from pydantic import Field
 
+from hintbench import Program, Workload, WorkloadParameters, WorkloadSetting
 from hintbench.operations import HUGE_PAGE, OperationBlock, allocate, free, idle, interleave
 from hintbench.tapes import (
     BLOCK_OPERATIONS,
@@ -25,7 +26,6 @@ from hintbench.tapes import (
     spans,
     user_flags,
 )
-from hintbench.workload import Program, Workload, WorkloadParameters, WorkloadSetting
 
 
 class RepeatParameters(WorkloadParameters):

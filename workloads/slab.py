@@ -19,6 +19,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from hintbench import (
+    LONGEST_NS,
+    MOST_OPERATIONS,
+    Program,
+    Workload,
+    WorkloadParameters,
+    WorkloadSetting,
+)
 from hintbench.operations import (
     HUGE_PAGE,
     KERNEL_PAGE,
@@ -41,14 +49,6 @@ from hintbench.tapes import (
     free_range,
     pieces,
     spans,
-)
-from hintbench.workload import (
-    LONGEST_NS,
-    MOST_OPERATIONS,
-    Program,
-    Workload,
-    WorkloadParameters,
-    WorkloadSetting,
 )
 
 _GROUP = 512  # allocations that repeat: a huge page, user pages, kernel pages and slabs

@@ -22,10 +22,16 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hintbench.trace_program import exact_program, modelled_program
-from hintbench.trace_state import read_page_flags
-from hintbench.traces import SAMPLE, SAMPLE_PAGES, SAMPLE_PAGES_END, read_trace
-from hintbench.workload import Program, Workload, WorkloadSetting
+from hintbench import Program, Workload, WorkloadSetting
+from hintbench.replay import (
+    SAMPLE,
+    SAMPLE_PAGES,
+    SAMPLE_PAGES_END,
+    exact_program,
+    modelled_program,
+    read_page_flags,
+    read_trace,
+)
 
 
 class TraceParameters(BaseModel):

@@ -18,6 +18,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from hintbench import (
+    LONGEST_NS,
+    MOST_OPERATIONS,
+    Program,
+    Workload,
+    WorkloadParameters,
+    WorkloadSetting,
+)
 from hintbench.operations import (
     HUGE_PAGE,
     KERNEL_PAGE,
@@ -34,14 +42,6 @@ from hintbench.operations import (
     touch,
 )
 from hintbench.tapes import Draws, Shuffle, allocate_coded, free_range, pieces, spans
-from hintbench.workload import (
-    LONGEST_NS,
-    MOST_OPERATIONS,
-    Program,
-    Workload,
-    WorkloadParameters,
-    WorkloadSetting,
-)
 
 _PAIR = np.array([10, 9])  # large blocks come in pairs of these orders
 _PAIR_PAGES = int((1 << _PAIR).sum())

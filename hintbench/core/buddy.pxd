@@ -24,6 +24,7 @@ cdef class Buddy:
     cdef public bint reclaim_active
     cdef public bint quiet, editing_refused
     cdef public object claim
+    cdef public long long visits
     cdef public int claim_order
     cdef public long long high_watermark_pages
     cdef public RetainedSplit split

@@ -108,6 +108,7 @@ class Buddy:
         self.quiet = False
         self.split = None
         self.claim = None
+        self.visits = 0
         self.claim_order = 0
         self.editing_refused = False
         self.waiting = None

@@ -5,6 +5,7 @@ from typing import Any
 import cython
 
 if cython.compiled:
+    from cython.cimports.hintbench.core.buddy import Buddy
     from cython.cimports.hintbench.core.constants import (
         BUDDY,
         COMPOUND,
@@ -19,8 +20,8 @@ if cython.compiled:
     )
     from cython.cimports.hintbench.core.hooks import make_block
     from cython.cimports.hintbench.core.pages import Pages
-    from cython.cimports.hintbench.core.zone import Zone
 else:
+    from hintbench.core.buddy import Buddy
     from hintbench.core.constants import (
         BUDDY,
         COMPOUND,
@@ -35,7 +36,6 @@ else:
     )
     from hintbench.core.hooks import make_block
     from hintbench.core.pages import Pages
-    from hintbench.core.zone import Zone
 
 
 @cython.ccall
@@ -88,7 +88,8 @@ def first_used(pages: Pages, pfn: cython.int, count: cython.int) -> cython.int:
     return -1
 
 
-def scan_range(zone: Zone, pfn: cython.int, end_pfn: cython.int, min_order: cython.int) -> Any:
+@cython.ccall
+def scan_range(zone: Buddy, pfn: cython.int, end_pfn: cython.int, min_order: cython.int) -> Any:
     """Walk over struct pages as v9's guest_free_page_hinting() does, the zone lock held.
 
     A compound page is stepped over, a page with a reference count is passed, and a page inside a

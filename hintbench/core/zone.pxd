@@ -22,7 +22,6 @@ cdef class Zone(Buddy):
     cdef public object held
     cdef public object preempt
     cdef public object refuse_isolation
-    cdef public long long visits
     cdef bint meets(self, int order, long long mark, int highest_zone, int reserve) noexcept
     cdef int allocate_block(self, int order, int migratetype) except -2
     cpdef int free_order(self, int pfn) except -2

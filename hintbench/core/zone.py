@@ -34,6 +34,7 @@ if cython.compiled:
     from cython.cimports.hintbench.core.flags import UnitFlags
     from cython.cimports.hintbench.core.hooks import Block, check_range, make_block
     from cython.cimports.hintbench.core.locks import LockTimeline
+    from cython.cimports.hintbench.core.scan import scan_range
 else:
     from hintbench.core.buddy import Buddy
     from hintbench.core.constants import (
@@ -63,6 +64,7 @@ else:
     from hintbench.core.flags import UnitFlags
     from hintbench.core.hooks import Block, check_range, make_block
     from hintbench.core.locks import LockTimeline
+    from hintbench.core.scan import scan_range
 
 
 @cython.final
@@ -126,7 +128,6 @@ class Zone(Buddy):
         self.held = held
         self.preempt = None
         self.refuse_isolation = None
-        self.visits = 0
 
     def __repr__(self) -> str:
         return f"<Zone {self.name} node {self.node}>"
@@ -374,8 +375,6 @@ class Zone(Buddy):
 
     def scan_range(self, pfn: int, end_pfn: int, min_order: int) -> Block | None:
         """Walk over struct pages up to a free block (:func:`hintbench.core.scan.scan_range`)."""
-        from hintbench.core.scan import scan_range
-
         check_range("scan_range", "pfn", pfn, 0, self.pages.page_count)
         check_range("scan_range", "min_order", min_order, 0, MAX_PAGE_ORDER)
         return scan_range(self, pfn, end_pfn, min_order)

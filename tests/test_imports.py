@@ -1,0 +1,84 @@
+"""What imports what: plugins only what is public, and nothing itself by way of others."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import hintbench
+
+ROOT = Path(__file__).parents[1]
+PUBLIC_MODULES = ("operations", "tapes", "replay")
+PLUGINS = sorted([*ROOT.glob("strategies/*.py"), *ROOT.glob("workloads/*.py")])
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in ROOT.glob("hintbench/**/*.py")
+}
+
+
+def imports(tree: ast.AST, own: str = "") -> Iterator[tuple[str, str]]:
+    """Every (module, name) that is imported when the code runs, also inside functions."""
+    if isinstance(tree, ast.If) and "TYPE_CHECKING" in ast.dump(tree.test):
+        nodes: list[ast.AST] = list(tree.orelse)
+    else:
+        nodes = list(ast.iter_child_nodes(tree))
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.module or "", alias.name) for alias in node.names)
+        else:
+            yield from imports(node)
+
+
+def everything(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """The same with what only a type checker sees."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (("." * node.level + (node.module or ""), a.name) for a in node.names)
+
+
+@pytest.mark.parametrize("path", PLUGINS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_plugins_import_only_what_is_public(path: Path) -> None:
+    for module, name in everything(ast.parse(path.read_text())):
+        assert not module.startswith("."), f"{path.name}: {module}"
+        if module.partition(".")[0] != "hintbench":
+            continue
+        home, _, below = module.partition(".")
+        assert not name.startswith("_")
+        if below:
+            assert below in PUBLIC_MODULES, f"{path.name}: {module}.{name} is not public"
+            assert below in hintbench.__all__
+            assert hasattr(getattr(hintbench, below), name)
+        else:
+            assert name in hintbench.__all__, f"{path.name}: {home}.{name} is not public"
+
+
+def test_every_public_name_is_there() -> None:
+    for name in hintbench.__all__:
+        assert getattr(hintbench, name) is not None
+    assert {*hintbench._HOMES, "__version__"} == set(hintbench.__all__)
+
+
+def graph() -> dict[str, set[str]]:
+    """By module of hintbench those that it imports, at whatever time."""
+    found: dict[str, set[str]] = {}
+    for module, path in MODULES.items():
+        used = set()
+        for home, name in imports(ast.parse(path.read_text())):
+            used.add(f"{home}.{name}" if f"{home}.{name}" in MODULES else home)
+        found[module] = (used & MODULES.keys()) - {module, "hintbench", "hintbench.core"}
+    return found
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    left = graph()
+    while free := {module for module, used in left.items() if not used & left.keys()}:
+        left = {module: used for module, used in left.items() if module not in free}
+    # What only uses a cycle is none.
+    while idle := {one for one in left if not any(one in used for used in left.values())}:
+        left = {module: used for module, used in left.items() if module not in idle}
+    assert {module: used & left.keys() for module, used in left.items()} == {}
