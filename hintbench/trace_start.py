@@ -82,6 +82,7 @@ class TraceStart:
         end_ns: The virtual time of the last event.
         history: What the tapes were made from.
         free_at_end: Whether each page was free when the trace ended, if somebody dumped that.
+        check: Whether an exact replay asks the model at every choice what it would have chosen.
     """
 
     exact: bool
@@ -99,6 +100,7 @@ class TraceStart:
     end_ns: int
     history: History
     free_at_end: npt.NDArray[np.bool_] | None = None
+    check: bool = False
 
     def load(self, machine: Machine) -> None:
         """Put a booted guest whose zones are empty into this state.
@@ -134,6 +136,7 @@ def start_of(
     free_at_end: npt.NDArray[np.bool_] | None,
     *,
     exact: bool,
+    check: bool = False,
 ) -> TraceStart:
     """Gather what is known of the guest at the beginning.
 
@@ -143,6 +146,7 @@ def start_of(
         in_use: Blocks in use that the trace frees: pfn, order, slot.
         free_at_end: Which pages were free at the end, if that is known.
         exact: Whether the tapes name pages.
+        check: Whether the model is asked at every choice what it would have chosen.
     """
     trace, begin, end = found.trace, found.begin, found.end
     begin_ns = begin_time_ns(trace, begin)
@@ -169,6 +173,7 @@ def start_of(
         end_ns=int(trace.time_ns[end - 1]) - begin_ns if end > begin else 0,
         history=found,
         free_at_end=free_at_end,
+        check=check,
     )
 
 
