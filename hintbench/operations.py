@@ -59,6 +59,7 @@ class Flag(IntFlag):
     MOVABLE_ZONE = constants.FLAG_MOVABLE_ZONE  # also from ZONE_MOVABLE
     NO_KSWAPD = constants.FLAG_NO_KSWAPD  # without __GFP_KSWAPD_RECLAIM
     CLAIM = constants.FLAG_CLAIM  # of TAKE: the pageblock becomes of this migratetype
+    SILENT = constants.FLAG_SILENT  # of TAKE and HAND_OUT: no choice that a model could foretell
 
 
 USER_PAGE: Final = Flag.ZERO | Flag.MOVABLE_ZONE

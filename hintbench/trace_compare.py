@@ -60,6 +60,10 @@ def compare(start: TraceStart, machine: Machine) -> tuple[Metrics, list[str]]:
             ),
         }
         lines.append(f"refills by size: kernel {_sizes(sizes)}; model {_sizes(refills)}")
+    if simulation.truth is not None:
+        told, more = simulation.truth.report()
+        metrics |= told
+        lines += more
     lines += _free_at_end(start, machine, metrics)
     reasons = found.derived_counts()
     if reasons:

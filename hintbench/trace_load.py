@@ -15,6 +15,7 @@ from hintbench.core.constants import (
 )
 from hintbench.trace_fit import check_pages
 from hintbench.trace_state import UNKNOWN_TYPE, free_blocks
+from hintbench.trace_truth import AllocatorTruth
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -55,6 +56,8 @@ def load(start: TraceStart, machine: Machine) -> None:
             zone.add_free_block(pfn, order)
     _load_in_use(start, machine, zone_of)
     _load_pcp(start, machine, zone_of)
+    if start.check:
+        machine.simulation.truth = AllocatorTruth(machine, start.begin_ns)
     # What loading visited is in no CPU's cache.
     np.asarray(machine.pages.pageblock_cpu).fill(-1)
 

@@ -132,6 +132,7 @@ def exact_program(
     vcpus: int,
     free_at_end: npt.NDArray[np.bool_] | None = None,
     kernel: str = "6.12",
+    check: bool = False,
 ) -> Program:
     """Let a guest follow the kernel's own choices, page by page.
 
@@ -145,6 +146,7 @@ def exact_program(
         vcpus: vCPUs of the guest.
         free_at_end: Which pages were free at the second dump, to compare with.
         kernel: The guest's kernel preset.
+        check: Ask the model at every choice what it would have chosen.
 
     Raises:
         TraceError: When the guest has fewer vCPUs than the trace has CPUs, or the page flags
@@ -173,7 +175,7 @@ def exact_program(
         slots=0,
         tapes=tape.programs(vcpus),
         operations=len(steps.row),
-        initial=start_of(found, free, in_use, free_at_end, exact=True),
+        initial=start_of(found, free, in_use, free_at_end, exact=True, check=check),
     )
 
 
@@ -288,7 +290,11 @@ def _exact_codes(found: History, steps: Steps) -> npt.NDArray[np.uint32]:
     for action, code in _OPERATION.items():
         operation[action] = code
     flags = np.where(steps.action == HAND_OUT, _flags(found, steps), np.uint32(0))
-    flags[(steps.action == TAKE) & ~steps.derived & found.claim[steps.row]] = Flag.CLAIM
+    taken = (steps.action == TAKE) & ~steps.derived
+    flags[taken & found.claim[steps.row]] = Flag.CLAIM
+    fallback = taken & ((found.trace.kind[steps.row] == tracewords.EXTFRAG) | (flags != 0))
+    chosen = (steps.action == TAKE) | (steps.action == HAND_OUT)
+    flags[fallback | (chosen & steps.derived)] |= np.uint32(Flag.SILENT)
     migratetype = np.where(steps.derived, 1, pcp_type(found.trace.migratetype[steps.row]))
     return _encode(operation[steps.action], steps, migratetype, flags)
 

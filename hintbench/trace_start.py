@@ -83,6 +83,7 @@ class TraceStart:
         end_ns: The virtual time at which the replay ends.
         history: What the tapes were made from.
         free_at_end: Whether each page was free when the trace ended, if somebody dumped that.
+        check: Whether an exact replay asks the model at every choice what it would have chosen.
     """
 
     exact: bool
@@ -100,6 +101,7 @@ class TraceStart:
     end_ns: int
     history: History
     free_at_end: npt.NDArray[np.bool_] | None = None
+    check: bool = False
 
     def load(self, machine: Machine) -> None:
         """Put a booted guest whose zones are empty into this state.
@@ -131,6 +133,7 @@ def start_of(
     free_at_end: npt.NDArray[np.bool_] | None,
     *,
     exact: bool,
+    check: bool = False,
 ) -> TraceStart:
     """Gather what is known of the guest at the beginning.
 
@@ -140,6 +143,7 @@ def start_of(
         in_use: Blocks in use that the trace frees: pfn, order, slot.
         free_at_end: Which pages were free at the end, if that is known.
         exact: Whether the tapes name pages.
+        check: Whether the model is asked at every choice what it would have chosen.
     """
     trace, begin, end = found.trace, found.begin, found.end
     begin_ns = begin_time_ns(trace, begin)
@@ -166,6 +170,7 @@ def start_of(
         end_ns=end_time_ns(trace, begin, end),
         history=found,
         free_at_end=free_at_end,
+        check=check,
     )
 
 

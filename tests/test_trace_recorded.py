@@ -173,3 +173,27 @@ def test_a_guest_that_is_too_small_is_refused(recorded, exact):
     small = load_guest(memory="256MiB", vcpus=recorded.cpus)
     with pytest.raises(TraceError, match=f"is in no zone .*--guest {recorded.folder.name}"):
         recorded.run(exact, small)
+
+
+# Hits and takes that are foretold at least, and how many the recording says nothing of at most.
+FORETOLD = {"linux-6.12-1cpu-1gib": (0.999, 0.999), "linux-6.12-4cpu-512mib": (0.999, 0.99)}
+
+
+def test_the_model_chooses_as_the_kernel_did(recorded):
+    workload = TraceReplay(
+        path=str(recorded.folder / "trace.txt.gz"),
+        pages=str(recorded.folder / "kpageflags-before.u64.gz"),
+        exact=True,
+        check=True,
+    )
+    told = recorded.guest.model_copy(update={"discarded_at_start": True})
+    result = hintbench.run("page-reporting", workload, told)
+    metrics = result.metrics
+    hits, takes = FORETOLD[recorded.folder.name]
+    assert metrics["trace_hits_agreement"] > hits
+    assert metrics["trace_takes_agreement"] > takes
+    assert metrics["trace_hits_unknown"] < 0.02 * metrics["trace_hits_foretold"]
+    assert metrics["trace_takes_unknown"] < 0.005 * metrics["trace_takes_foretold"]
+    # Without the kernel's page reporting the free lists stand in another order.
+    without = hintbench.run("none", workload, told).metrics
+    assert without["trace_takes_agreement"] <= metrics["trace_takes_agreement"]

@@ -234,3 +234,57 @@ class TestExact:
 
     def program_of(self, recording, tmp_path):
         return exact_program(recording.read(tmp_path), flags(64, (16, 31)), vcpus=1)
+
+    def checked(self, recording, tmp_path, free):
+        """The model's account of a replay: what agreed, differed, and was unknown."""
+        from hintbench.runner import Run
+        from hintbench.workload import Workload
+        from small_guest import small_guest, zone
+
+        program = exact_program(recording.read(tmp_path), free, vcpus=2, check=True)
+
+        class Replay(Workload):
+            name = "replay"
+
+            def program(self, setting):
+                return program
+
+        running = Run(
+            hintbench.strategies.none.Nothing(),
+            Replay(),
+            small_guest(2, zones=(zone(4, 0, low=40),)),
+            seed=1,
+        )
+        result = running.execute()
+        assert result.violations == {}
+        counts = running.machine.simulation.truth.counts
+        return {
+            kind: tuple(counts[kind, what] for what in ("agree", "differ", "unknown"))
+            for kind in ("takes", "hits")
+        }, result.notes
+
+    def test_check_foretells_takes_once_a_block_was_split(self, recording, tmp_path):
+        for pfn in (1024, 1025, 1026, 1030, 1027, 1028):
+            recording.lock(pfn)
+        counts, notes = self.checked(recording, tmp_path, flags(4096, (1024, 2047)))
+        # The first block is of the beginning. 1030 is taken where 1027 was expected, and 1027 when
+        # it was not expected any more.
+        assert counts["takes"] == (3, 2, 1)
+        assert any("60.00% of 5 chosen as the model would have; 1 more" in line for line in notes)
+        assert any("0x406 of order 0 and type 1 is taken" in line for line in notes)
+
+    def test_check_foretells_pages_from_per_cpu_lists(self, recording, tmp_path):
+        recording.alloc(40)  # there from the beginning
+        for pfn in (1024, 1025, 1026):
+            recording.lock(pfn)
+        recording.alloc(1024).free(1024).alloc(1024).alloc(1026).alloc(1025)
+        recording.lock(1027, cpu=1).alloc(1027, cpu=1)
+        counts, _ = self.checked(recording, tmp_path, flags(4096, (1024, 2047)))
+        # 1026 comes before 1025, which then counts as gone.
+        assert counts["hits"] == (3, 1, 2)
+
+    def test_check_leaves_out_fallbacks(self, recording, tmp_path):
+        recording.lock(1024).lock(1025)
+        recording.extfrag(1026, 1, kind=0, fallback=1)
+        counts, _ = self.checked(recording, tmp_path, flags(4096, (1024, 2047)))
+        assert counts["takes"] == (1, 0, 1)

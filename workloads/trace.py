@@ -58,6 +58,10 @@ class TraceParameters(BaseModel):
         description="copy of /proc/kpageflags from when the trace ended, to compare with; none:"
         " with pages, what the events lead to",
     )
+    check: bool = Field(
+        default=False,
+        description="with exact: ask the model at every choice which block it would have taken",
+    )
     migratetypes: Literal["modern", "old"] = Field(
         default="modern", description="old: numbers of kernels before 4.4"
     )
@@ -76,6 +80,8 @@ class TraceReplay(Workload):
         pages, pages_end = self._page_files()
         if parameters.exact and pages is None:
             raise self.refusal("exact=true needs pages=FILE, a copy of /proc/kpageflags")
+        if parameters.check and not parameters.exact:
+            raise self.refusal("check=true needs exact=true: else the model's choices are followed")
         free = None if pages is None else read_page_flags(pages)
         end = None if pages_end is None else read_page_flags(pages_end)
         if parameters.path is None:
@@ -84,7 +90,12 @@ class TraceReplay(Workload):
             trace = read_trace(parameters.path, parameters.migratetypes)
         if parameters.exact and free is not None:
             return exact_program(
-                trace, free, vcpus=setting.vcpus, free_at_end=end, kernel=setting.kernel
+                trace,
+                free,
+                vcpus=setting.vcpus,
+                free_at_end=end,
+                kernel=setting.kernel,
+                check=parameters.check,
             )
         return modelled_program(
             trace, vcpus=setting.vcpus, free=free, free_at_end=end, kernel=setting.kernel

@@ -75,6 +75,7 @@ FLAG_DMA32 = 1 << 18
 FLAG_MOVABLE_ZONE = 1 << 19
 FLAG_NO_KSWAPD = 1 << 20
 FLAG_CLAIM = 1 << 21
+FLAG_SILENT = 1 << 22
 
 # What a slot holds when it holds no pfn.  A vCPU that waits for slot s to be filled leaves
 # SLOT_WAITED - cpu there.

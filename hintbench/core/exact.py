@@ -17,6 +17,7 @@ if cython.compiled:
         EVENT_RETURNED,
         EVENT_TAKEN,
         FLAG_CLAIM,
+        FLAG_SILENT,
         FLAG_TOUCHED,
         FLAG_ZERO,
         GIVE_BACK,
@@ -52,6 +53,7 @@ else:
         EVENT_RETURNED,
         EVENT_TAKEN,
         FLAG_CLAIM,
+        FLAG_SILENT,
         FLAG_TOUCHED,
         FLAG_ZERO,
         GIVE_BACK,
@@ -165,6 +167,15 @@ def _take(sim: Simulation, vcpu: Vcpu, zone: Zone) -> cython.int:
         # The recording and the model disagree: counted, and the kernel is followed.
         sim.exact_taken_again += 1
         return 1
+    if sim.truth is not None:
+        sim.truth.take(
+            vcpu.number,
+            zone,
+            pfn,
+            order,
+            (vcpu.words[vcpu.position] >> 8) & 7,
+            vcpu.words[vcpu.position] & FLAG_SILENT != 0,
+        )
     if vcpu.words[vcpu.position] & FLAG_CLAIM:
         migratetype = (vcpu.words[vcpu.position] >> 8) & 7
         _claim(zone, head, high, migratetype)
@@ -226,6 +237,8 @@ def _return(sim: Simulation, vcpu: Vcpu, zone: Zone) -> cython.int:
     if (state & KIND_MASK) in (BUDDY, ISOLATED):
         sim.exact_returned_again += 1
         return 1
+    if sim.truth is not None:
+        sim.truth.give_to_buddy(pfn)
     migratetype = pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
     sim.drained_by_order[order] += 1
     sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_RETURNED, pfn, order)
@@ -255,6 +268,15 @@ def _hand_out(sim: Simulation, vcpu: Vcpu) -> cython.int:
         vcpu.migratetype = (vcpu.flags >> 8) & 7
         vcpu.pfn = vcpu.words[vcpu.position] >> 32
         clock.now += clock.costs.pcp_hit_ns
+        if sim.truth is not None:
+            sim.truth.hand_out(
+                vcpu.number,
+                sim.zone_at(vcpu.pfn),
+                vcpu.pfn,
+                vcpu.order,
+                vcpu.migratetype,
+                vcpu.flags & FLAG_SILENT != 0,
+            )
         if point is not None and sim.test_hook(point, vcpu.pfn, vcpu.order):
             begun = point.begin(clock)
             coroutine = point.function(sim.hooks.guest, vcpu.number, vcpu.pfn, vcpu.order)
@@ -292,6 +314,8 @@ def _give_back(sim: Simulation, vcpu: Vcpu) -> cython.int:
     clock.now += clock.costs.pcp_free_ns
     clock.digest.add(clock.now, vcpu.number, EVENT_FREED, vcpu.pfn, vcpu.order)
     sim.frees += 1
+    if sim.truth is not None:
+        sim.truth.give_back(vcpu.number, sim.zone_at(vcpu.pfn), vcpu.pfn, vcpu.order)
     sim.pages.state[vcpu.pfn] = PCP | vcpu.order
     leave_user(sim, vcpu.pfn, vcpu.order)
     if point is not None and sim.test_hook(point, vcpu.pfn, vcpu.order):

@@ -68,6 +68,8 @@ class Simulation:
         slots: how many slots the tapes use.
         hooks: the hooks of the run, a :class:`CoreHooks`.
         driver: who runs coroutines, a :class:`hintbench.tasks.Scheduler`.
+        truth: asked at each choice of an exact replay, a
+            :class:`hintbench.trace_truth.AllocatorTruth`; None: nobody is.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Simulation:
         slots: int,
         hooks: Any = None,
         driver: Any = None,
+        truth: Any = None,
     ) -> None:
         self.clock = clock
         self.pages = pages
@@ -113,6 +116,7 @@ class Simulation:
         self.touches = 0
         self.failed = 0
         self.refault_stall_ns = 0
+        self.truth = truth
         self.kswapd_wakes = 0
         self.slow_paths = 0
         self.exact_taken_again = 0
