@@ -1,0 +1,7 @@
+from hintbench.core.watermarks cimport ZoneMemory
+
+
+cdef class FreeLists(ZoneMemory):
+    cdef public long long visits
+    cpdef int free_order(self, int pfn) except -2
+    cpdef int list_type(self, int pfn, int order) except -1
