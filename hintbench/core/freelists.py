@@ -1,0 +1,186 @@
+"""What a zone's free lists show to whoever looks: which blocks are free, and on which list."""
+
+from typing import Any
+
+import cython
+
+if cython.compiled:
+    from cython.cimports.hintbench.core.constants import (
+        BUDDY,
+        KIND_MASK,
+        MAX_PAGE_ORDER,
+        MIGRATE_TYPES,
+        NR_PAGE_ORDERS,
+        ORDER_MASK,
+        PAGEBLOCK_ORDER,
+    )
+    from cython.cimports.hintbench.core.flags import UnitFlags
+    from cython.cimports.hintbench.core.hooks import Block, check_range, make_block
+    from cython.cimports.hintbench.core.scan import scan_range
+    from cython.cimports.hintbench.core.watermarks import ZoneMemory
+else:
+    from hintbench.core.constants import (
+        BUDDY,
+        KIND_MASK,
+        MAX_PAGE_ORDER,
+        MIGRATE_TYPES,
+        NR_PAGE_ORDERS,
+        ORDER_MASK,
+        PAGEBLOCK_ORDER,
+    )
+    from hintbench.core.flags import UnitFlags
+    from hintbench.core.hooks import Block, check_range, make_block
+    from hintbench.core.scan import scan_range
+    from hintbench.core.watermarks import ZoneMemory
+
+
+@cython.cclass
+class FreeLists(ZoneMemory):
+    """The part of a :class:`hintbench.core.zone.Zone` that changes nothing; looks are charged."""
+
+    def __init__(self, *arguments: Any, **where: Any) -> None:
+        ZoneMemory.__init__(self, *arguments, **where)
+
+    def free_order(self, pfn: cython.int) -> cython.int:
+        """The order of the free block whose head is ``pfn``; -1 when it heads none (PageBuddy)."""
+        state: cython.int
+        if not (self.start_pfn <= pfn < self.end_pfn):
+            return -1
+        state = self.pages.state[pfn]
+        if (state & KIND_MASK) != BUDDY:
+            return -1
+        return state & ORDER_MASK
+
+    def free_block_of(self, pfn: cython.int) -> Block | None:
+        """The free block that encloses ``pfn``, found by looking at its heads order by order.
+
+        As v9's get_buddy_page(); None when the page is not in the buddy allocator.
+        """
+        order: cython.int
+        head: cython.int
+        state: cython.int
+        if not (self.start_pfn <= pfn < self.end_pfn):
+            return None
+        self.clock.now += self.clock.costs.head_lookup_ns
+        self.visits += 1
+        for order in range(NR_PAGE_ORDERS):
+            head = pfn & ~((1 << order) - 1)
+            state = self.pages.state[head]
+            if (state & KIND_MASK) == BUDDY and (state & ORDER_MASK) >= order:
+                # One struct page is read, and stays in its owner's cache: when cold, that is what
+                # a walk over a free list pays for each block.
+                if self.pages.pageblock_cpu[head >> PAGEBLOCK_ORDER] != self.clock.cpu:
+                    self.clock.now += self.clock.costs.list_walk_block_ns
+                return make_block(head, state & ORDER_MASK, self)
+        return None
+
+    def free_blocks(
+        self,
+        min_order: cython.int,
+        without: UnitFlags | None = None,
+        limit: cython.int = 0,
+        look_at_most: cython.int = 0,
+    ) -> list[Block]:
+        """A snapshot of the free blocks of ``min_order`` and more, in list order.
+
+        Orders ascend, then migratetypes, then from the head of each list on.
+
+        Args:
+            min_order: smallest order.
+            without: leave out blocks of which every unit carries this flag.
+            limit: stop after so many found; 0 for all.
+            look_at_most: stop after so many looked at; 0 for all. Each is charged.
+
+        Raises:
+            ValueError: an argument is out of range.
+        """
+        check_range("free_blocks", "min_order", min_order, 0, MAX_PAGE_ORDER)
+        check_range("free_blocks", "limit", limit, 0, self.pages.page_count)
+        check_range("free_blocks", "look_at_most", look_at_most, 0, self.pages.page_count)
+        found: list = []
+        looked: cython.int = 0
+        order: cython.int
+        migratetype: cython.int
+        head: cython.int
+        pfn: cython.int
+        for order in range(min_order, NR_PAGE_ORDERS):
+            for migratetype in range(MIGRATE_TYPES):
+                head = self.list_of(order, migratetype)
+                pfn = self.pages.next[head]
+                while pfn != head:
+                    looked += 1
+                    self.visits += 1
+                    if looked > self.pages.page_count:
+                        raise RuntimeError(f"list {order} of {self} has no end")
+                    self.clock.now += self.clock.costs.list_walk_block_ns
+                    if without is None or not without.all_set(pfn, order):
+                        found.append(make_block(pfn, order, self))
+                        if limit and len(found) >= limit:
+                            return found
+                    if look_at_most and looked >= look_at_most:
+                        return found
+                    pfn = self.pages.next[pfn]
+        return found
+
+    def free_list(
+        self,
+        order: cython.int,
+        migratetype: cython.int,
+        without: UnitFlags | None = None,
+        limit: cython.int = 0,
+    ) -> list[Block]:
+        """A snapshot of one free list, free_area[order].free_list[migratetype], from its head on.
+
+        Args:
+            order: order of the list.
+            migratetype: its migratetype.
+            without: leave out blocks of which every unit carries this flag.
+            limit: stop after so many found; 0 for all. Every block looked at is charged.
+        """
+        found: list = []
+        self._check_list(order, migratetype)
+        head: cython.int = self.list_of(order, migratetype)
+        pfn: cython.int = self.pages.next[head]
+        while pfn != head:
+            self.clock.now += self.clock.costs.list_walk_block_ns
+            if without is None or not without.all_set(pfn, order):
+                found.append(make_block(pfn, order, self))
+                if limit and len(found) >= limit:
+                    break
+            pfn = self.pages.next[pfn]
+        return found
+
+    def list_empty(self, order: int, migratetype: int) -> bool:
+        """Whether one free list has no block; as list_empty(), it may be asked without the lock."""
+        self._check_list(order, migratetype)
+        return not self.has_free(order, migratetype)
+
+    def _check_list(self, order: int, migratetype: int) -> None:
+        if not (0 <= order <= MAX_PAGE_ORDER and 0 <= migratetype < MIGRATE_TYPES):
+            raise ValueError(f"free list: order {order} or migratetype {migratetype} out of range")
+
+    def list_type(self, pfn: cython.int, order: cython.int) -> cython.int:
+        """The migratetype of the list that a free block is on.
+
+        Nearly always its pageblock's; only after a steal or a retyping merge must the links be
+        followed to the list's head.
+
+        Raises:
+            ValueError: there is no such free block.
+        """
+        if self.free_order(pfn) != order:
+            raise ValueError(f"list_type: pfn {pfn:#x} heads no free block of order {order}")
+        here: cython.int = self.pages.next[pfn]
+        steps: cython.int = 0
+        while here < self.pages.page_count:
+            here = self.pages.next[here]
+            steps += 1
+            if steps > self.pages.page_count:
+                raise RuntimeError(f"the list of pfn {pfn:#x} in {self} has no end")
+        return (here - self.first_list) % MIGRATE_TYPES
+
+    def scan_range(self, pfn: int, end_pfn: int, min_order: int) -> Block | None:
+        """Walk over struct pages up to a free block (:func:`hintbench.core.scan.scan_range`)."""
+        check_range("scan_range", "pfn", pfn, 0, self.pages.page_count)
+        check_range("scan_range", "min_order", min_order, 0, MAX_PAGE_ORDER)
+        return scan_range(self, pfn, end_pfn, min_order)
