@@ -11,10 +11,8 @@ import cython
 
 if cython.compiled:
     from cython.cimports.hintbench.core.constants import NEVER
-    from cython.cimports.hintbench.core.preemption import Preemptions
 else:
     from hintbench.core.constants import NEVER
-    from hintbench.core.preemption import Preemptions
 
 _MULTIPLIER_1 = cython.declare(cython.ulonglong, 0x9E3779B97F4A7C15)
 _MULTIPLIER_2 = cython.declare(cython.ulonglong, 0xC2B2AE3D27D4EB4F)

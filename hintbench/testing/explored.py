@@ -474,9 +474,7 @@ class ExploredRun(Run):
     def was_dropped(self, pfn: int, order: int) -> bool:
         """Whether a block is, or is part of, or has a part of one whose hint was dropped."""
         end = pfn + (1 << order)
-        return any(
-            first < end and pfn < first + (1 << size) for first, size in self.dropped_blocks
-        )
+        return any(first < end and pfn < first + (1 << size) for first, size in self.dropped_blocks)
 
     @property
     def context_name(self) -> str:
