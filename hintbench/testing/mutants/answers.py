@@ -47,6 +47,7 @@ class PutsBackWhenTheKickReturns(Mutant, Isolating):
 
     name = "puts-back-when-the-kick-returns"
     breaks = ("ack-before-return",)
+    may_break = ("flag-truth",)
 
     async def report(self, zone: Zone, taken: list[Block]) -> bool:
         """Wrong: the host has not begun, as a rule."""

@@ -15,7 +15,7 @@ from hintbench import Block, Claims, HookFilter, Strategy, hookimpl
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from hintbench import Freed, Guest, Zone
+    from hintbench import Freed, Guest, PerCpu, Zone
 
 MIN_ORDER = 9
 UNIT_PAGES = 1 << MIN_ORDER
@@ -101,7 +101,7 @@ class Worker(Strategy):
     def find(self, zone: Zone, pfn: int) -> Block | None:
         """The free block around a candidate, with the zone lock held; None if it is stale."""
         block = zone.free_block_of(pfn)
-        return block if block is not None and block.order >= MIN_ORDER else None
+        return block if block and block.order >= MIN_ORDER else None
 
     async def tell(self, zone: Zone) -> bool:
         """Tell the host of one batch; whether there may be more to tell now."""
@@ -219,8 +219,10 @@ class Posting(Isolating):
     async def report(self, zone: Zone, taken: list[Block]) -> bool:
         """Post each block; sleep until the last is back."""
         ok = await self.post_all(zone, taken)
+        looks = 0
         while self.in_flight[zone]:
-            if not await self.done[zone].wait(timeout_ns=POLL_NS):
+            if not await self.done[zone].wait(timeout_ns=POLL_NS << min(looks, MOST_DOUBLINGS)):
+                looks += 1
                 await self.take_answers()
         return ok
 
@@ -255,7 +257,7 @@ class Ringed(Isolating):
     def prepare(self) -> None:
         """Rings, and on each CPU somebody who empties its own."""
         super().prepare()
-        self.rings = self.guest.per_cpu(list)
+        self.rings: PerCpu[list[tuple[int, int]]] = self.guest.per_cpu(list)
         self.captured = [self.guest.event() for _ in self.guest.cpus]
         self.rescan: set[Zone] = set()
 
@@ -293,7 +295,7 @@ class Ringed(Isolating):
     def swap(self, cpu: int) -> list[tuple[int, int]]:
         """Take a ring's captures and leave it empty."""
         with self.guest.interrupts_off():
-            ring: list[tuple[int, int]] = self.rings[cpu]
+            ring = self.rings[cpu]
             captures = ring[:]
             ring.clear()
         return captures

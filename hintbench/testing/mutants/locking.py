@@ -245,6 +245,7 @@ class FreesWhatItFound(Mutant, Isolating):
 
     name = "frees-what-it-found"
     breaks = ("conservation",)
+    may_break = ("returned", "teardown")
 
     def put_back(self, zone: Zone, block: Block, ok: bool) -> None:
         """Wrong: an isolated block comes back by put_back() alone."""

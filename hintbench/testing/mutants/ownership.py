@@ -83,7 +83,7 @@ class MarksWithoutTheLock(Mutant, Marking):
 
 
 class ReportsThenIsolates(Mutant, Isolating):
-    """Tells the host first, and takes the blocks off their lists while they are cleared."""
+    """Tells the host first, and takes the blocks off their lists afterwards."""
 
     name = "reports-then-isolates"
     breaks = ("owned-while-reported",)

@@ -44,7 +44,7 @@ class TellsOnlyTheMinimum(Mutant, Isolating):
     def find(self, zone: Zone, pfn: int) -> Block | None:
         """Wrong: `==` where it should be `>=`."""
         block = zone.free_block_of(pfn)
-        return block if block is not None and block.order == MIN_ORDER else None
+        return block if block and block.order == MIN_ORDER else None
 
 
 class LooksOnlyAtHeads(Mutant, Isolating):

@@ -162,7 +162,7 @@ def _meddle_with_next_guest(who: ActsWhenItIsOff) -> None:
 
     _next[:] = [weakref.ref(who)]
     if original.__qualname__ != prepared.__qualname__:
-        Guest.__init__ = prepared  # type: ignore[method-assign]
+        Guest.__init__ = prepared  # type: ignore[assignment, method-assign]
 
 
 MUTANTS = (
