@@ -291,7 +291,7 @@ def _warn_interpreted() -> None:
     from hintbench.core import BUILD
 
     if BUILD == "interpreted":
-        _say("note: the core runs interpreted and some 25 times slower; it was not compiled")
+        _say("note: the core runs interpreted and about 100 times slower; it was not compiled")
 
 
 def _say(message: str) -> None:

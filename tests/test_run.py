@@ -32,16 +32,32 @@ def test_result_is_typed_and_complete() -> None:
     assert result.violations == {}
 
 
+# The unit that a name ends with, and the names of plain numbers: each must be one or the other.
+UNITS = {
+    r".+_ns": "virtual nanoseconds",
+    r".+_bytes": "bytes",
+    r"(footprint|reclaimed|retained(_\w+)?)_gib_s": "GiB times seconds",
+    r".+_ops_s": "operations a virtual second",
+    r".+_ratio|refault_ratio_\d+_s": "a share or a quotient",
+    r".+_ns_per_gib": "virtual nanoseconds for each GiB reclaimed",
+    r"(discards|host_calls|vcpu_kicks)_per_gib": "a number for each GiB reclaimed",
+    r"lock_takes_per_(batch|reported_block)": "a number for each batch or block",
+}
+COUNTS = {
+    *("operations", "allocations", "frees", "refaults", "discards", "host_calls", "vcpu_kicks"),
+    *("failed_allocations", "blocking_failures", "nonblocking_failures", "false_ooms", "stalls"),
+    *("slow_paths", "kswapd_wakes", "isolation_refusals", "dropped_hints", "refused_reports"),
+    *("reported_batches", "reported_blocks", "free_blocks_order9_end", "lock_contended"),
+    *("lock_takes", "strategy_lock_takes", "strategy_empty_lock_takes"),
+    *(f"lock_takes_{payer}" for payer in ("thread", "task", "interrupt", "hook", "kernel")),
+    *("exact_waits", "exact_taken_again", "exact_returned_again"),
+}
+
+
 def test_names_of_metrics_carry_their_unit() -> None:
-    result = hintbench.run("none", small("churn"), SMALL)
-    units = ("_ns", "_gib_s", "_bytes", "_s", "_ratio")
-    counts = re.compile(
-        r"operations|allocations|frees|takes|contended|reports?|refaults|ooms|stalls|wakes|paths"
-        r"|blocks|batches|calls|discards|kicks|hints|refusals|failures|failed|order9_end|again"
-        r"|waits|per_batch|per_reported_block|per_gib|lock_takes_\w+"
-    )
-    for name in result.metrics:
-        assert name.endswith(units) or counts.search(name), name
+    for name in hintbench.run("none", small("churn"), SMALL).metrics:
+        units = [unit for pattern, unit in UNITS.items() if re.fullmatch(pattern, name)]
+        assert len(units) + (name in COUNTS) == 1, f"{name}: {units or 'no unit'}"
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

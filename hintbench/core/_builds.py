@@ -124,8 +124,8 @@ def choose(folder: Path, request: str) -> Choice:
     return Choice(
         INTERPRETED,
         (folder,),
-        f"the compiled core of hintbench {fault}, so everything runs interpreted, some 30 times "
-        f"slower; {remedy(folder)}",
+        f"the compiled core of hintbench {fault}, so everything runs interpreted, about 100 "
+        f"times slower; {remedy(folder)}",
     )
 
 
