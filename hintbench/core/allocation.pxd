@@ -4,11 +4,6 @@ from hintbench.core.vcpu cimport Vcpu
 
 cdef int begin_allocation(Simulation sim, Vcpu vcpu) except? -1
 cdef int find_zone(Simulation sim, Vcpu vcpu) except? -1
+cdef int after_slow_path(Simulation sim, Vcpu vcpu) except? -1
 cdef int refill_step(Simulation sim, Vcpu vcpu) except? -1
 cdef int direct_take_step(Simulation sim, Vcpu vcpu) except? -1
-cdef int hand_over(Simulation sim, Vcpu vcpu) except? -1
-cdef int finish_allocation(Simulation sim, Vcpu vcpu) except? -1
-cdef int fail_allocation(Simulation sim, Vcpu vcpu) except? -1
-cdef int after_slow_path(Simulation sim, Vcpu vcpu) except? -1
-cdef int touch_pages(Simulation sim, Vcpu vcpu, int pfn, int order, bint clear) except? -1
-cdef int state_of(unsigned int flags, int migratetype, int order) noexcept

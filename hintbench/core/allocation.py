@@ -1,59 +1,32 @@
-"""How a vCPU allocates: get_page_from_freelist(), the per-CPU lists, refills, the hand-over."""
+"""How a vCPU finds a free block: get_page_from_freelist(), the per-CPU lists, their refills."""
 
 import cython
 
 if cython.compiled:
     from cython.cimports.hintbench.core.constants import (
-        CAUSE_LOCK_WAIT,
-        CAUSE_REFAULT,
-        CAUSE_SLOW_PATH,
-        CAUSE_SPIN,
-        CAUSE_TOTAL,
-        CAUSE_ZEROING,
-        COMPOUND,
-        COMPOUND_MOVABLE,
-        EVENT_ALLOCATED,
-        EVENT_FAILED,
         EVENT_LOCKED,
         EVENT_TAKEN,
         FLAG_ATOMIC,
-        FLAG_COMPOUND,
         FLAG_DMA,
         FLAG_DMA32,
         FLAG_MOVABLE_ZONE,
         FLAG_NO_KSWAPD,
         FLAG_NORETRY,
-        FLAG_SLAB,
-        FLAG_TOUCHED,
-        FLAG_ZERO,
-        IN_USE,
-        IN_USE_MOVABLE,
         KERNEL_6_12,
-        KIND_MASK,
-        MOVABLE,
-        ORDER_MASK,
-        PAGEBLOCK_ORDER,
-        PAGEBLOCK_PAGES,
         PCP,
-        SLAB,
-        SLOT_FAILED,
-        SLOT_WAITED,
         ZONE_DMA,
         ZONE_DMA32,
         ZONE_MOVABLE,
         ZONE_NORMAL,
     )
     from cython.cimports.hintbench.core.fallback import rmqueue
-    from cython.cimports.hintbench.core.flags import UnitFlags
-    from cython.cimports.hintbench.core.hooks import HookPoint
+    from cython.cimports.hintbench.core.handover import fail_allocation, hand_over
     from cython.cimports.hintbench.core.pcp import PerCpuPages, pcp_allowed
     from cython.cimports.hintbench.core.simulation import Simulation
     from cython.cimports.hintbench.core.vcpu import (
         DIRECT_TAKE,
         FIND_ZONE,
-        FINISH_ALLOCATION,
         HAND_OVER,
-        READY,
         REFILL,
         SLOW_PATH,
         Vcpu,
@@ -61,60 +34,26 @@ if cython.compiled:
     from cython.cimports.hintbench.core.zone import Zone
 else:
     from hintbench.core.constants import (
-        CAUSE_LOCK_WAIT,
-        CAUSE_REFAULT,
-        CAUSE_SLOW_PATH,
-        CAUSE_SPIN,
-        CAUSE_TOTAL,
-        CAUSE_ZEROING,
-        COMPOUND,
-        COMPOUND_MOVABLE,
-        EVENT_ALLOCATED,
-        EVENT_FAILED,
         EVENT_LOCKED,
         EVENT_TAKEN,
         FLAG_ATOMIC,
-        FLAG_COMPOUND,
         FLAG_DMA,
         FLAG_DMA32,
         FLAG_MOVABLE_ZONE,
         FLAG_NO_KSWAPD,
         FLAG_NORETRY,
-        FLAG_SLAB,
-        FLAG_TOUCHED,
-        FLAG_ZERO,
-        IN_USE,
-        IN_USE_MOVABLE,
         KERNEL_6_12,
-        KIND_MASK,
-        MOVABLE,
-        ORDER_MASK,
-        PAGEBLOCK_ORDER,
-        PAGEBLOCK_PAGES,
         PCP,
-        SLAB,
-        SLOT_FAILED,
-        SLOT_WAITED,
         ZONE_DMA,
         ZONE_DMA32,
         ZONE_MOVABLE,
         ZONE_NORMAL,
     )
     from hintbench.core.fallback import rmqueue
-    from hintbench.core.flags import UnitFlags
-    from hintbench.core.hooks import HookPoint
+    from hintbench.core.handover import fail_allocation, hand_over
     from hintbench.core.pcp import PerCpuPages, pcp_allowed
     from hintbench.core.simulation import Simulation
-    from hintbench.core.vcpu import (
-        DIRECT_TAKE,
-        FIND_ZONE,
-        FINISH_ALLOCATION,
-        HAND_OVER,
-        READY,
-        REFILL,
-        SLOW_PATH,
-        Vcpu,
-    )
+    from hintbench.core.vcpu import DIRECT_TAKE, FIND_ZONE, HAND_OVER, REFILL, SLOW_PATH, Vcpu
     from hintbench.core.zone import Zone
 
 _LARGEST_BULK = cython.declare(cython.longlong, 32768)
@@ -338,141 +277,4 @@ def direct_take_step(sim: Simulation, vcpu: Vcpu) -> cython.int:
         vcpu.phase = FIND_ZONE
     zone.lock.release()
     _after_boost(sim, vcpu, zone)
-    return sim.requeue(vcpu)
-
-
-@cython.cfunc
-def hand_over(sim: Simulation, vcpu: Vcpu) -> cython.int:
-    """post_alloc_hook(): page_allocated fires, and may spin, before the caller has the page."""
-    begun: cython.longlong
-    if sim.hooks.page_allocated is not None and sim.test_hook(
-        sim.hooks.page_allocated, vcpu.pfn, vcpu.order
-    ):
-        point: HookPoint = sim.hooks.page_allocated
-        begun = point.begin(sim.clock)
-        coroutine = point.function(sim.hooks.guest, vcpu.number, vcpu.pfn, vcpu.order)
-        point.end(sim.clock, begun)
-        if coroutine is not None and not sim.call_waiting_hook(
-            vcpu, coroutine, point.name, FINISH_ALLOCATION
-        ):
-            return 0
-    return finish_allocation(sim, vcpu)
-
-
-@cython.cfunc
-@cython.exceptval(check=False)
-def state_of(flags: cython.uint, migratetype: cython.int, order: cython.int) -> cython.int:
-    """The state byte of a block that its user has."""
-    if flags & FLAG_SLAB:
-        return SLAB | order
-    if migratetype == MOVABLE:
-        return (COMPOUND_MOVABLE if flags & FLAG_COMPOUND else IN_USE_MOVABLE) | order
-    return (COMPOUND if flags & FLAG_COMPOUND else IN_USE) | order
-
-
-@cython.cfunc
-@cython.exceptval(-1)
-def _used_around(sim: Simulation, pfn: cython.int) -> cython.int:
-    """Pages in use beside a block whose touch has brought its whole 2 MiB unit back.
-
-    Their owners have not touched them since the host took the unit, and yet they are backed now.
-    """
-    here: cython.int = pfn & ~(PAGEBLOCK_PAGES - 1)
-    end: cython.int = here + PAGEBLOCK_PAGES
-    state: cython.int
-    count: cython.int = 0
-    while here < end:
-        state = sim.pages.state[here]
-        if here != pfn and IN_USE <= (state & KIND_MASK) <= SLAB:
-            count += 1 << (state & ORDER_MASK)
-        here += 1 << (state & ORDER_MASK)
-    return count
-
-
-@cython.cfunc
-def touch_pages(
-    sim: Simulation, vcpu: Vcpu, pfn: cython.int, order: cython.int, clear: cython.bint
-) -> cython.int:
-    """The guest writes every page of a block: refaults first, then clearing.
-
-    The page is written after arch_alloc_page, and that write is the EPT violation, so both
-    belong to the allocation's latency. Clearing shares the machine's memory bandwidth with
-    whoever else clears at this time.
-    """
-    refault: cython.longlong = 0
-    share: cython.longlong
-    huge: cython.longlong
-    if order or not sim.backing.is_backed(pfn):
-        huge = sim.backing.huge_refaults
-        refault = sim.backing.fault(pfn, order)
-        if order < PAGEBLOCK_ORDER and sim.backing.huge_refaults != huge:
-            sim.backing.used.change(sim.clock.now, _used_around(sim, pfn))
-            if sim.backing.split is not None:
-                sim.backing.split.came_back(pfn)
-    if refault:
-        sim.clock.now += refault
-        sim.refault_stall_ns += refault
-        sim.latencies.add(order, CAUSE_REFAULT, refault)
-    if not clear:
-        sim.clock.now += sim.clock.costs.touch_page_ns << order
-        return 0
-    share = sim.clock.costs.memory_page_ns * (sim.clearing + 1)
-    if share < sim.clock.costs.clear_page_ns:
-        share = sim.clock.costs.clear_page_ns
-    share <<= order
-    sim.clock.now += share
-    sim.latencies.add(order, CAUSE_ZEROING, share)
-    # Until this vCPU's next step, which nobody else's precedes in time.
-    vcpu.clearing = True
-    sim.clearing += 1
-    return 0
-
-
-@cython.cfunc
-def finish_allocation(sim: Simulation, vcpu: Vcpu) -> cython.int:
-    """The caller gets the page: clearing, the slot, the books."""
-    pfn: cython.int = vcpu.pfn
-    order: cython.int = vcpu.order
-    flags: cython.uint = vcpu.flags
-    waiting: cython.int
-    sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_ALLOCATED, pfn, order)
-    if sim.hooks.forget_when_allocated:
-        for each in sim.hooks.forget_when_allocated:
-            cython.cast(UnitFlags, each).forget(pfn, order)
-    sim.pages.state[pfn] = state_of(flags, vcpu.migratetype, order)
-    if flags & (FLAG_ZERO | FLAG_TOUCHED):
-        touch_pages(sim, vcpu, pfn, order, flags & FLAG_ZERO != 0)
-        sim.backing.used.change(sim.clock.now, 1 << order)
-    else:
-        sim.backing.used.change(sim.clock.now, sim.backing.backed_pages(pfn, order))
-    waiting = sim.slots[vcpu.slot]
-    sim.slots[vcpu.slot] = pfn
-    if waiting <= SLOT_WAITED:
-        sim.driver.wake_vcpu(SLOT_WAITED - waiting)
-    sim.allocations += 1
-    sim.latencies.add(order, CAUSE_TOTAL, sim.clock.now - vcpu.started)
-    if vcpu.lock_wait:
-        sim.latencies.add(order, CAUSE_LOCK_WAIT, vcpu.lock_wait)
-    if vcpu.spin:
-        sim.latencies.add(order, CAUSE_SPIN, vcpu.spin)
-    if vcpu.slow_path:
-        sim.latencies.add(order, CAUSE_SLOW_PATH, vcpu.slow_path)
-    sim.operations += 1
-    vcpu.phase = READY
-    return sim.winner.set(vcpu.number, sim.clock.now)
-
-
-@cython.cfunc
-def fail_allocation(sim: Simulation, vcpu: Vcpu) -> cython.int:
-    """No page: the slot is marked, so that its free and touches are no-ops."""
-    clock = sim.clock
-    waiting: cython.int = sim.slots[vcpu.slot]
-    clock.digest.add(clock.now, vcpu.number, EVENT_FAILED, vcpu.slot, vcpu.order)
-    sim.failed += 1
-    sim.driver.allocation_failed(vcpu)
-    sim.slots[vcpu.slot] = SLOT_FAILED
-    if waiting <= SLOT_WAITED:
-        sim.driver.wake_vcpu(SLOT_WAITED - waiting)
-    sim.operations += 1
-    vcpu.phase = READY
     return sim.requeue(vcpu)

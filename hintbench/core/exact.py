@@ -8,7 +8,6 @@ its user.  A page that a strategy has isolated when the kernel took it makes the
 import cython
 
 if cython.compiled:
-    from cython.cimports.hintbench.core.allocation import state_of, touch_pages
     from cython.cimports.hintbench.core.constants import (
         BUDDY,
         EVENT_ALLOCATED,
@@ -39,12 +38,12 @@ if cython.compiled:
     from cython.cimports.hintbench.core.fallback import move_free_blocks
     from cython.cimports.hintbench.core.flags import UnitFlags
     from cython.cimports.hintbench.core.freeing import free_completed, leave_user
+    from cython.cimports.hintbench.core.handover import state_of, touch_pages
     from cython.cimports.hintbench.core.hooks import HookPoint
     from cython.cimports.hintbench.core.simulation import Simulation
     from cython.cimports.hintbench.core.vcpu import DONE, EXACT, EXACT_AGAIN, READY, Vcpu
     from cython.cimports.hintbench.core.zone import Zone
 else:
-    from hintbench.core.allocation import state_of, touch_pages
     from hintbench.core.constants import (
         BUDDY,
         EVENT_ALLOCATED,
@@ -75,6 +74,7 @@ else:
     from hintbench.core.fallback import move_free_blocks
     from hintbench.core.flags import UnitFlags
     from hintbench.core.freeing import free_completed, leave_user
+    from hintbench.core.handover import state_of, touch_pages
     from hintbench.core.hooks import HookPoint
     from hintbench.core.simulation import Simulation
     from hintbench.core.vcpu import DONE, EXACT, EXACT_AGAIN, READY, Vcpu

@@ -13,10 +13,7 @@ if cython.compiled:
         begin_allocation,
         direct_take_step,
         find_zone,
-        finish_allocation,
-        hand_over,
         refill_step,
-        touch_pages,
     )
     from cython.cimports.hintbench.core.constants import (
         ALLOCATE,
@@ -40,6 +37,7 @@ if cython.compiled:
         drain_step,
         end_free,
     )
+    from cython.cimports.hintbench.core.handover import finish_allocation, hand_over, touch_pages
     from cython.cimports.hintbench.core.preemption import Preemptions
     from cython.cimports.hintbench.core.simulation import Simulation, prefetch
     from cython.cimports.hintbench.core.vcpu import (
@@ -68,10 +66,7 @@ else:
         begin_allocation,
         direct_take_step,
         find_zone,
-        finish_allocation,
-        hand_over,
         refill_step,
-        touch_pages,
     )
     from hintbench.core.constants import (
         ALLOCATE,
@@ -95,6 +90,7 @@ else:
         drain_step,
         end_free,
     )
+    from hintbench.core.handover import finish_allocation, hand_over, touch_pages
     from hintbench.core.preemption import Preemptions
     from hintbench.core.simulation import Simulation
     from hintbench.core.vcpu import (
