@@ -89,10 +89,14 @@ class Worker(Strategy):
             await self.wake[zone].wait()
             if not self.stopping:
                 await self.stop.wait(timeout_ns=self.delay_ns << self.refused[zone])
-            while not self.stopping and await self.tell(zone):
+            while await self.more(zone):
                 pass
             if self.candidates(zone):
                 self.wake[zone].set()
+
+    async def more(self, zone: Zone) -> bool:
+        """Tell of another batch; whether there may be more to tell now."""
+        return not self.stopping and await self.tell(zone)
 
     def candidates(self, zone: Zone) -> list[int]:
         """The first few candidates of a zone."""

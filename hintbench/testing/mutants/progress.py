@@ -85,7 +85,7 @@ class ForgetsToWakeUp(Mutant, Isolating):
             await self.wake[zone].wait()
             if not self.stopping:
                 await self.stop.wait(timeout_ns=DELAY_NS)
-            while not self.stopping and await self.tell(zone):
+            while await self.more(zone):
                 pass
             self.wake[zone].clear()
 
