@@ -219,7 +219,7 @@ class Run:
         """The smallest block that the strategy reports; a pageblock if it does not say."""
         try:
             claimed = None if self.off else self.strategy.claims().min_order
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             name = self.strategy.name or type(self.strategy).__name__
             raise PluginError(name, "claims", error) from error
         return PAGEBLOCK_ORDER if claimed is None else claimed

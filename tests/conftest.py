@@ -2,8 +2,12 @@
 
 import os
 import random
+import signal
 
 import pytest
+
+# Started in the background by a shell, we ignore Ctrl-C, and so would the processes of the tests.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -44,7 +44,16 @@ UNITS = {
     r"lock_takes_per_(batch|reported_block)": "a number for each batch or block",
 }
 COUNTS = {
-    *("operations", "allocations", "frees", "refaults", "discards", "host_calls", "vcpu_kicks"),
+    *(
+        "installs",
+        "operations",
+        "allocations",
+        "frees",
+        "refaults",
+        "discards",
+        "host_calls",
+        "vcpu_kicks",
+    ),
     *("failed_allocations", "blocking_failures", "nonblocking_failures", "false_ooms", "stalls"),
     *("slow_paths", "kswapd_wakes", "isolation_refusals", "dropped_hints", "refused_reports"),
     *("reported_batches", "reported_blocks", "free_blocks_order9_end", "lock_contended"),

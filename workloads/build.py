@@ -20,6 +20,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from hintbench import (
+    LONGEST_NS,
+    PAGES_PER_MIB,
+    Program,
+    Workload,
+    WorkloadParameters,
+    WorkloadSetting,
+)
 from hintbench.operations import (
     KERNEL_PAGE,
     USER_PAGE,
@@ -34,14 +42,6 @@ from hintbench.operations import (
     idle,
 )
 from hintbench.tapes import AnonymousMapping, Draws, free_range, pieces
-from hintbench.workload import (
-    LONGEST_NS,
-    PAGES_PER_MIB,
-    Program,
-    Workload,
-    WorkloadParameters,
-    WorkloadSetting,
-)
 
 _BURST = 128  # allocations between two computations
 _READ = 16  # of them, page cache

@@ -150,6 +150,13 @@ class FreeLists(ZoneMemory):
             pfn = self.pages.next[pfn]
         return found
 
+    def first_free(self, order: int, migratetype: int) -> int:
+        """The first block of a free list; -1 when it is empty. For inspection: it costs nothing."""
+        self._check_list(order, migratetype)
+        head = self.list_of(order, migratetype)
+        pfn = self.pages.next[head]
+        return -1 if pfn == head else pfn
+
     def list_empty(self, order: int, migratetype: int) -> bool:
         """Whether one free list has no block; as list_empty(), it may be asked without the lock."""
         self._check_list(order, migratetype)

@@ -38,6 +38,28 @@ else:
 Preempt = Callable[[str], None]
 
 
+class Tear:
+    """What a :class:`Zone` carries out its unlocked edits with, when it is given one.
+
+    Args:
+        preempt: called between any two parts of an edit, with the name of the one that comes, and
+            after the last with ""; others may run inside.
+    """
+
+    __slots__ = ("preempt",)
+
+    def __init__(self, preempt: Preempt) -> None:
+        self.preempt = preempt
+
+    def put_back(self, zone: Zone, pfn: int, order: int, tail: bool) -> int:
+        """As :func:`put_back_torn`."""
+        return put_back_torn(zone, pfn, order, tail, self.preempt)
+
+    def isolate(self, zone: Zone, pfn: int, order: int) -> int:
+        """As :func:`isolate_torn`."""
+        return isolate_torn(zone, pfn, order, self.preempt)
+
+
 def put_back_torn(
     zone: Zone, pfn: cython.int, order: cython.int, tail: cython.bint, preempt: object
 ) -> cython.int:

@@ -77,7 +77,7 @@ class Zone(FreeLists):
         held_pages: pages that the strategy has allocated for itself.
         visits: structures that strategies have looked at: list entries, look-ups, pages.
         refuse_isolation: when set and true when called, the next isolation is refused.
-        preempt: when set, an unlocked edit is carried out part by part and calls this in between.
+        torn: a :class:`hintbench.core.tearing.Tear`, when unlocked edits are carried out in parts.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Zone(FreeLists):
         self.violate = violate
         self.in_flight = in_flight
         self.held = held
-        self.preempt = None
+        self.torn = None
         self.refuse_isolation = None
 
     # -- isolate and put back -------------------------------------------------------------------
@@ -144,10 +144,8 @@ class Zone(FreeLists):
             self.refusals += 1
             return None
         migratetype = self.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
-        if self.preempt is not None and not self.lock.held_here:
-            from hintbench.core.tearing import isolate_torn
-
-            isolate_torn(self, pfn, order, self.preempt)
+        if self.torn is not None and not self.lock.held_here:
+            self.torn.isolate(self, pfn, order)
         else:
             self.take_block(pfn, order, order, migratetype, REASON_ISOLATION)
         self.pages.state[pfn] = ISOLATED | order
@@ -195,11 +193,9 @@ class Zone(FreeLists):
             self.in_flight.change(self.clock.now, -(1 << order))
         if self.split is not None:
             self.split.change_isolated(pfn, order, -1)
-        if self.preempt is not None and not self.lock.held_here:
-            from hintbench.core.tearing import put_back_torn
-
+        if self.torn is not None and not self.lock.held_here:
             self.quiet = False
-            return put_back_torn(self, pfn, order, tail, self.preempt)
+            return self.torn.put_back(self, pfn, order, tail)
         try:
             merged = self.free_one_page(
                 pfn,

@@ -17,6 +17,7 @@ from hintbench.core.audit import Auditor
 from hintbench.core.consistency import list_fault
 from hintbench.core.constants import EVENT_ISOLATED, NEVER
 from hintbench.core.preemption import EndlessRunError, Preemptions
+from hintbench.core.tearing import Tear
 from hintbench.errors import HintbenchError, TaskLeakError
 from hintbench.processors import as_coroutine
 from hintbench.runner import STOP_LIMIT_NS, Run
@@ -195,7 +196,7 @@ class ExploredRun(Run):
         self.guest.on_violation = self.violate
         zones: list[Any] = self.machine.zones
         for zone in zones:
-            zone.preempt = self._preempt
+            zone.torn = Tear(self._preempt)
         if self.watcher.wants("lock_taken") or self.watcher.wants("lock_released"):
             for zone in self.machine.zones:
                 zone.lock.observer = self._lock_event
@@ -305,7 +306,7 @@ class ExploredRun(Run):
 
     def _idle(self) -> bool:
         """Whether all that could be told is told, and nothing is under way."""
-        from hintbench.testing.rules.liveness import untold_blocks
+        from hintbench.testing.untold import untold_blocks
 
         flags = self.guest.flag_sets.values()
         return (

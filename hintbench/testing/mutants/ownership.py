@@ -140,9 +140,7 @@ class LosesMarksOnSplit(Mutant, Marking):
     def prepare(self) -> None:
         """Wrong: who takes the block, or a part of it, finds no mark to wait for."""
         super().prepare()
-        self.mid = self.guest.flags(
-            "mid-hint", order=MIN_ORDER, meaning="in-flight", forget="taken"
-        )
+        self.mid = self.guest.flags("marked", order=MIN_ORDER, meaning="in-flight", forget="taken")
 
 
 class LosesMarksOnMerge(Mutant, Marking):

@@ -99,7 +99,7 @@ class NeverForgetsTold(Mutant, Isolating):
     def prepare(self) -> None:
         """Wrong: the host backs it again as soon as it is touched."""
         super().prepare()
-        self.told = self.guest.flags("told", order=MIN_ORDER, meaning="told", forget="never")
+        self.told = self.guest.flags("remembered", order=MIN_ORDER, meaning="told")
 
 
 class DropsForGood(Mutant, Ringed):

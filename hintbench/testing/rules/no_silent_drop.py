@@ -4,7 +4,7 @@ Source: kernel-facts R10; v9 drops what meets a full array for good.
 """
 
 from hintbench.testing.explored import Checker
-from hintbench.testing.rules.liveness import untold_blocks
+from hintbench.testing.untold import untold_blocks
 
 
 class RuleChecker(Checker):
