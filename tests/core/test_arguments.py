@@ -48,7 +48,7 @@ ZONE_CALLS: dict[str, tuple[tuple[Any, ...], tuple[tuple[Any, ...] | None, ...]]
     "free_block_of": ((8192,), (None,)),
     "free_blocks": ((9, None, 0, 0), ((-1, 11, 99, "9"), (7, "told"), (-1, "1"), (-1, "1"))),
     "first_free": ((9, 1), ((-1, 11, 99), (-1, 4, 99))),
-    "free_list": ((9, 1, None, 0), ((-1, 11, 99, "9"), (-1, 4, 99), (7, "told"), ("1",))),
+    "free_list": ((10, 1, None, 0), ((-1, 11, 99, "9"), (-1, 4, 99), (7, "told"), ("1",))),
     "free_order": ((8192,), (None,)),
     "hold": ((0, 1), ((-1, 11, 99, "0"), (-1, 4, 99, "1"))),
     "isolate": ((8192,), (None,)),
