@@ -56,7 +56,8 @@ class Claims:
             reported within this time [virtual ns], unless behind a gate of the strategy.
         initial_flush: Blocks that were free at the start are reported too.
         in_flight_pages: At most this many pages of one zone are in its hands at once.
-        lock_takes: Takes of the zone lock for one batch: to collect, and to return.
+        lock_takes: Takes of the zone lock for one batch: to collect, to return, and perhaps a third
+            number: for each further free list that a batch was collected from.
         hold_visits: Structures (list entries, head look-ups, pages) looked at under one hold.
         one_zone: A batch holds blocks of one zone only.
         once: A block whose report was acknowledged is not reported again before it changed.
@@ -69,7 +70,7 @@ class Claims:
     liveness_bound_ns: int | None = None
     initial_flush: bool = False
     in_flight_pages: int | None = None
-    lock_takes: tuple[int, int] | None = None
+    lock_takes: tuple[int, int] | tuple[int, int, int] | None = None
     hold_visits: int | None = None
     one_zone: bool = False
     once: bool = False

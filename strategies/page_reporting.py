@@ -22,16 +22,15 @@ Known defects:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, Field
 
 from hintbench import Claims, HookFilter, Migratetype, Strategy, hookimpl
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from hintbench import Block, Guest, Task, Zone
 
 SCATTERLIST_BYTES = 32
@@ -81,6 +80,7 @@ class PageReporting(Strategy):
         )
 
     parameters: Parameters
+    check_parameters: ClassVar[Mapping[str, Any]] = {"delay_ns": 0, "capacity": 2}
     declared_failures: Mapping[str, str] = {
         "no-false-oom": "nothing makes an allocation wait for the blocks that are being reported",
     }
@@ -232,7 +232,6 @@ class PageReporting(Strategy):
             liveness_bound_ns=(BUDGET_SHARE + 2) * (given.delay_ns * 9 // 8 + 500_000_000),
             initial_flush=True,
             in_flight_pages=given.capacity << MAX_PAGE_ORDER,
-            lock_takes=(1, 1),
             one_zone=True,
             once=True,
             any_pfn=True,

@@ -19,15 +19,14 @@ Known defects:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, Field
 
 from hintbench import Claims, Strategy, hookimpl
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from hintbench import Block, Guest, Zone
 
 MIB_PAGES = 256
@@ -74,6 +73,12 @@ class ReportThenHold(Strategy):
         )
 
     parameters: Parameters
+    check_parameters: ClassVar[Mapping[str, Any]] = {
+        "interval_ns": 100_000_000,
+        "min_free_mib": 64,
+        "cooldown_ns": 1_000_000_000,
+        "batch": 2,
+    }
     declared_failures: Mapping[str, str] = {
         "liveness": "what is free below the watermark is never reported",
     }

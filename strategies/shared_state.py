@@ -19,15 +19,14 @@ Known defects:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, Field
 
 from hintbench import Block, Claims, HookFilter, Strategy, hookimpl
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from hintbench import Guest, Zone
 
 FRAME_ORDER = 9  # a huge frame, 2 MiB
@@ -53,12 +52,13 @@ class SharedState(Strategy):
         )
 
     parameters: Parameters
+    check_parameters: ClassVar[Mapping[str, Any]] = {"interval_ns": 1_000_000}
 
     @hookimpl
     def guest_started(self, guest: Guest) -> None:
         """Share the state, and start the host's thread."""
         self.guest, self.stopping = guest, False
-        self.soft = guest.flags("soft", order=FRAME_ORDER, meaning="told")
+        self.soft = guest.flags("soft", order=FRAME_ORDER)
         self.zones = [
             zone for number in ZONE_NUMBERS for zone in guest.zones if zone.number == number
         ]

@@ -50,7 +50,12 @@ class SyncHypercall(Strategy):
     @hookimpl
     def guest_started(self, guest: Guest) -> None:
         """Remember the guest; there is nothing to set up."""
-        self.guest = guest
+        self.guest, self.stopping = guest, False
+
+    @hookimpl
+    def guest_stopping(self) -> None:
+        """Tell no more; what is on its way is its caller's, who waits for it."""
+        self.stopping = True
 
     def hook_filters(self) -> Mapping[str, HookFilter]:
         """Both functions compare the order first, in line."""
@@ -60,12 +65,15 @@ class SyncHypercall(Strategy):
     @hookimpl
     async def page_freeing(self, pfn: int, order: int) -> None:
         """arch_free_page(): KVM_HC_UNUSED_PAGE_HINT for the whole unit; it is on no list yet."""
-        await self.guest.host.hypercall([Block(pfn, order, self.guest.zone_of(pfn))])
+        if not self.stopping:
+            await self.guest.host.hypercall([Block(pfn, order, self.guest.zone_of(pfn))])
 
     @hookimpl
     def block_merged(self, zone: Zone, pfn: int, order: int) -> Coroutine[None, None, None] | None:
         """arch_merge_page(): only where the merge reaches the order."""
-        return self._tell(Block(pfn, order, zone)) if order == self.parameters.order else None
+        if self.stopping or order != self.parameters.order:
+            return None
+        return self._tell(Block(pfn, order, zone))
 
     async def _tell(self, block: Block) -> None:
         """Drop the zone lock for the call; the block is on no list, so nobody can take it."""

@@ -24,7 +24,8 @@ Known defects:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, Field
 
@@ -71,6 +72,7 @@ class ZoneBitmap(Strategy):
         )
 
     parameters: Parameters
+    check_parameters: ClassVar[Mapping[str, Any]] = {"order": 9, "batch": 2}
     declared_failures: Mapping[str, str] = {
         "liveness": "a residue below the batch is never told",
         "no-false-oom": "nothing makes an allocation wait for the blocks that are being told",
