@@ -169,7 +169,8 @@ def _load(path: Path) -> Trace:
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # numpy leaves a file open that it has opened and cannot read.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             schema = str(arrays["schema"]) if "schema" in arrays else ""
             if schema != f"{SCHEMA}/{SCHEMA_VERSION}":
                 raise TraceError(
