@@ -7,4 +7,4 @@ cdef class UnitFlags:
     cdef public object watcher
     cdef unsigned char[::1] units
     cdef int any_set(self, int pfn, int order) except -1
-    cdef int forget(self, int pfn, int order) except -1
+    cpdef int forget(self, int pfn, int order) except -1
