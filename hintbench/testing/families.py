@@ -14,7 +14,7 @@ import numpy as np
 
 from hintbench.operations import Flag, Migratetype, Operation, encode
 from hintbench.tapes import Draws
-from hintbench.testing.faults import KINDS
+from hintbench.testing.faults import KINDS, TIMED
 from hintbench.testing.guests import HOSTS, ZONE_LAYOUTS, small_guest
 from hintbench.testing.scenario import Fault, Operations, Scenario
 from hintbench.testing.schedules import draw_preemptions
@@ -26,6 +26,7 @@ CUT: Final = 400
 when it ends: what has been lost would come free once more, and be found, if all were freed."""
 LATE_NS: Final = 5_000_000_000
 """When every strategy has been stopped, which claims to tell within two seconds [virtual ns]."""
+TIMED_KINDS: Final = tuple(sorted(TIMED))
 DRAINED: Final = 1_000
 """Batches of a list that is emptied."""
 _SCALE: Final = 1 << 20
@@ -154,7 +155,7 @@ def _draw_faults(rng: random.Random, vcpus: int) -> tuple[Fault, ...]:
     """None in every second scenario, else a few; interrupts in most."""
     faults = []
     if rng.random() < 0.5:
-        kinds = [kind for kind in KINDS if kind != "interrupt"]
+        kinds = [kind for kind in KINDS if kind not in TIMED]
         for _ in range(rng.randint(1, 3)):
             kind = rng.choice([*kinds, "interrupt-in-allocation"])
             length = 1 << rng.randint(12, 26)
@@ -163,14 +164,19 @@ def _draw_faults(rng: random.Random, vcpus: int) -> tuple[Fault, ...]:
                 for extra in range(rng.choice((1, 1, 2, 5)))
             ]
     if rng.random() < 0.7:
-        faults += [
-            Fault("interrupt", rng.randint(1_000, 4_000_000), 0, rng.randrange(vcpus))
-            for _ in range(rng.randint(1, 12))
-        ]
+        faults += [_timed(rng, vcpus) for _ in range(rng.randint(1, 12))]
     if rng.random() < 0.3:
         # Long after the end all lists are drained: what is still hooked hears of it.
         faults += [Fault("interrupt", LATE_NS, DRAINED, cpu) for cpu in range(vcpus)]
     return tuple(sorted(set(faults)))
+
+
+def _timed(rng: random.Random, vcpus: int) -> Fault:
+    """An interrupt that drains, or one that allocates up to 256 pages; most are CPU 0's."""
+    kind = rng.choice(TIMED_KINDS)
+    amount = 1 << rng.randrange(9) if kind == "interrupt-allocates" else 0
+    cpu = rng.choice((0, rng.randrange(vcpus)))
+    return Fault(kind, rng.randint(1_000, 4_000_000), amount, cpu)
 
 
 def tiny_scenario(seed: int, kernels: Sequence[str]) -> Scenario:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from hintbench.contexts import RANK_INTERRUPT
+from hintbench.core.constants import EVENT_ALLOCATED, EVENT_TAKEN, IN_USE
 from hintbench.testing.scenario import Fault
 
 if TYPE_CHECKING:
@@ -23,11 +24,14 @@ KINDS: Final = {
     "buffer-fails": "allocate_buffer() finds no memory",
     "interrupt-in-allocation": "an interrupt frees while memory for a buffer is sought",
     "interrupt": "an interrupt drains a per-CPU list in the middle of something",
+    "interrupt-allocates": "an interrupt allocates pages (GFP_ATOMIC) in the middle of something",
 }
 """Kinds of faults; `Fault.number` counts submissions, reports served, descriptors, answers,
 interrupts, submissions, submissions, isolations, buffers, buffers and (for interrupts) is their
-time; `Fault.amount` of an interrupt is how many batches it drains, at least one."""
+time; `Fault.amount` of these is how many batches or pages they drain or allocate, at least one."""
 
+TIMED: Final = frozenset({"interrupt", "interrupt-allocates"})
+"""Kinds that happen at a time, on a CPU."""
 _OF_THE_GUEST: Final = frozenset({"isolation-refused", "buffer-fails", "interrupt-in-allocation"})
 HINDERS_TELLING: Final = frozenset(
     {"host-refuses", "device-missing", "device-reset", "queue-full", "isolation-refused"}
@@ -53,7 +57,7 @@ class Faults:
         self.happened: dict[str, int] = {}
         self._interrupts: list[Fault] = []
         for fault in faults:
-            if fault.kind == "interrupt":
+            if fault.kind in TIMED:
                 self._interrupts.append(fault)
             else:
                 self._amounts.setdefault(fault.kind, {})[fault.number] = fault.amount
@@ -118,20 +122,28 @@ class Faults:
     def buffer_fails(self) -> bool:
         """Memory is asked for."""
         if self._now("interrupt-in-allocation") >= 0:
-            self._raise(self._run.machine.clock.cpu)
+            cpu = self._run.machine.clock.cpu
+            self._raise(cpu, lambda: self._drain(cpu, 1), "interrupt")
         return self._now("buffer-fails") >= 0
 
     # -- interrupts -----------------------------------------------------------------------------
 
     def _schedule(self, fault: Fault) -> None:
-        simulation, batches = self._run.machine.simulation, max(1, fault.amount)
+        cpu, batches = fault.cpu, max(1, fault.amount)
+
+        def handler() -> Coroutine[Any, Any, None]:
+            if fault.kind == "interrupt":
+                return self._drain(cpu, batches)
+            return self._refill(cpu, batches)
+
+        simulation = self._run.machine.simulation
         simulation.schedule(
-            fault.number, RANK_INTERRUPT, fault.cpu, lambda: self._raise(fault.cpu, batches)
+            fault.number, RANK_INTERRUPT, cpu, lambda: self._raise(cpu, handler, fault.kind)
         )
 
-    def _raise(self, cpu: int, batches: int = 1) -> None:
-        self.happened["interrupt"] = self.happened.get("interrupt", 0) + 1
-        self._run.scheduler.processors.deliver(cpu, "interrupt", lambda: self._drain(cpu, batches))
+    def _raise(self, cpu: int, handler: Callable[[], Coroutine[Any, Any, None]], kind: str) -> None:
+        self.happened[kind] = self.happened.get(kind, 0) + 1
+        self._run.scheduler.processors.deliver(cpu, "interrupt", handler)
 
     async def _drain(self, cpu: int, batches: int) -> None:
         """What a device's interrupt does to the allocator: it frees, and lists overflow."""
@@ -139,3 +151,38 @@ class Faults:
             while pcp.count and batches:
                 batches -= 1
                 await self._run.threads.drain_in_interrupt(cpu, pcp)
+
+    async def _refill(self, cpu: int, pages: int) -> None:
+        """A network device's interrupt refills its ring: alloc_page(GFP_ATOMIC) for each entry."""
+        for _ in range(pages):
+            if not await self._allocate(cpu):
+                return
+
+    async def _allocate(self, cpu: int) -> bool:
+        """Allocate a page in an interrupt, straight from the free lists, and keep it.
+
+        The hook may spin, but on this CPU nothing else goes on until it ends: neither tasks nor
+        other interrupts.
+        """
+        guest, clock = self._run.guest, self._run.machine.clock
+        zone: Any = max(guest.zones, key=lambda zone: int(zone.free_pages))
+        await zone.lock.acquire()
+        enough = zone.free_pages > zone.watermark_min // 2 + 1
+        pfn = zone.allocate(0) if enough else -1
+        if pfn >= 0:
+            clock.digest.record(clock.now, cpu, EVENT_TAKEN, pfn, 0)
+        zone.lock.release()
+        if pfn < 0:
+            return False
+        hooks: Any = guest.hooks
+        point = hooks.page_allocated
+        if point is not None and point.min_order == 0 and (not point.flags or point.flags.any(pfn)):
+            with self._run.scheduler.as_hook("page_allocated"):
+                waiting = point.function(guest, cpu, pfn, 0)
+                if waiting is not None:
+                    await waiting
+        for flags in hooks.forget_when_allocated:
+            flags.forget(pfn, 0)
+        clock.digest.record(clock.now, cpu, EVENT_ALLOCATED, pfn, 0)
+        self._run.machine.pages.state[pfn] = IN_USE
+        return True

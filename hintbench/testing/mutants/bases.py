@@ -263,7 +263,7 @@ class Ringed(Isolating):
         super().prepare()
         self.rings: PerCpu[list[tuple[int, int]]] = self.guest.per_cpu(list)
         self.captured = [self.guest.event() for _ in self.guest.cpus]
-        self.rescan: set[Zone] = set()
+        self.rescan: dict[Zone, bool] = {}  # in order, as a set of zones would not be
 
     @hookimpl
     def guest_started(self, guest: Guest) -> None:
@@ -283,7 +283,7 @@ class Ringed(Isolating):
     def overflowed(self, zone: Zone) -> None:
         """A capture is lost: ask for a rescan."""
         self.guest.count_drop("ring full")
-        self.rescan.add(zone)
+        self.rescan[zone] = True
 
     async def empty(self, cpu: int) -> None:
         """Nominate what this CPU has captured."""
@@ -294,7 +294,7 @@ class Ringed(Isolating):
                 self.pending.set(pfn, order)
                 self.wake[self.guest.zone_of(pfn)].set()
             while self.rescan and not self.stopping:
-                self.nominate_all(self.rescan.pop())
+                self.nominate_all(self.rescan.popitem()[0])
 
     def swap(self, cpu: int) -> list[tuple[int, int]]:
         """Take a ring's captures and leave it empty."""

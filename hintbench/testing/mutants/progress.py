@@ -239,6 +239,19 @@ class ClearsFromAThread(Mutant, Marking):
         return not self.refused[zone] and bool(self.candidates(zone))
 
 
+class SpinnersDoNotPoll(Mutant, Marking):
+    """Takers rely on the interrupt; one that spins in an interrupt itself keeps it out."""
+
+    name = "spinners-do-not-poll"
+    breaks = ("progress-under-spin",)
+    may_break = ("completion-once",)
+
+    @hookimpl
+    async def page_allocated(self, pfn: int, order: int) -> None:
+        """Wrong: with interrupts off on the CPU of the worker nobody else can take the answer."""
+        await self.mid.wait_clear(pfn, order)
+
+
 class SpinsOnItsOwnMark(Mutant, Marking):
     """Makes sure that a unit is not mid-hint before it goes on, after it has marked it."""
 
@@ -266,5 +279,6 @@ MUTANTS = (
     TakesTooMuch,
     MarksTooMuch,
     ClearsFromAThread,
+    SpinnersDoNotPoll,
     SpinsOnItsOwnMark,
 )
