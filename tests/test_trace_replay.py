@@ -225,6 +225,33 @@ class TestExact:
         assert zone.blocks_of(7, 0) == [1152]
         assert zone.pages.pageblock_type[2] == 0
 
+    def test_page_flags_of_another_moment(self, recording, tmp_path):
+        recording.mark("kpageflags-dumped")
+        for pfn in range(40, 60):
+            recording.lock(pfn)
+        for pfn in range(20, 36):
+            recording.alloc(pfn).free(pfn).drain(pfn)
+        trace = recording.read(tmp_path)
+        right = flags(64, (40, 63))
+        exact_program(trace, right, vcpus=1)
+        moved = right.copy()
+        moved[20:27] = True  # less than eight pages may have moved while the flags were read
+        modelled_program(trace, free=moved, vcpus=1)
+        for wrong, text in (
+            (flags(64), "20 blocks that it takes from free lists first, 20 are not free"),
+            (flags(64, (0, 63)), "16 that it first finds in use or on a per-CPU list, 16 are free"),
+        ):
+            with pytest.raises(TraceError, match=text):
+                exact_program(trace, wrong, vcpus=1)
+            with pytest.raises(TraceError, match="pages= must be the copy"):
+                modelled_program(trace, free=wrong, vcpus=1)
+
+    def test_events_that_were_not_recorded_contradict_nothing(self, recording, tmp_path):
+        for pfn in range(20, 36):
+            recording.alloc(pfn).free(pfn)
+        trace = recording.read(tmp_path)
+        modelled_program(trace, free=flags(64, (16, 63)), vcpus=1)
+
     def test_the_phase_of_the_timers(self, recording, tmp_path):
         recording.lock(16)
         for wait_ms in (1023, 1024, 1031, 1024, 1017):  # the third and fourth are late
