@@ -13,7 +13,14 @@ from hintbench.config import GuestConfig, load_guest
 from hintbench.core import machine as core_machine
 from hintbench.core.constants import PAGEBLOCK_ORDER
 from hintbench.core.hooks import HookPoint
-from hintbench.errors import HintbenchError, PluginError, TaskLeakError, UsageError
+from hintbench.errors import (
+    HintbenchError,
+    PluginError,
+    PluginHangError,
+    TaskLeakError,
+    UsageError,
+)
+from hintbench.forgotten import forgotten_awaits
 from hintbench.guest import Guest
 from hintbench.kernel_threads import KernelThreads
 from hintbench.metrics import collect, locks_per_batch
@@ -240,7 +247,10 @@ class Run:
         began = time.perf_counter()
         simulation = self.machine.simulation
         self.blamed = self.strategy_name
-        with watch(lambda: self.blamed, lambda: simulation.progress):
+        with (
+            watch(lambda: self.blamed, lambda: simulation.progress, lambda: simulation.clock.now),
+            forgotten_awaits() as forgotten,
+        ):
             try:
                 start_ns = self._start()
                 initial: Any = self.program.initial
@@ -256,12 +266,19 @@ class Run:
                 simulation.clock.now = end_ns
                 self._stop()
                 metrics |= locks_per_batch(self.machine, self.guest)
-            except HintbenchError:
+            except PluginHangError:
+                raise
+            except HintbenchError as error:
+                # What was meant to happen and did not is the likely cause of what then went wrong.
+                if forgotten:
+                    raise PluginError(self.strategy_name, "", forgotten[0]) from error
                 raise
             except (Exception, SystemExit) as error:
                 raise self._blame(error) from error
             finally:
                 self.scheduler.close()
+        if forgotten:
+            raise PluginError(self.strategy_name, "", forgotten[0])
         self._check_end()
         return self._result(metrics, notes, time.perf_counter() - began)
 
