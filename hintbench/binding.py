@@ -86,6 +86,19 @@ def bind_hooks(
     }
 
 
+def check_hooks(plugin: type) -> None:
+    """Look for misspelt hooks and wrong signatures in a class, before anybody makes one of it.
+
+    Args:
+        plugin: A strategy's class, or any other with hooks.
+
+    Raises:
+        PluginError: As from `bind_hooks`.
+    """
+    if plugin not in _methods_of:
+        _methods_of[plugin] = _find_methods(object.__new__(plugin))
+
+
 def native_filters(
     strategy: "Strategy", hooks: Mapping[str, BoundHook | None], guest: "Guest"
 ) -> dict[str, HookFilter]:

@@ -4,6 +4,7 @@ Commands import what they need when they run: `hintbench --help` must not wait f
 lives in `hintbench.commands`; here are the options, and what becomes of errors.
 """
 
+import errno
 import os
 import sys
 import warnings
@@ -18,6 +19,12 @@ from hintbench.errors import HintbenchError, UsageError, describe
 _INTERRUPTED: Final = 130
 _INTERNAL: Final = 1
 _DEBUG: Final = "--debug"
+# Files that hintbench writes itself have errors of their own, with their names.
+_UNWRITABLE: Final = frozenset(
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EBADF")
+    if hasattr(errno, name)
+)
 
 
 class _Stopped(Exception):
@@ -361,24 +368,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The arguments; None for those of this process.
 
     Returns:
-        The exit status: 0, 1 for a plugin's fault, 2 for wrong input, 130 after Ctrl-C.
+        The exit status: 0, 1 for a plugin's fault, 2 for wrong input, 130 after Ctrl-C. 0 also
+        when the reader of the output has gone, as `head` does: whether that is noticed at all is a
+        matter of time.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = _DEBUG in given
     if debug:
         # It belongs to the program, but is asked for when a line has just failed: at its end.
         given = [_DEBUG, *(argument for argument in given if argument != _DEBUG)]
+    if sys.stdout is None:
+        return _report("standard output is closed", HintbenchError.exit_status, debug)
     _tolerate_narrow_encodings()
     _silence_core_warning()
     try:
         status = typer.main.get_command(app).main(
             args=given, prog_name="hintbench", standalone_mode=False
         )
+        # Here it can still be caught that what was printed cannot be written.
+        sys.stdout.flush()
     except (_Stopped, KeyboardInterrupt):
         status = _report("stopped", _INTERRUPTED, debug)
     except HintbenchError as error:
         status = _report(str(error), error.exit_status, debug)
     except BrokenPipeError:
+        status = _leave_quietly()
+    except SystemExit as stop:
+        # rich and click make this of a broken pipe.
+        if not isinstance(stop.__context__, BrokenPipeError):
+            raise
         status = _leave_quietly()
     except Exception as error:
         status = _unforeseen(error, debug)
@@ -395,6 +413,10 @@ def _unforeseen(error: Exception, debug: bool) -> int:
     """Report what is none of our own errors: a wrong command line, or a fault of hintbench."""
     # typer brings its own copy of click or uses the installed one, depending on its version.
     families = {base.__name__ for base in type(error).__mro__}
+    if isinstance(error, OSError) and error.filename is None and error.errno in _UNWRITABLE:
+        _drop_output()
+        text = f"standard output cannot be written: {error.strerror}"
+        return _report(text, HintbenchError.exit_status, debug)
     if "Abort" in families:
         return _report("stopped", _INTERRUPTED, debug)
     context: Any = getattr(error, "ctx", None)
@@ -429,8 +451,13 @@ def _end(status: int) -> None:
 
 def _leave_quietly() -> int:
     """The reader of our output has gone, as `head` does; not a fault, and nothing to print."""
+    _drop_output()
+    return 0
+
+
+def _drop_output() -> None:
+    """Let what is still buffered, and all that follows, go nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return _INTERNAL
 
 
 def _silence_core_warning() -> None:

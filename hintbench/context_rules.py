@@ -111,6 +111,9 @@ class ContextRules:
         if isinstance(error, HookResultError):
             # The hook had returned by then. Observers are checked where they are called.
             where = error.hook
+        if where and isinstance(error, RuntimeError) and "no running event loop" in str(error):
+            text = f"{describe(error)}: time is virtual here: await guest.sleep(ns), not asyncio's"
+            return PluginError(plugin, where, text)
         if not where:
             return InternalError(f"internal error in the simulation: {describe(error)}")
         return PluginError(plugin, where, error)

@@ -8,8 +8,18 @@ All errors here survive being pickled, so that a worker process can hand them ba
 """
 
 import difflib
+import os
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, Final
+
+_PACKAGE: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
+_PLUGIN_ROOMS: Final = tuple(
+    os.path.join(_PACKAGE, room, "") for room in ("strategies", "workloads")
+)
+_STANDARD_LIBRARY: Final = os.path.join(os.path.dirname(os.__file__), "")
+_INSTALLED: Final = tuple(
+    os.path.join(_STANDARD_LIBRARY, folder, "") for folder in ("site-packages", "dist-packages")
+)
 
 
 class HintbenchError(Exception):
@@ -203,14 +213,28 @@ def describe(cause: BaseException | str) -> str:
 
 
 def _raised_at(cause: BaseException) -> str:
-    """Name the last source line of a traceback, as `` (file.py:12)``, or nothing."""
+    """Name the plugin's last line of a traceback, as `` (file.py:12)``, or the last of all."""
+    places = []
     step = cause.__traceback__
-    if step is None:
-        return ""
-    while step.tb_next is not None:
+    while step is not None:
+        places.append((step.tb_frame.f_code.co_filename, step.tb_lineno))
         step = step.tb_next
-    file = step.tb_frame.f_code.co_filename.replace("\\", "/").rsplit("/", 1)[-1]
-    return f" ({file}:{step.tb_lineno})"
+    if not places:
+        return ""
+    # What the plugin calls is no news to its author: the line that calls it is.
+    plugin = next((file for file, _ in places if not _is_framework(file)), "")
+    file, line = [place for place in places if place[0] == plugin or not plugin][-1]
+    return f" ({file.replace(os.sep, '/').rsplit('/', 1)[-1]}:{line})"
+
+
+def _is_framework(file: str) -> bool:
+    """Whether a line of this file is hintbench's own or Python's, and not a plugin's."""
+    if not os.path.isabs(file):
+        # Compiled modules and frozen ones.
+        return True
+    if file.startswith(_PACKAGE):
+        return not file.startswith(_PLUGIN_ROOMS)
+    return file.startswith(_STANDARD_LIBRARY) and not file.startswith(_INSTALLED)
 
 
 def _folded(name: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from hintbench.arguments import check_coroutine, whole_ns
 from hintbench.contexts import Context, Park, Step
 from hintbench.core import scan
 from hintbench.core.constants import KIND_MASK, ORDER_MASK, SLAB
@@ -74,6 +75,8 @@ class Event:
 
     async def wait(self, timeout_ns: int | None = None) -> bool:
         """Sleep until it is set, at most ``timeout_ns`` of virtual time; whether it was set."""
+        if timeout_ns is not None:
+            timeout_ns = whole_ns("Event.wait: timeout_ns", timeout_ns)
         if self._set:
             self._set = False
             return True
@@ -167,11 +170,10 @@ class Guest:
         """Charge the running context ``ns`` of virtual time.
 
         Raises:
+            TypeError: ``ns`` is no whole number.
             ValueError: ``ns`` is negative.
         """
-        if ns < 0:
-            raise ValueError(f"spend: {ns} ns is negative")
-        self._clock.now += ns
+        self._clock.now += whole_ns("spend", ns)
 
     # -- waiting --------------------------------------------------------------------------------
 
@@ -194,22 +196,27 @@ class Guest:
                 `Task.cancel` undoes it. 0: it starts at once.
 
         Raises:
+            TypeError: ``coroutine`` is none, or the delay is no whole number.
             ValueError: there is no such CPU, or the delay is negative.
         """
-        wrong = ""
-        if not -1 <= cpu < len(self.cpus):
-            wrong = f"CPU {cpu} is not one of 0..{len(self.cpus) - 1}"
-        elif delay_ns < 0:
-            wrong = f"a delay of {delay_ns} ns is negative"
-        if wrong:
+        check_coroutine(f"spawn {name!r}", coroutine)
+        try:
+            if not -1 <= cpu < len(self.cpus):
+                raise ValueError(f"spawn {name!r}: CPU {cpu} is not one of 0..{len(self.cpus) - 1}")
+            delay_ns = whole_ns(f"spawn {name!r}: delay_ns", delay_ns)
+        except (TypeError, ValueError):
             coroutine.close()
-            raise ValueError(f"spawn {name!r}: {wrong}")
+            raise
         return self._scheduler.spawn(coroutine, cpu, name, delay_ns=delay_ns)
 
     async def sleep(self, ns: int) -> None:
-        """Give the CPU away for ``ns`` of virtual time; only where sleeping is allowed."""
-        if ns < 0:
-            raise ValueError(f"sleep: {ns} ns is negative")
+        """Give the CPU away for ``ns`` of virtual time; only where sleeping is allowed.
+
+        Raises:
+            TypeError: ``ns`` is no whole number, such as the seconds of ``asyncio.sleep``.
+            ValueError: ``ns`` is negative.
+        """
+        ns = whole_ns("sleep", ns)
         scheduler = self._scheduler
 
         def register(context: Context) -> None:

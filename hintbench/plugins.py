@@ -22,7 +22,7 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from hintbench.errors import HintbenchError, PluginError, UnknownNameError, UsageError
+from hintbench.errors import HintbenchError, PluginError, UnknownNameError, UsageError, describe
 from hintbench.hookspecs import PROJECT
 from hintbench.watchdog import watch
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from hintbench.workload import Workload
 
 DISABLE_VARIABLE: Final = "HINTBENCH_DISABLE_PLUGINS"
+LOAD_LIMIT_SECONDS: Final = 60
+"""How long the import of a plugin may take, which may import large libraries."""
 
 
 def _own(room: str, *names: str) -> MappingProxyType[str, str]:
@@ -165,7 +167,10 @@ def make(kind: str, plugin: type[Any], parameters: Mapping[str, Any] | None = No
     except HintbenchError:
         raise
     except (Exception, SystemExit) as error:
-        raise PluginError(name, f"making the {kind}", error) from error
+        cause: BaseException | str = error
+        if isinstance(error, TypeError) and "required positional argument" in str(error):
+            cause = f"{describe(error)}: its parameters come by name, def __init__(self, **given)"
+        raise PluginError(name, f"making the {kind}", cause) from error
 
 
 def source_of(plugin: type) -> str:
@@ -239,7 +244,10 @@ def _entry_points() -> "list[EntryPoint]":
 
 def _load_entry_point(point: "EntryPoint") -> None:
     try:
-        loaded = point.load()
+        with watch(lambda: point.name, limit_seconds=LOAD_LIMIT_SECONDS):
+            loaded = point.load()
+    except PluginError:
+        raise
     except (Exception, SystemExit) as error:
         raise _import_error(point.name, error) from error
     source = point.dist.name if point.dist else point.value
@@ -257,7 +265,10 @@ def _load_entry_point(point: "EntryPoint") -> None:
 
 def _load_module(name: str) -> ModuleType:
     try:
-        module = importlib.import_module(name)
+        with watch(lambda: name, limit_seconds=LOAD_LIMIT_SECONDS):
+            module = importlib.import_module(name)
+    except PluginError:
+        raise
     except ModuleNotFoundError as error:
         # The module itself or a package around it; anything else is missing inside the plugin.
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
@@ -292,7 +303,8 @@ def _load_file(plugin: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        with watch(lambda: plugin, limit_seconds=LOAD_LIMIT_SECONDS):
+            spec.loader.exec_module(module)
         _forget(name)
         _contribute(plugin, list(_classes_in(module, plugin)), str(path))
     except PluginError:
@@ -323,11 +335,20 @@ def _contribute(plugin: str, classes: list[tuple[str, type[Any]]], source: str) 
         if taken is not None and taken is not found:
             other = source_of(taken)
             raise PluginError(plugin, "", f"{kind} {found.name!r} is already defined by {other}")
+        if kind == "strategy" and found.name not in _OWN[kind]:
+            _check_hooks(found)
     for kind, found in classes:
         if found.name in _OWN[kind]:
             continue  # a table finds it already
         _contributed[kind][found.name] = found
         _sources.setdefault(found.__module__, source)
+
+
+def _check_hooks(found: type[Any]) -> None:
+    """Misspelt hooks are an error when a plugin is loaded, not when its cell's turn comes."""
+    from hintbench.binding import check_hooks
+
+    check_hooks(found)
 
 
 def _classes_in(module: ModuleType, plugin: str) -> Iterator[tuple[str, type[Any]]]:

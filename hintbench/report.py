@@ -23,7 +23,8 @@ _ABSENT: Final = "-"
 _INDENT: Final = "  "
 _FAILED: Final = "failed"
 _MARK: Final = "*"
-_LEAST_WIDTH: Final = 80
+_LEAST_WIDTH: Final = 40
+"""Columns that are written at least, whatever a terminal says."""
 _NARROW_NAME: Final = 15
 _USUAL_NAME: Final = 24
 _WIDE_NAME: Final = 40
@@ -54,7 +55,7 @@ class _Column:
     narrow: str
     value: Callable[[Result], float | None]
     write: Callable[[float], str]
-    better: Literal["high", "low", "low but not none"]
+    better: Literal["high", "low"]
 
 
 def _metric(name: str) -> Callable[[Result], float | None]:
@@ -82,7 +83,7 @@ _COLUMNS: Final = (
         "re-\nports\n↓",
         _metric("reported_blocks"),
         format_count,
-        "low but not none",
+        "low",
     ),
     _Column(
         "reclaimed\n(GiB·s)\n↑",
@@ -106,15 +107,15 @@ _COLUMNS: Final = (
 )
 
 _FOOTNOTE: Final = (
-    "How to read it: times are virtual, that is, of the modelled machine. ↑ more is better, ↓ less"
-    " is better; * marks the best of its column on that workload. none (never reports) and oracle"
-    " (takes every free page back for nothing) bound what is possible and are never marked."
-    " The throughput ratio is operations per second against none. reports counts free blocks that"
-    " the host was told of. reclaimed is memory that the host took back and the guest has not"
-    " touched since; retained is memory that is free in the guest and still backed by the host"
-    " (size times seconds). A refault is the touch of reclaimed memory. A false OOM is an"
-    " allocation that failed although blocks in the strategy's hands would have served it."
-    " violations counts broken rules."
+    "How to read it: times are virtual, that is, of the modelled machine. ↑ more is better, ↓"
+    " less is better; * marks the best of its column on that workload, among those that report."
+    " none (never reports) and oracle (takes every free page back for nothing) bound what is"
+    " possible and are never marked. The throughput ratio is operations per second against none."
+    " reports counts free blocks that the host was told of. reclaimed is memory that the host"
+    " took back and the guest has not touched since; retained is memory that is free in the"
+    " guest and still backed by the host (size times seconds). A refault is the touch of"
+    " reclaimed memory. A false OOM is an allocation that failed although blocks in the"
+    " strategy's hands would have served it. violations counts broken rules."
 )
 _NO_BASELINE: Final = " The ratio is empty where none did not run: add -s none."
 
@@ -131,8 +132,22 @@ def print_comparison(console: Console, rows: Sequence[Row]) -> None:
         workload: {label: _texts(same) for label, same in strategies.items()}
         for workload, strategies in groups.items()
     }
-    layout = _layout(max(console.width, _LEAST_WIDTH), texts)
     width = max(console.width, _LEAST_WIDTH)
+    layout = _layout(width, texts)
+    if layout is None:
+        _print_blocks(console, groups, texts)
+    else:
+        _print_rows(console, groups, texts, layout, width)
+    _print_violations(console, groups)
+    _print_notes(console, groups)
+    console.print()
+    _print_wrapped(console, _footnote(groups), style="dim")
+
+
+def _print_rows(
+    console: Console, groups: "_Groups", texts: "_AllTexts", layout: "_Layout", width: int
+) -> None:
+    """Print a row for each strategy."""
     console.print(_table(layout, header=True), width=width)
     console.print(Text("─" * layout.total, style="dim"), soft_wrap=True)
     for workload, strategies in groups.items():
@@ -149,10 +164,21 @@ def print_comparison(console: Console, rows: Sequence[Row]) -> None:
             style = "dim" if reference else ""
             table.add_row(_folded(label, layout.name), *cells, style=style)
         console.print(table, width=width)
-    _print_violations(console, groups)
-    _print_notes(console, groups)
-    console.print()
-    _print_wrapped(console, _footnote(groups), style="dim")
+
+
+def _print_blocks(console: Console, groups: "_Groups", texts: "_AllTexts") -> None:
+    """Print a few lines for each strategy, where no row would fit: no figure is ever cut."""
+    titles = [" ".join(column.wide.split()) for column in _COLUMNS]
+    for workload, strategies in groups.items():
+        console.print(Text(workload, style="bold"), soft_wrap=True)
+        best = _best(strategies, texts[workload])
+        for label in sorted(strategies, key=lambda label: _place(strategies[label][0].name)):
+            reference = strategies[label][0].name in REFERENCES
+            console.print(Text(_INDENT + label), soft_wrap=True)
+            for title, text, winner in zip(titles, texts[workload][label], best, strict=True):
+                mark = _MARK if text == winner and not reference else ""
+                line = Text(f"{_INDENT * 2}{title:<{max(map(len, titles))}} {text:>8}{mark}")
+                console.print(line, style="bold green" if mark else "", soft_wrap=True)
 
 
 def _footnote(groups: "_Groups") -> str:
@@ -193,6 +219,7 @@ class _Layout:
 
 
 _Groups = dict[str, dict[str, list[Row]]]
+_AllTexts = dict[str, dict[str, list[str]]]
 
 
 def _grouped(rows: Iterable[Row]) -> _Groups:
@@ -231,20 +258,21 @@ def _texts(same: Sequence[Row]) -> list[str]:
 
 
 def _best(strategies: dict[str, list[Row]], texts: dict[str, list[str]]) -> list[str | None]:
-    """For each column the text that is best among the strategies that compete, or None."""
+    """For each column the text that is best among the strategies that compete, or None.
+
+    Who reports nothing does not compete: it has not done it cheaply.
+    """
     rivals = {
         label: _values(same)
         for label, same in strategies.items()
-        if same[0].name not in REFERENCES and any(row.result for row in same)
+        if same[0].name not in REFERENCES
+        and any(row.result and row.result.metrics.get("reported_blocks") for row in same)
     }
     best: list[str | None] = []
     for i, column in enumerate(_COLUMNS):
         found = {
             label: value for label, values in rivals.items() if (value := values[i]) is not None
         }
-        if column.better == "low but not none":
-            # Who reports nothing has not done it cheaply.
-            found = {label: value for label, value in found.items() if value}
         # What reads the same is equally good; where all are, there is no best.
         if len(found) < 2 or len({texts[label][i] for label in rivals}) < 2:
             best.append(None)
@@ -254,8 +282,8 @@ def _best(strategies: dict[str, list[Row]], texts: dict[str, list[str]]) -> list
     return best
 
 
-def _layout(width: int, texts: dict[str, dict[str, list[str]]]) -> _Layout:
-    """Choose the wide form where it fits, else the narrow one."""
+def _layout(width: int, texts: _AllTexts) -> _Layout | None:
+    """Choose the wide form where it fits, else the narrow one; None when that does not either."""
     rows = [row for strategies in texts.values() for row in strategies.values()]
     longest = max((len(label) for strategies in texts.values() for label in strategies), default=0)
     longest = max(longest, len("strategy"))
@@ -273,12 +301,18 @@ def _layout(width: int, texts: dict[str, dict[str, list[str]]]) -> _Layout:
         ]
         return _Layout(narrow, min(longest, name), tuple(columns))
 
-    choices = [(False, _WIDE_NAME), (False, _USUAL_NAME), (True, _WIDE_NAME), (True, _USUAL_NAME)]
+    choices = [
+        (False, _WIDE_NAME),
+        (False, _USUAL_NAME),
+        (True, _WIDE_NAME),
+        (True, _USUAL_NAME),
+        (True, _NARROW_NAME),
+    ]
     for narrow, name in choices:
         layout = laid_out(narrow, name)
         if layout.total <= width:
             return layout
-    return laid_out(True, _NARROW_NAME)
+    return None
 
 
 def _table(layout: _Layout, header: bool) -> Table:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hintbench.core.constants import PAGEBLOCK_ORDER
-
-if TYPE_CHECKING:
-    from hintbench.core.hooks import Block
+from hintbench.core.hooks import Block
 
 
 class Completion:
@@ -38,6 +36,9 @@ class Report:
         cpu: where it was submitted; -1 on the host's side.
         joined: neighbours in the list share a descriptor.
 
+    Raises:
+        TypeError: there is something else among the blocks.
+
     Attributes:
         descriptors: (first pfn, pages) of each.
         next: the descriptor that the host works at.
@@ -63,6 +64,11 @@ class Report:
     )
 
     def __init__(self, blocks: tuple[Block, ...], cpu: int, joined: bool) -> None:
+        for block in blocks:
+            if not isinstance(block, Block):
+                raise TypeError(
+                    f"{block!r} is not a Block: report what isolate() or free_blocks() returned"
+                )
         self.blocks = blocks
         self.cpu = cpu
         self.descriptors = _descriptors(blocks, joined)

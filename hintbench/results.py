@@ -114,8 +114,13 @@ class ResultWriter:
             results: Every finished result.
         """
         self._results = tuple(results)
-        self._pending = True
-        if not self._once and time.monotonic() - self._written_at >= _SECONDS_BETWEEN_WRITES:
+        # An older file is worth more than one that says nothing.
+        self._pending = bool(self._results) or self._once
+        if (
+            self._pending
+            and not self._once
+            and time.monotonic() - self._written_at >= _SECONDS_BETWEEN_WRITES
+        ):
             self._write()
 
     def close(self) -> None:

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from hintbench.binding import bind_hooks, hook_codes, native_filters
+from hintbench.blamed_tape import BlamedTape
 from hintbench.boot import Machine
 from hintbench.config import GuestConfig, load_guest
 from hintbench.core import machine as core_machine
 from hintbench.core.constants import PAGEBLOCK_ORDER
 from hintbench.core.hooks import HookPoint
-from hintbench.errors import HintbenchError, PluginError, TaskLeakError, UsageError
+from hintbench.errors import (
+    HintbenchError,
+    PluginError,
+    PluginHangError,
+    TaskLeakError,
+    UsageError,
+)
+from hintbench.forgotten import forgotten_awaits
 from hintbench.guest import Guest
 from hintbench.kernel_threads import KernelThreads
 from hintbench.metrics import collect, locks_per_batch
-from hintbench.operations import OperationBlock
 from hintbench.plugins import find_strategy, find_workload, load_plugin, make
 from hintbench.results import Result
 from hintbench.retention import follow_backed_memory
+from hintbench.specs import PluginSpec
+from hintbench.strategy import Strategy
 from hintbench.tasks import Scheduler
 from hintbench.validation import validate
 from hintbench.watchdog import PROGRAM_LIMIT_SECONDS, watch
-from hintbench.workload import Program, WorkloadSetting
-
-if TYPE_CHECKING:
-    from hintbench.strategy import Strategy
-    from hintbench.workload import Workload
+from hintbench.workload import Program, Workload, WorkloadSetting
 
 SAMPLE_NS: Final = 1_000_000
 """Spacing of the series of backed and used memory [virtual ns]; they are thinned when long."""
@@ -60,8 +65,9 @@ def run(
     """Run one strategy on one workload in a fresh guest.
 
     Args:
-        strategy: a name, a class or an instance.
-        workload: likewise.
+        strategy: a name, with parameters as on the command line (``"zone-bitmap,batch=8"``), a
+            class or an instance.
+        workload: likewise; also ``"trace:FILE,key=value"``.
         guest: a configuration, its fields by name, a preset or the path of a TOML file.
         seed: of every random choice.
         plugins: files or modules to look names up in, as ``-p``.
@@ -74,10 +80,13 @@ def run(
     """
     for plugin in plugins:
         load_plugin(plugin)
+    number: object = seed
+    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+        raise UsageError(f"seed: {seed!r} is not a whole number from 0 on")
     config = guest if isinstance(guest, GuestConfig) else load_guest(guest)
     return Run(
-        _instance("strategy", find_strategy, strategy),
-        _instance("workload", find_workload, workload),
+        _instance("strategy", find_strategy, Strategy, strategy),
+        _instance("workload", find_workload, Workload, workload),
         config,
         seed,
         attached_but_off=attached_but_off,
@@ -85,38 +94,20 @@ def run(
     ).execute()
 
 
-def _instance(kind: str, find: Any, plugin: Any) -> Any:
-    """A name, class or instance, as an instance."""
+def _instance(kind: str, find: Any, base: type, plugin: Any) -> Any:
+    """A name with parameters, a class or an instance, as an instance."""
+    parameters = None
     if isinstance(plugin, str):
-        plugin = find(plugin)
-    return make(kind, plugin) if isinstance(plugin, type) else plugin
-
-
-class _Tape:
-    """A vCPU's tape: while it is asked for more, the workload is at fault, not the strategy."""
-
-    def __init__(self, run: Run, blocks: Iterator[OperationBlock]) -> None:
-        self._run = run
-        self._blocks = blocks
-
-    def __iter__(self) -> Iterator[OperationBlock]:
-        return self
-
-    def __next__(self) -> OperationBlock:
-        run, name = self._run, self._run.workload_name
-        blamed, run.blamed = run.blamed, name
-        try:
-            block: object = next(self._blocks)
-        except (StopIteration, HintbenchError):
-            raise
-        except (Exception, SystemExit) as error:
-            raise PluginError(name, "a tape", error) from error
-        finally:
-            run.blamed = blamed
-        if not isinstance(block, OperationBlock):
-            text = f"yielded {type(block).__name__}, not an OperationBlock"
-            raise PluginError(name, "a tape", text)
-        return block
+        spec = PluginSpec.parse(plugin, kind)
+        plugin, parameters = find(spec.name), spec.parameters
+    if isinstance(plugin, type) and issubclass(plugin, base):
+        plugin = make(kind, plugin, parameters)
+    if not isinstance(plugin, base):
+        raise UsageError(
+            f"{kind}: {plugin!r} is none: pass a name, a subclass of {base.__name__}, or an"
+            " instance of one"
+        )
+    return plugin
 
 
 class Run:
@@ -209,7 +200,7 @@ class Run:
             raise PluginError(name, "program", error) from error
         if not isinstance(program, Program):
             raise PluginError(name, "program", f"returned {type(program).__name__}, not a Program")
-        return replace(program, tapes=tuple(_Tape(self, tape) for tape in program.tapes))
+        return replace(program, tapes=tuple(BlamedTape(self, tape) for tape in program.tapes))
 
     def _follow(self) -> None:
         """Keep the series and the split of what the host backs."""
@@ -240,7 +231,10 @@ class Run:
         began = time.perf_counter()
         simulation = self.machine.simulation
         self.blamed = self.strategy_name
-        with watch(lambda: self.blamed, lambda: simulation.progress):
+        with (
+            watch(lambda: self.blamed, lambda: simulation.progress, lambda: simulation.clock.now),
+            forgotten_awaits() as forgotten,
+        ):
             try:
                 start_ns = self._start()
                 initial = self.program.initial
@@ -256,12 +250,19 @@ class Run:
                 simulation.clock.now = end_ns
                 self._stop()
                 metrics |= locks_per_batch(self.machine, self.guest)
-            except HintbenchError:
+            except PluginHangError:
+                raise
+            except HintbenchError as error:
+                # What was meant to happen and did not is the likely cause of what then went wrong.
+                if forgotten:
+                    raise PluginError(self.strategy_name, "", forgotten[0]) from error
                 raise
             except (Exception, SystemExit) as error:
                 raise self._blame(error) from error
             finally:
                 self.scheduler.close()
+        if forgotten:
+            raise PluginError(self.strategy_name, "", forgotten[0])
         self._check_end()
         return self._result(metrics, notes, time.perf_counter() - began)
 

@@ -10,6 +10,7 @@ import numpy as np
 from hintbench.core import tracewords
 from hintbench.core.constants import BUDDY, KIND_MASK, NR_PAGE_ORDERS, ORDER_MASK
 from hintbench.core.tracepages import NOTHING, RETURN, TAKE
+from hintbench.trace_fit import unlike_trace
 from hintbench.trace_state import free_blocks
 from hintbench.trace_steps import steps_in_order
 
@@ -49,6 +50,9 @@ def compare(start: TraceStart, machine: Machine) -> tuple[Metrics, list[str]]:
             f"trace_{name}_ratio": _ratio(sum(model), sum(kernel)),
         }
         lines.append(f"{event} by order: kernel {_orders(kernel)}; model {_orders(model)}")
+        inferred = sum(kernel) - sum(counted(found, action)) if start.exact else 0
+        if inferred:
+            lines[-1] += f" ({inferred:,} of the kernel's are inferred, not recorded)"
     if not start.exact:
         sizes = refill_sizes(found)
         refills = simulation.count_bulks("refills")
@@ -66,6 +70,8 @@ def compare(start: TraceStart, machine: Machine) -> tuple[Metrics, list[str]]:
         lines += more
     lines += _free_at_end(start, machine, metrics)
     reasons = found.derived_counts()
+    if start.free is None:
+        lines += unlike_trace(found.trace, machine.zones, len(simulation.vcpus))
     if reasons:
         told = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items()))
         lines.append(f"steps that the trace does not name and its events imply: {told}")
@@ -149,11 +155,14 @@ def _free_at_end(start: TraceStart, machine: Machine, metrics: Metrics) -> list[
     if kernel is None:
         return []
     model = model_free(machine)
+    # Where both follow the same events, that they agree says nothing of the kernel.
+    dumped = start.free_at_end is not None
+    whose = "kernel" if dumped else "by the events"
     kernel_blocks, model_blocks = free_blocks(kernel).by_order(), free_blocks(model).by_order()
-    metrics["trace_free_pages_end_kernel"] = int(np.count_nonzero(kernel))
+    metrics["trace_free_pages_end_kernel"] = int(np.count_nonzero(kernel)) if dumped else None
     metrics["trace_free_pages_end_model"] = int(np.count_nonzero(model))
     lines = [
-        f"free blocks at the end by order: kernel {_orders(kernel_blocks)};"
+        f"free blocks at the end by order: {whose} {_orders(kernel_blocks)};"
         f" model {_orders(model_blocks)}"
     ]
     if start.exact:
@@ -162,8 +171,10 @@ def _free_at_end(start: TraceStart, machine: Machine, metrics: Metrics) -> list[
         differ[: len(kernel)] = kernel
         differ[: len(model)] ^= model
         count = int(np.count_nonzero(differ))
-        metrics["trace_pages_different_end"] = count
+        metrics["trace_pages_different_end"] = count if dumped else None
         lines.append(f"pages free in only one of the two at the end: {count:,} of {pages:,}")
+    if not dumped:
+        lines.append("no pages_end=: the end is not compared with the kernel's own free memory")
     return lines
 
 

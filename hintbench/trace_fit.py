@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _MIB_PAGES = 256
 _STEP_PAGES = 1024  # a guest's size is a multiple of the largest free block
 _LEAST_MIB = 64
+_LARGER = 4  # a guest may be larger than what its trace names by a quarter of that
 
 
 def name_of(trace: Trace) -> str:
@@ -83,6 +84,33 @@ def check_pages(
             f"{name_of(trace)} comes with the flags of pages up to {known_pages - 1:#x}, and the"
             f" guest has more ({has}): give it {size}{advice}"
         )
+
+
+def unlike_trace(trace: Trace, zones: Sequence[Zone], vcpus: int) -> list[str]:
+    """Say that a guest has much that the trace knows nothing of, where no page flags tell.
+
+    Args:
+        trace: The trace.
+        zones: The guest's zones.
+        vcpus: Its vCPUs.
+
+    Returns:
+        A line to print, or none.
+    """
+    end_pfn = max(zone.end_pfn for zone in zones)
+    more = []
+    if vcpus > trace.cpus:
+        more.append(f"{vcpus} vCPUs for {trace.cpus} CPU{'s'[: trace.cpus > 1]}")
+    if end_pfn - trace.page_count > max(trace.page_count // _LARGER, _STEP_PAGES):
+        more.append(f"pages up to {end_pfn - 1:#x} for {trace.page_count - 1:#x}")
+    if not more:
+        return []
+    memory = _memory_mib(trace.page_count)
+    advice = _advice(_memory_option(memory), trace.page_count, trace.cpus)
+    return [
+        f"the guest is not the traced machine: {' and '.join(more)} of the trace; what the trace"
+        f" does not mention is free{advice}"
+    ]
 
 
 def _memory_option(memory_mib: int | None) -> str:

@@ -17,6 +17,7 @@ from hintbench.core import tracepages, tracewords
 from hintbench.core.tracepages import GIVE_BACK, HAND_OUT, RETURN, TAKE
 from hintbench.errors import TraceError
 from hintbench.operations import Flag, Operation, OperationBlock, encode, idle_until
+from hintbench.trace_contradictions import check_page_flags
 from hintbench.trace_fit import check_cpus, name_of
 from hintbench.trace_history import History, history
 from hintbench.trace_start import begin_time_ns, end_time_ns, pcp_type, start_of
@@ -95,11 +96,14 @@ def modelled_program(
         kernel: The guest's kernel preset.
 
     Raises:
-        TraceError: When the guest has fewer vCPUs than the trace has CPUs.
+        TraceError: When the guest has fewer vCPUs than the trace has CPUs, or the page flags are
+            not of this trace.
     """
     check_cpus(trace, vcpus)
     begin, end = replayed_rows(trace) if free is not None else (0, len(trace))
     found = history(trace, free, begin=begin, end=end, kernel=kernel)
+    if free is not None:
+        check_page_flags(found, free)
     used, moved = _without_compaction(found, steps_in_order(found))
     walk, in_use = _slots(found, used, moved)
     row = used.row[walk.operation]
@@ -150,7 +154,7 @@ def exact_program(
 
     Raises:
         TraceError: When the guest has fewer vCPUs than the trace has CPUs, or the page flags
-            cover less than the trace names.
+            cover less than the trace names or are not of this trace.
     """
     check_cpus(trace, vcpus)
     if len(free) < trace.page_count:
@@ -160,6 +164,7 @@ def exact_program(
         )
     begin, end = replayed_rows(trace)
     found = history(trace, free, begin=begin, end=end, kernel=kernel)
+    check_page_flags(found, free)
     steps = steps_in_order(found)
     tape = _Tape(
         trace.cpu[steps.row],

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import typer
 
+from hintbench.errors import TraceError
 from hintbench.quantities import format_bytes, format_ns
 from hintbench.traces import MigratetypeOrder, Trace, read_trace, save_trace
 
@@ -40,8 +41,12 @@ def import_trace(
         migratetypes: "old" for a kernel before 4.4.
 
     Raises:
-        TraceError: An input cannot be read, nothing is left, or the output cannot be written.
+        TraceError: An input cannot be read, nothing is left, or the output cannot be written, or
+            is one of the inputs.
     """
+    for name in inputs:
+        if output.exists() and Path(name).exists() and output.samefile(name):
+            raise TraceError(f"{output} is an input: name another file with -o, the trace is kept")
     trace = read_trace(inputs, migratetypes)
     save_trace(trace, output)
     typer.echo(f"wrote {output}: {len(trace):,} events of {trace.lines:,} lines")

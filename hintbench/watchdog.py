@@ -24,6 +24,7 @@ _SECONDS_BETWEEN_LOOKS: Final = 1.0
 def watch(
     plugin: Callable[[], str],
     progress: Callable[[], int] = lambda: 0,
+    virtual_ns: Callable[[], int] | None = None,
     limit_seconds: int | None = None,
 ) -> Iterator[None]:
     """Raise `PluginHangError` where a plugin hangs, when nothing makes progress any more.
@@ -34,6 +35,8 @@ def watch(
     Args:
         plugin: names whom to blame at that moment.
         progress: a number that grows with every step and event of the simulation.
+        virtual_ns: the virtual time, which must move too: a task that sleeps 0 ns again and again
+            makes steps for ever. None where there is none.
         limit_seconds: how long it may stand still; None for `LIMIT_SECONDS`.
     """
     limit = LIMIT_SECONDS if limit_seconds is None else limit_seconds
@@ -46,15 +49,29 @@ def watch(
         yield
         return
     seen = progress()
-    quiet = 0
+    seen_ns = virtual_ns() if virtual_ns is not None else 0
+    quiet = still = 0
 
     def look(_signal: int, frame: FrameType | None) -> None:
-        nonlocal seen, quiet
+        nonlocal seen, quiet, seen_ns, still
         now = progress()
         quiet = quiet + 1 if now == seen else 0
         seen = now
         if quiet >= limit:
             raise PluginHangError(plugin(), _where(frame), f"no return within {limit} s")
+        if virtual_ns is not None:
+            now_ns = virtual_ns()
+            if now_ns != seen_ns:
+                still = 0
+            elif not quiet:
+                still += 1
+            seen_ns = now_ns
+            if still > limit:
+                text = (
+                    f"virtual time has stood still for {limit} s: something waits again and again"
+                    " for what takes no time, such as guest.sleep(0)"
+                )
+                raise PluginHangError(plugin(), _where(frame), text)
 
     before = signal.signal(signal.SIGALRM, look)
     left, interval = signal.setitimer(

@@ -58,10 +58,11 @@ class Silent(Strategy):
     name = "silent"
 
 
-def boot(strategy=None, *tapes, config=None, observers=(), **given):
+def boot(strategy=None, *tapes, config=None, observers=(), workload=None, **given):
     """A run that has not begun: its `machine` and `guest` can still be looked at and changed."""
     config = config or small_guest(max(1, len(tapes)))
-    return Run(strategy or Silent(), Tapes(tapes), config, seed=1, observers=observers, **given)
+    workload = workload or Tapes(tapes)
+    return Run(strategy or Silent(), workload, config, seed=1, observers=observers, **given)
 
 
 def run(strategy=None, *tapes, **given):

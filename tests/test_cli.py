@@ -231,6 +231,16 @@ class TestTrace:
         infos = [run_main("trace", "info", tmp_path / f"trace.{end}")[1] for end in ("txt", "npz")]
         assert infos[0] == infos[1]
 
+    def test_an_import_never_replaces_its_input(self, run_main, tmp_path):
+        file, link = tmp_path / "trace.txt", tmp_path / "link.txt"
+        file.write_text(TRACE)
+        link.symlink_to(file)
+        for output in (file, link):
+            status, _, error = run_main("trace", "import", file, "-o", output)
+            assert status == 2
+            assert "is an input: name another file with -o" in one_line(error)
+            assert file.read_text() == TRACE
+
     @pytest.mark.parametrize(
         ("content", "match"),
         [

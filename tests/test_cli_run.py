@@ -257,3 +257,33 @@ class TestNewStrategy:
         assert none["metrics"]["reported_blocks"] == 0
         assert mine["metrics"]["reported_blocks"] > 50
         assert mine["violations"] == {}
+
+
+class TestOutput:
+    """What becomes of output that nobody reads, or that cannot be written."""
+
+    @pytest.mark.parametrize("command", [("list",), ("run", "-s", "none", *QUICK, *SMALL)])
+    def test_a_full_disk(self, command):
+        if not os.path.exists("/dev/full"):
+            pytest.skip("there is no /dev/full")
+        with open("/dev/full", "w") as full:
+            done = hintbench(*command, capture_output=False, stdout=full, stderr=subprocess.PIPE)
+        assert done.returncode == 2
+        told = without_notes(done.stderr)
+        assert told == "hintbench: standard output cannot be written: No space left on device\n"
+
+    @pytest.mark.parametrize("command", [("list",), ("run", "-s", "none", *QUICK, *SMALL)])
+    def test_a_reader_that_has_gone(self, command):
+        reading, writing = os.pipe()
+        os.close(reading)
+        done = hintbench(*command, capture_output=False, stdout=writing, stderr=subprocess.PIPE)
+        os.close(writing)
+        assert (done.returncode, without_notes(done.stderr)) == (0, "")
+
+    def test_no_output_at_all(self):
+        code = (
+            "import os, sys; os.close(1); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+        )
+        command = [sys.executable, "-c", code, "-m", "hintbench", "list"]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+        assert (done.returncode, done.stderr) == (2, "hintbench: standard output is closed\n")

@@ -345,3 +345,18 @@ class TestParameters:
 
         with pytest.raises(ParameterError, match="did you mean 'delay_ns'"):
             Lenient(dealy_ns=2)
+
+
+def test_a_misspelt_hook_is_found_when_the_plugin_is_loaded(tmp_path):
+    path = write(tmp_path / "misspelt.py", MINE.replace("def block_freed", "def block_freeed"))
+    with pytest.raises(PluginError, match="no hook 'block_freeed': did you mean 'block_freed'"):
+        plugins.load_plugin(path)
+    with pytest.raises(UnknownNameError):
+        plugins.find_strategy("mine")
+
+
+def test_a_strategy_that_cannot_be_made_yet_is_checked_without(tmp_path):
+    """Its constructor, which may want parameters, is not called."""
+    source = MINE + "\n    def __init__(self, needed):\n        raise SystemExit\n"
+    path = write(tmp_path / "needy.py", source)
+    assert plugins.load_plugin(path).Mine is plugins.find_strategy("mine")

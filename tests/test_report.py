@@ -194,3 +194,24 @@ class TestNotes:
             row("mine", "bulk", violations={"returned": 1}),
         ]
         assert "mine: returned 3" in printed(rows)
+
+
+class TestNarrowTerminals:
+    def test_no_figure_is_cut(self):
+        rows = [row("none"), row("zone-confined-batching", retained_gib_s=5.25), row("other")]
+        text = printed(rows, width=60)
+        assert "\u2026" not in text
+        assert all(len(line) <= 60 for line in text.splitlines())
+        block = text[text.index("  zone-confined-batching") :].splitlines()
+        assert "throughput ratio to none \u2191    1.000" in block[1]
+        assert block[6].split()[-1] == "5.25*"
+
+    def test_a_row_is_kept_while_it_fits(self):
+        assert cells_of(printed([row("mine")], width=80), "mine")[0] == "1.000"
+
+
+def test_who_reports_nothing_wins_nothing():
+    lazy = row("lazy", reported_blocks=0, refaults=0, lock_wait_ns=0)
+    text = printed([lazy, row("a", refaults=5), row("b", refaults=6)])
+    assert not any("*" in cell for cell in cells_of(text, "lazy"))
+    assert "5*" in "".join(cells_of(text, "a"))

@@ -273,3 +273,12 @@ class TestMatrix:
     def test_check_blames_a_constructor_that_raises(self):
         with pytest.raises(PluginError, match="plugin 'explodes': making the strategy: ZeroDiv"):
             matrix.check(experiment(["explodes"]))
+
+
+def test_an_older_file_stays_until_there_is_a_result(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text("older")
+    writer = ResultWriter(path)
+    writer.update([])
+    writer.close()
+    assert path.read_text() == "older"

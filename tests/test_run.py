@@ -4,13 +4,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import hintbench
 from hintbench import GuestConfig, Result, Strategy, hookimpl
 from hintbench.defaults import STRATEGIES
-from hintbench.errors import PluginError, UnknownNameError
+from hintbench.errors import HintbenchError, PluginError, UnknownNameError
 from hintbench.plugins import find_strategy, find_workload, load_plugin
 
 ROOT = Path(__file__).parents[1]
@@ -172,3 +173,30 @@ class Careless(Strategy):
 def test_exception_in_a_core_hook_names_plugin_hook_and_cause() -> None:
     with pytest.raises(PluginError, match=r"plugin 'careless': block_freed: KeyError"):
         hintbench.run(Careless, small("churn"), SMALL)
+
+
+def test_names_come_with_parameters_as_on_the_command_line() -> None:
+    given = hintbench.run(
+        "zone-confined-batching,min_order=10", "churn,operations=5000,final_idle_ns=1000", SMALL
+    )
+    assert given.strategy_parameters["min_order"] == 10
+    assert given.workload_parameters["operations"] == 5000
+    sample = ROOT / "hintbench" / "data" / "sample-trace.txt.gz"
+    replay = hintbench.run("none", f"trace:{sample}", "sample-trace")
+    assert replay.workload_parameters["path"] == str(sample)
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"strategy": 3}, "strategy: 3 is none: pass a name, a subclass of Strategy"),
+        ({"strategy": int}, "strategy: <class 'int'> is none"),
+        ({"workload": None}, "workload: None is none"),
+        ({"seed": "x"}, "seed: 'x' is not a whole number"),
+        ({"strategy": "none,"}, "strategy 'none,' cannot be read"),
+        ({"workload": "churn,operations=0"}, "operations"),
+    ],
+)
+def test_wrong_arguments_are_refused(given: dict[str, Any], match: str) -> None:
+    with pytest.raises(HintbenchError, match=match):
+        hintbench.run(**{"workload": small("churn"), "guest": SMALL, **given})

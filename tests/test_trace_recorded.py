@@ -14,8 +14,14 @@ from hintbench.core import BUILD, tracewords
 from hintbench.core.tracepages import RETURN, TAKE
 from hintbench.errors import TraceError
 from hintbench.trace_compare import refill_sizes
+from hintbench.trace_contradictions import contradictions
 from hintbench.trace_history import history
-from hintbench.trace_program import replayed_rows, steps_in_order
+from hintbench.trace_program import (
+    exact_program,
+    modelled_program,
+    replayed_rows,
+    steps_in_order,
+)
 from hintbench.trace_state import free_blocks, read_page_flags, read_page_types
 from hintbench.traces import read_trace
 from hintbench.workloads.trace import TraceReplay
@@ -197,3 +203,20 @@ def test_the_model_chooses_as_the_kernel_did(recorded):
     # Without the kernel's page reporting the free lists stand in another order.
     without = hintbench.run("none", workload, told).metrics
     assert without["trace_takes_agreement"] <= metrics["trace_takes_agreement"]
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("wrong", ["after", "none free", "all free"])
+def test_page_flags_that_are_not_of_the_beginning_are_refused(recorded, wrong, exact):
+    known = recorded.before
+    given = {"after": recorded.after, "none free": known & False, "all free": known | True}[wrong]
+    make = exact_program if exact else modelled_program
+    with pytest.raises(TraceError, match="pages= must be the copy of /proc/kpageflags"):
+        make(recorded.trace, free=given, vcpus=recorded.cpus)
+
+
+def test_no_page_contradicts_the_right_flags(recorded):
+    seen = contradictions(recorded.history, recorded.before)
+    assert seen.taken > 10_000
+    assert seen.used > 500
+    assert (seen.taken_in_use, seen.used_free) == (0, 0)

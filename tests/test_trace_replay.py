@@ -154,6 +154,48 @@ class TestEnd:
         assert metrics["virtual_ns"] == 3_000_002 * 1000
 
 
+class TestNotes:
+    """What a replay says of itself in the result's notes."""
+
+    def notes(self, recording, tmp_path, guest, **given):
+        recording.read(tmp_path)
+        replay = TraceReplay(path=str(tmp_path / "trace.txt"), **given)
+        return Run(Silent(), replay, guest, seed=1).execute()
+
+    def pages(self, tmp_path, free):
+        path = tmp_path / "free"
+        path.write_bytes((free.astype("<u8") << np.uint64(10)).tobytes())
+        return str(path)
+
+    def test_a_guest_that_is_not_the_traced_machine(self, recording, tmp_path):
+        recording.alloc(16).free(16).alloc(1700)
+        fitting = small_guest(1, zones=(zone(2, start_pfn=0),))
+        assert not any("traced" in n for n in self.notes(recording, tmp_path, fitting).notes)
+        large = small_guest(4, zones=(zone(64, start_pfn=0),))
+        (note,) = [n for n in self.notes(recording, tmp_path, large).notes if "traced" in n]
+        assert "4 vCPUs for 1 CPU and pages up to 0xffff for 0x6a4 of the trace" in note
+        assert "(--memory 64MiB" in note
+
+    def test_an_end_that_nobody_dumped_is_no_kernels(self, recording, tmp_path):
+        recording.lock(16).alloc(16).alloc(1030).free(1030).drain(1030)
+        guest = small_guest(1, zones=(zone(2, start_pfn=0),))
+        known = flags(2048, (16, 1000))
+        known[1030] = False
+        given = {"exact": True, "pages": self.pages(tmp_path, known)}
+        result = self.notes(recording, tmp_path, guest, **given)
+        assert any("by order: by the events" in note for note in result.notes)
+        assert any(note.startswith("no pages_end=") for note in result.notes)
+        assert result.metrics["trace_free_pages_end_kernel"] is None
+        assert result.metrics["trace_pages_different_end"] is None
+
+    def test_steps_that_are_inferred_are_told_apart(self, recording, tmp_path):
+        recording.lock(16).alloc(16).alloc(17)  # no take of 17
+        guest = small_guest(1, zones=(zone(2, start_pfn=0),))
+        given = {"exact": True, "pages": self.pages(tmp_path, flags(2048, (16, 1000)))}
+        notes = self.notes(recording, tmp_path, guest, **given).notes
+        assert any("(1 of the kernel's are inferred, not recorded)" in note for note in notes)
+
+
 class TestExact:
     def test_operations_name_pages_in_distinct_order(self, recording, tmp_path):
         recording.lock(16).alloc(16, gfp=KERNEL_PAGE, wait=0).free(16, wait=0).drain(16, wait=0)
@@ -224,6 +266,33 @@ class TestExact:
         zone = self.replay(recording, tmp_path, flags(4096, (1024, 1279))).zones[0]
         assert zone.blocks_of(7, 0) == [1152]
         assert zone.pages.pageblock_type[2] == 0
+
+    def test_page_flags_of_another_moment(self, recording, tmp_path):
+        recording.mark("kpageflags-dumped")
+        for pfn in range(40, 60):
+            recording.lock(pfn)
+        for pfn in range(20, 36):
+            recording.alloc(pfn).free(pfn).drain(pfn)
+        trace = recording.read(tmp_path)
+        right = flags(64, (40, 63))
+        exact_program(trace, right, vcpus=1)
+        moved = right.copy()
+        moved[20:27] = True  # less than eight pages may have moved while the flags were read
+        modelled_program(trace, free=moved, vcpus=1)
+        for wrong, text in (
+            (flags(64), "20 blocks that it takes from free lists first, 20 are not free"),
+            (flags(64, (0, 63)), "16 that it first finds in use or on a per-CPU list, 16 are free"),
+        ):
+            with pytest.raises(TraceError, match=text):
+                exact_program(trace, wrong, vcpus=1)
+            with pytest.raises(TraceError, match="pages= must be the copy"):
+                modelled_program(trace, free=wrong, vcpus=1)
+
+    def test_events_that_were_not_recorded_contradict_nothing(self, recording, tmp_path):
+        for pfn in range(20, 36):
+            recording.alloc(pfn).free(pfn)
+        trace = recording.read(tmp_path)
+        modelled_program(trace, free=flags(64, (16, 63)), vcpus=1)
 
     def test_the_phase_of_the_timers(self, recording, tmp_path):
         recording.lock(16)

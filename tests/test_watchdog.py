@@ -11,6 +11,7 @@ import hintbench
 from hintbench import Program, Strategy, Workload, hookimpl, watchdog
 from hintbench.errors import PluginHangError
 from hintbench.operations import Flag, allocate, free
+from hintbench.plugins import load_plugin
 from small_guest import Silent, run, small_guest
 
 TAPE = [allocate([0], order=10, flags=Flag.TOUCHED), free([0])]
@@ -82,6 +83,30 @@ def test_a_workload(where):
     with pytest.raises(PluginHangError, match=HOW) as caught:
         hintbench.run(Silent, workload, small_guest())
     assert caught.value.plugin == "endless"
+
+
+def test_a_plugin_that_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr("hintbench.plugins.LOAD_LIMIT_SECONDS", 1)
+    path = tmp_path / "endless.py"
+    path.write_text("while True:\n    pass\n")
+    with pytest.raises(PluginHangError, match=r"endless\.py'.*\(line \d\): no return within 1 s"):
+        load_plugin(str(path))
+
+
+def test_a_task_that_lets_no_time_pass():
+    class Still(Strategy):
+        name = "still"
+
+        @hookimpl
+        def guest_started(self, guest):
+            guest.spawn(self.work(guest), cpu=0, name="worker")
+
+        async def work(self, guest):
+            while True:
+                await guest.sleep(0)
+
+    with pytest.raises(PluginHangError, match=r"virtual time has stood still for 1 s.*sleep\(0\)"):
+        run(Still(), TAPE)
 
 
 @pytest.mark.parametrize("base", [Strategy, Workload])

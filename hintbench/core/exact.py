@@ -3,6 +3,9 @@
 TAKE cuts the very block that the kernel took out of the enclosing free block; RETURN frees the
 very page that its pcp drain freed; HAND_OUT and GIVE_BACK move a page between a per-CPU list and
 its user.  A page that a strategy has isolated when the kernel took it makes the vCPU wait.
+
+Where a page's hand-out or free finds it on a free list still (page flags of another moment, or
+another CPU's take that waits for a strategy), it is taken off that list first and counted.
 """
 
 import cython
@@ -137,11 +140,7 @@ def _burst(sim: Simulation, vcpu: Vcpu, operation: cython.int) -> cython.int:
         return _burst(sim, vcpu, operation)
     zone.lock.release()
     if done == 0:
-        # Isolated by the strategy: look again a little later.
-        sim.exact_waits += 1
-        clock.now += _LOOK_AGAIN_NS
-        vcpu.phase = READY
-        return sim.requeue(vcpu)
+        return _look_again(sim, vcpu)
     vcpu.phase = READY
     if operation != TAKE:
         sim.operations -= 1
@@ -210,6 +209,66 @@ def _take(sim: Simulation, vcpu: Vcpu, zone: Zone) -> cython.int:
 
 
 @cython.cfunc
+def _leave_lists(sim: Simulation, vcpu: Vcpu) -> cython.int:
+    """See to it that no page of the vCPU's block is on a free list: 1 done, 0 one is isolated.
+
+    Its state byte is about to change; a free block whose byte is overwritten stays linked, and
+    its list loses its end.
+    """
+    pfn: cython.int = vcpu.pfn
+    order: cython.int = vcpu.order
+    here: cython.int
+    if _first_page(sim, pfn, order, ISOLATED) >= 0:
+        return 0
+    here = _first_page(sim, pfn, order, BUDDY)
+    if here < 0:
+        return 1
+    zone: Zone = sim.zone_at(pfn)
+    vcpu.lock_wait += zone.lock.take()
+    while here >= 0:
+        sim.exact_taken_again += 1
+        vcpu.pfn = here
+        vcpu.order = min(sim.pages.state[sim.pages.head_of(here)] & ORDER_MASK, order)
+        _take(sim, vcpu, zone)
+        here = _first_page(sim, pfn, order, BUDDY)
+    vcpu.pfn = pfn
+    vcpu.order = order
+    zone.lock.release()
+    return 1
+
+
+@cython.cfunc
+@cython.exceptval(-2)
+def _first_page(
+    sim: Simulation, pfn: cython.int, order: cython.int, kind: cython.int
+) -> cython.int:
+    """The first page of a block that lies in a block of some kind; -1 when none does."""
+    here: cython.int = pfn
+    end: cython.int = pfn + (1 << order)
+    head: cython.int
+    state: cython.int = sim.pages.state[pfn]
+    if (state & KIND_MASK) not in (0, BUDDY, ISOLATED) and (state & ORDER_MASK) == order:
+        # As it should be: the block itself, in use or on a per-CPU list.
+        return -1
+    while here < end:
+        head = sim.pages.head_of(here)
+        state = sim.pages.state[head] if head >= 0 else 0
+        if (state & KIND_MASK) == kind:
+            return here
+        here += 1 << (state & ORDER_MASK) if head == here else 1
+    return -1
+
+
+@cython.cfunc
+def _look_again(sim: Simulation, vcpu: Vcpu) -> cython.int:
+    """A strategy has isolated the page: the vCPU comes back a little later."""
+    sim.exact_waits += 1
+    sim.clock.now += _LOOK_AGAIN_NS
+    vcpu.phase = READY
+    return sim.requeue(vcpu)
+
+
+@cython.cfunc
 def _claim(zone: Zone, head: cython.int, order: cython.int, migratetype: cython.int) -> cython.int:
     """try_to_claim_block(): the fallback took the block's pageblocks for its own migratetype."""
     if order >= PAGEBLOCK_ORDER:
@@ -226,15 +285,11 @@ def _return(sim: Simulation, vcpu: Vcpu, zone: Zone) -> cython.int:
     pages = sim.pages
     pfn: cython.int = vcpu.pfn
     order: cython.int = vcpu.order
-    head: cython.int
-    state: cython.int
     migratetype: cython.int
     if vcpu.drain.waiting is not None:
         vcpu.drain.resume_merge(zone, ORIGIN_PCP_DRAIN, pfn, order)
         return 1 if vcpu.drain.waiting is None else 2
-    head = pages.head_of(pfn)
-    state = pages.state[head] if head >= 0 else 0
-    if (state & KIND_MASK) in (BUDDY, ISOLATED):
+    if _first_page(sim, pfn, order, BUDDY) >= 0 or _first_page(sim, pfn, order, ISOLATED) >= 0:
         sim.exact_returned_again += 1
         return 1
     if sim.truth is not None:
@@ -267,6 +322,8 @@ def _hand_out(sim: Simulation, vcpu: Vcpu) -> cython.int:
         vcpu.order = (vcpu.flags >> 4) & 15
         vcpu.migratetype = (vcpu.flags >> 8) & 7
         vcpu.pfn = vcpu.words[vcpu.position] >> 32
+        if not _leave_lists(sim, vcpu):
+            return _look_again(sim, vcpu)
         clock.now += clock.costs.pcp_hit_ns
         if sim.truth is not None:
             sim.truth.hand_out(
@@ -310,6 +367,8 @@ def _give_back(sim: Simulation, vcpu: Vcpu) -> cython.int:
     point: HookPoint = sim.hooks.page_freeing
     vcpu.order = (vcpu.words[vcpu.position] >> 4) & 15
     vcpu.pfn = vcpu.words[vcpu.position] >> 32
+    if not _leave_lists(sim, vcpu):
+        return _look_again(sim, vcpu)
     vcpu.position += 1
     clock.now += clock.costs.pcp_free_ns
     clock.digest.add(clock.now, vcpu.number, EVENT_FREED, vcpu.pfn, vcpu.order)

@@ -138,5 +138,5 @@ class TestDelayedTask:
 
                 guest.spawn(nothing(), cpu=0, name="late", delay_ns=-1)
 
-        with pytest.raises(PluginError, match="spawn 'late': a delay of -1 ns is negative"):
+        with pytest.raises(PluginError, match="spawn 'late': delay_ns: -1 ns is negative"):
             boot(Wrong()).execute()

@@ -1,11 +1,17 @@
 """A strategy at fault ends its run, and the error says which, where, and what happened."""
 
+import asyncio
+import warnings
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from hintbench import Block, PluginError, Strategy, hookimpl
 from hintbench.errors import TaskLeakError
 from hintbench.operations import Flag, allocate, compute, free, idle
-from small_guest import START, costs, run, small_guest
+from hintbench.plugins import make
+from small_guest import MS, START, costs, run, small_guest
 
 TAPE = [allocate([0], order=10, flags=Flag.TOUCHED), free([0])]
 PCP_TAPE = [allocate(range(1024), flags=Flag.TOUCHED), free(range(1024))]
@@ -214,3 +220,125 @@ def test_hooks_fire_from_the_first_await_of_guest_started_on():
     early = Early()
     run(early, [], config=small_guest(costs=costs(task_switch_ns=5)))
     assert early.taken == [START]
+
+
+class Working(Faulty):
+    """Does something in a task."""
+
+    @hookimpl
+    def guest_started(self, guest):
+        self.guest = guest
+        guest.spawn(self.work(), cpu=0, name="worker")
+
+
+def line_of(text):
+    """The line of this file that ends so."""
+    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+    (number,) = (number for number, line in enumerate(lines, 1) if line.endswith(text))
+    return number
+
+
+class TestHabits:
+    """What people are used to from elsewhere is refused with what would be right."""
+
+    @pytest.mark.parametrize(
+        "wait",
+        [
+            lambda guest: guest.sleep(0.05),
+            lambda guest: guest.event().wait(0.05),
+            lambda guest: guest.event().wait(timeout_ns=0.05),
+        ],
+    )
+    def test_seconds(self, wait):
+        class Seconds(Working):
+            async def work(self):
+                await wait(self.guest)
+
+        error = str(fails(Seconds))
+        assert "0.05 is not a whole number of nanoseconds, e.g. 50_000_000 for 50 ms" in error
+
+    def test_times_of_numpy(self):
+        class Numpy(Working):
+            async def work(self):
+                await self.guest.sleep(np.int64(MS))
+
+        assert run(Numpy(), TAPE).result.violations == {}
+
+    def test_the_plugins_own_line_is_named(self):
+        class Spawns(Faulty):
+            @hookimpl
+            def guest_started(self, guest):
+                self.helper(guest)
+
+            def helper(self, guest):
+                guest.spawn(self.work(), cpu=77, name="worker")  # the line
+
+            async def work(self):
+                pass
+
+        error = str(fails(Spawns))
+        place = f"(test_plugin_errors.py:{line_of('  # the line')})"
+        assert error.endswith(f"spawn 'worker': CPU 77 is not one of 0..0 {place}")
+
+    def test_pages_are_no_blocks(self):
+        class Pages(Working):
+            async def work(self):
+                await self.guest.host.report([5])  # no block
+
+        error = str(fails(Pages))
+        assert "5 is not a Block: report what isolate() or free_blocks() returned" in error
+        assert f"test_plugin_errors.py:{line_of('report([5])  # no block')}" in error
+
+    def test_a_function_that_was_not_called(self):
+        class Uncalled(Faulty):
+            @hookimpl
+            def guest_started(self, guest):
+                guest.spawn(self.work, cpu=0, name="worker")
+
+            async def work(self):
+                pass
+
+        assert "work is not a coroutine: call it, as in work()" in str(fails(Uncalled))
+
+    def test_asyncio(self):
+        class Asyncio(Working):
+            async def work(self):
+                await asyncio.sleep(1)
+
+        error = str(fails(Asyncio))
+        assert "no running event loop (test_plugin_errors.py:" in error
+        assert "await guest.sleep(ns), not asyncio's" in error
+
+    def test_parameters_by_position(self):
+        class Positional(Faulty):
+            name = "positional"
+
+            def __init__(self, parameters):
+                super().__init__()
+
+        with pytest.raises(PluginError, match=r"by name, def __init__\(self, \*\*given\)"):
+            make("strategy", Positional)
+
+    @pytest.mark.parametrize("then", ["ends", "fails"])
+    def test_a_forgotten_await(self, then):
+        class Forgetful(Working):
+            async def work(self):
+                self.guest.host.report([])  # forgotten
+                if then == "fails":
+                    raise KeyError
+
+        error = fails(Forgetful)
+        assert error.plugin == "faulty"
+        place = f"(test_plugin_errors.py:{line_of('report([])  # forgotten')})"
+        assert "coroutine 'Host.report' was never awaited: write await before the call" in str(
+            error
+        )
+        assert str(error).endswith(place)
+
+    def test_other_warnings_are_shown(self):
+        class Warns(Working):
+            async def work(self):
+                warnings.warn("of something else", RuntimeWarning, stacklevel=1)
+
+        with pytest.warns(RuntimeWarning, match="of something else"):
+            run(Warns(), TAPE)
