@@ -10,4 +10,4 @@ cdef class UnitFlags:
     cdef short[::1] writers
     cdef int any_set(self, int pfn, int order) except -1
     cdef int all_set(self, int pfn, int order) except -1
-    cpdef int forget(self, int pfn, int order) except -1
+    cdef int forget(self, int pfn, int order) except -1

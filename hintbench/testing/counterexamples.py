@@ -33,7 +33,7 @@ class SavedScenario(BaseModel):
         description="(vCPU, code, value, time [virtual ns]) of each, as in a tape"
     )
     preemptions: list[tuple[int, int, int]] = Field(
-        description="(0 step, 1 hold, 2 edit; number; delay [virtual ns])"
+        description="(0 step, 1 hold, 2 edit, 3 event; number; delay [virtual ns])"
     )
     faults: list[tuple[str, int, int, int]] = Field(
         description="(kind, number, length [virtual ns], CPU)"

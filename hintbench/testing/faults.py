@@ -182,7 +182,7 @@ class Faults:
                 if waiting is not None:
                     await waiting
         for flags in hooks.forget_when_allocated:
-            flags.forget(pfn, 0)
+            flags.clear(pfn)
         clock.digest.record(clock.now, cpu, EVENT_ALLOCATED, pfn, 0)
         self._run.machine.pages.state[pfn] = IN_USE
         return True

@@ -1,0 +1,180 @@
+"""The auditor's books, preemptions, and free lists that are looked through."""
+
+import pytest
+
+from hintbench.core.audit import Auditor
+from hintbench.core.clock import CostTable, VirtualClock
+from hintbench.core.consistency import list_fault
+from hintbench.core.constants import (
+    EVENT_ALLOCATED,
+    EVENT_FREED,
+    EVENT_ISOLATED,
+    EVENT_PUT_BACK,
+    EVENT_RETURNED,
+    EVENT_TAKEN,
+)
+from hintbench.core.preemption import EndlessRunError, Preemptions
+from hintbench.costs import Costs
+from hintbench.strategy import Strategy
+from hintbench.testing.exploration import run_scenario
+from hintbench.testing.families import draw_scenario
+from hintbench.testing.scenario import HOLD, STEP, Preemption
+
+LEGAL = {
+    ("buddy", EVENT_TAKEN): "outside",
+    ("buddy", EVENT_ISOLATED): "strategy",
+    ("outside", EVENT_RETURNED): "buddy",
+    ("outside", EVENT_ALLOCATED): "caller",
+    ("caller", EVENT_FREED): "outside",
+    ("strategy", EVENT_PUT_BACK): "buddy",
+}
+EVENTS = sorted({event for _, event in LEGAL})
+PATHS = {
+    "buddy": (),
+    "outside": (EVENT_TAKEN,),
+    "caller": (EVENT_TAKEN, EVENT_ALLOCATED),
+    "strategy": (EVENT_ISOLATED,),
+}
+
+
+class Books:
+    """An auditor behind a digest, as in a run."""
+
+    def __init__(self):
+        self.complaints = []
+        self.auditor = Auditor(64, lambda *what: self.complaints.append(what))
+        self.clock = VirtualClock(CostTable(**Costs().model_dump()))
+        self.clock.digest.listener = self.auditor
+        self.auditor.give(0, 4)
+
+    def book(self, *events, pfn=0, order=2):
+        for event in events:
+            self.clock.digest.record(0, 0, event, pfn, order)
+        return self
+
+
+@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize("owner", PATHS)
+def test_every_transition_is_legal_or_refused(owner, event):
+    books = Books().book(*PATHS[owner])
+    assert books.complaints == []
+    books.book(event)
+    legal = (owner, event) in LEGAL
+    assert (books.complaints == []) is legal
+    if not legal:
+        assert books.complaints[0][:2] == ("conservation", "owners")
+
+
+def test_one_page_of_a_block_is_enough():
+    books = Books().book(EVENT_TAKEN, pfn=3, order=0)
+    books.book(EVENT_ISOLATED)
+    assert [rule for rule, *_ in books.complaints] == ["conservation"]
+    assert "pfn 0x3 is on a per-CPU list or in transit" in books.complaints[0][2]
+
+
+def test_a_discard_of_a_page_in_use_is_seen_and_its_owner_finds_it_empty():
+    books = Books().book(EVENT_TAKEN, EVENT_ALLOCATED)
+    books.auditor.discarded(8, 4)
+    assert books.complaints == []
+    books.auditor.discarded(2, 1)
+    assert [each[:2] for each in books.complaints] == [("no-discard-in-use", "discard")]
+    books.book(EVENT_FREED)
+    assert books.complaints[1][:2] == ("no-discard-in-use", "contents")
+
+
+def test_what_is_freed_is_untold_until_it_is_discarded_or_used():
+    books = Books().book(EVENT_TAKEN, EVENT_ALLOCATED, EVENT_FREED, EVENT_RETURNED)
+    assert books.auditor.first_untold(0, 16) == 0
+    books.auditor.discarded(0, 2)
+    assert books.auditor.first_untold(0, 16) == 2
+    books.book(EVENT_TAKEN, EVENT_ALLOCATED)
+    assert books.auditor.first_untold(0, 16) == -1
+
+
+def test_an_acknowledged_block_is_known_by_its_order():
+    books = Books()
+    assert books.auditor.told_as(0) == -1
+    books.auditor.acknowledged(0, 2)
+    assert books.auditor.told_as(0) == 2
+
+
+def test_preemptions_come_at_their_numbers_and_once():
+    preemptions = Preemptions([(2, 3, 70), (2, 1, 50)])
+    assert [preemptions.at_edit() for _ in range(5)] == [50, 0, 70, 0, 0]
+    assert preemptions.taken == 2
+    assert preemptions.edits == 5
+
+
+@pytest.mark.parametrize("wrong", [(4, 1, 1), (-1, 1, 1), (0, 0, 1), (0, 1, -1)])
+def test_preemptions_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match="out of range"):
+        Preemptions([wrong])
+
+
+def test_a_run_without_end_is_ended():
+    scenario = draw_scenario(7)
+
+    def shorten(run):
+        run.preemptions.most_steps = 100
+
+    outcome = run_scenario(Strategy, scenario, attach=shorten)
+    assert "no end after 100 steps" in outcome.error
+    assert issubclass(EndlessRunError, RuntimeError)
+
+
+def test_a_delay_changes_the_run_and_the_same_delay_does_not():
+    scenario = draw_scenario(7).but(preemptions=(), faults=())
+    runs = []
+    plain = run_scenario(Strategy, scenario, attach=runs.append).digest
+    steps = int(runs[0].preemptions.steps)
+    holds = int(runs[0].preemptions.holds)
+    assert steps > 1_000 and holds > 50
+
+    def digest(point, number):
+        late = scenario.but(preemptions=(Preemption(point, number, 40_000),))
+        return run_scenario(Strategy, late).digest
+
+    for point, number in ((STEP, steps // 2), (HOLD, holds // 2)):
+        assert digest(point, number) == digest(point, number) != plain
+
+
+def zone_of_a_run():
+    runs = []
+    scenario = draw_scenario(3).but(preemptions=(), faults=())
+    assert run_scenario(Strategy, scenario, attach=runs.append).counts == {}
+    return runs[0].machine.zones[0]
+
+
+def test_lists_in_order_have_no_fault():
+    assert list_fault(zone_of_a_run()) is None
+
+
+def test_every_broken_list_is_noticed():
+    zone = zone_of_a_run()
+    order = next(order for order in range(10, -1, -1) if zone.nr_free[order])
+    block = zone.free_blocks(order)[0]
+    pages = zone.pages
+
+    def broken(change, mend):
+        change()
+        fault = list_fault(zone)
+        mend()
+        assert list_fault(zone) is None
+        return fault and fault[0]
+
+    before = pages.prev[block.pfn]
+    state = pages.state[block.pfn]
+    free = zone.free_pages
+
+    def set_prev(value):
+        pages.prev[block.pfn] = value
+
+    def set_state(value):
+        pages.state[block.pfn] = value
+
+    def set_free(value):
+        zone.free_pages = value
+
+    assert broken(lambda: set_prev(block.pfn), lambda: set_prev(before)) == "links"
+    assert broken(lambda: set_state(state - 1), lambda: set_state(state)) == "heads"
+    assert broken(lambda: set_free(free + 1), lambda: set_free(free)) == "count"

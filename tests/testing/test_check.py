@@ -1,0 +1,201 @@
+"""`hintbench check` and `hintbench replay`, and the suite for pytest, as a user has them."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from hintbench.testing.rules import RULES
+
+FAULTS = {
+    "raises": ("block_freed", "def block_freed(self): raise OSError('no')", "OSError: no"),
+    "exits": ("block_freed", "def block_freed(self): raise SystemExit(0)", "SystemExit"),
+    "floods": (
+        "guest_started",
+        "def guest_started(self): self.all = [bytearray(1 << 30) for _ in range(64)]",
+        "memory",
+    ),
+}
+
+
+def hintbench(*arguments, cwd, timeout=120):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.run(
+        [sys.executable, "-m", "hintbench", *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout,
+    )
+
+
+def write_plugin(folder, name, body):
+    text = "from hintbench import Strategy, hookimpl\n\n\nclass Made(Strategy):\n"
+    text += f"    name = '{name}'\n"
+    text += textwrap.indent(f"@hookimpl\n{body}\n", "    ")
+    (folder / f"{name}.py").write_text(text)
+
+
+def test_the_posted_v9_is_refuted_as_it_declares(tmp_path):
+    done = hintbench(
+        "check", "percpu-array-v9", "--schedules", "500", "--json", "out.json", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    check = json.loads((tmp_path / "out.json").read_text())["checks"][0]
+    assert list(check["verdicts"]) == list(RULES)
+    declared = {rule for rule, each in check["verdicts"].items() if each["verdict"] == "declared"}
+    assert {"locked-lists", "atomic-context", "liveness", "bounded-hold", "once"} <= declared
+    assert check["verdicts"]["owned-while-reported"]["verdict"] == "holds"
+    assert check["verdicts"]["no-discard-in-use"]["verdict"] == "holds"
+    assert check["schedules_with_reports"] > check["schedules"] / 2
+
+
+def test_a_broken_promise_is_told_saved_and_replayed(tmp_path):
+    (tmp_path / "wrong.py").write_text(
+        textwrap.dedent(
+            '''
+            from hintbench.strategies.percpu_array_v9 import PercpuArrayV9
+
+            class Wrong(PercpuArrayV9):
+                """v9, which declares nothing."""
+                name = "wrong"
+                declared_failures = {}
+            '''
+        )
+    )
+    done = hintbench("check", "wrong", "-p", "wrong.py", "--schedules", "100", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "refuted by" in done.stdout
+    saved = sorted((tmp_path / "counterexamples").iterdir())
+    assert saved
+    again = hintbench("replay", str(saved[0]), cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "as saved" in again.stdout
+    whole = hintbench("replay", str(saved[0]), "--trace", cwd=tmp_path)
+    assert len(whole.stdout) >= len(again.stdout)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_strategy_at_fault_is_told_and_the_others_are_kept(name, tmp_path):
+    _, body, message = FAULTS[name]
+    write_plugin(tmp_path, name, body)
+    done = hintbench(
+        *("check", name, "none", "-p", f"{name}.py", "--schedules", "20", "--json", "out.json"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1
+    assert message in done.stdout
+    checks = json.loads((tmp_path / "out.json").read_text())["checks"]
+    assert [each["passed"] for each in checks] == [False, True]
+
+
+def test_what_a_strategy_prints_is_not_ours(tmp_path):
+    write_plugin(tmp_path, "prints", "def block_freed(self): print('garbage')")
+    done = hintbench("check", "prints", "-p", "prints.py", "--schedules", "20", cwd=tmp_path)
+    assert "garbage" not in done.stdout + done.stderr
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["check", "bitmap"], "did you mean 'bitmap-and-spin'?"),
+        (["check", "none", "--schedules", "0"], "--schedules"),
+        (["check", "os:path"], "has no strategy"),
+        (["check", "no.such.module:X"], "cannot be imported"),
+        (["check", "bitmap-and-spin,batch=0"], "batch"),
+        (["replay", "missing.json"], "cannot be read"),
+    ],
+)
+def test_wrong_input(arguments, message, tmp_path):
+    done = hintbench(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def run_pytest(*arguments, cwd):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment.pop("PYTEST_ADDOPTS", None)
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+
+
+def test_the_suite_by_name(tmp_path):
+    done = run_pytest(
+        *("--pyargs", "hintbench.testing.suite", "--strategy", "zone-confined-batching"),
+        *("--hintbench-schedules", "40", "--strict-markers", "-q"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout
+    assert f"{len(RULES) + 1} passed" in done.stdout
+
+
+def test_the_suite_as_a_class_under_xdist(tmp_path):
+    (tmp_path / "test_mine.py").write_text(
+        "from hintbench.testing import StrategyConformance\n"
+        "from hintbench.strategies.bitmap_and_spin import BitmapAndSpin\n\n\n"
+        "class TestMine(StrategyConformance):\n"
+        "    strategy = BitmapAndSpin\n"
+        "    schedules = 30\n"
+    )
+    done = run_pytest("-q", "-n", "2", "--strict-markers", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert f"{len(RULES) + 1} passed" in done.stdout
+
+
+def test_a_suite_that_checked_nothing_fails(tmp_path):
+    (tmp_path / "test_lazy.py").write_text(
+        textwrap.dedent(
+            '''
+            from hintbench import Claims, Strategy
+            from hintbench.testing import StrategyConformance
+
+
+            class Lazy(Strategy):
+                """Claims much and does nothing."""
+
+                name = "lazy"
+                declared_failures = {"locked-lists": "not shown by anything"}
+
+                def claims(self):
+                    return Claims(min_order=9, liveness_bound_ns=1_000_000)
+
+
+            class TestLazy(StrategyConformance):
+                strategy = Lazy
+                schedules = 10
+            '''
+        )
+    )
+    done = run_pytest("-q", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "reported nothing" in done.stdout
+    assert "declares to break locked-lists, but none of" in done.stdout
+    assert "lazy breaks liveness" in done.stdout
+
+
+def test_without_a_strategy_the_suite_refuses(tmp_path):
+    done = run_pytest("--pyargs", "hintbench.testing.suite", cwd=tmp_path)
+    assert done.returncode != 0
+    assert "--strategy NAME" in done.stdout
+
+
+def test_the_plugin_loads_nothing_heavy():
+    code = (
+        "import sys, hintbench.testing.plugin;"
+        "assert not {'numpy', 'pydantic', 'hintbench.runner'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
