@@ -260,7 +260,7 @@ def _death(worker: _Worker) -> Failure:
             how += " (out of memory?)"
     else:
         how = f"ended with status {code}"
-    error = WorkerError(f"the worker process that ran {worker.cell} {how}; try --jobs 1")
+    error = WorkerError(f"a worker process {how}; try --jobs 1")
     return Failure(str(error), error.exit_status)
 
 

@@ -272,7 +272,9 @@ def _load_module(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         # The module itself or a package around it; anything else is missing inside the plugin.
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
-            raise UsageError(f"plugin {name!r}: no module named {error.name!r}") from error
+            file = Path(f"{name}.py")
+            near = f": did you mean {str(file)!r}?" if file.is_file() else ""
+            raise UsageError(f"plugin {name!r}: no module named {error.name!r}{near}") from error
         raise _import_error(name, error) from error
     except (Exception, SystemExit) as error:
         if isinstance(error, TypeError | ValueError) and not all(
@@ -288,6 +290,8 @@ def _load_module(name: str) -> ModuleType:
 
 def _load_file(plugin: str) -> ModuleType:
     path = Path(plugin).expanduser().resolve()
+    if path.is_dir():
+        raise UsageError(f"plugin {plugin!r} is a folder: name a FILE.py in it, or a module")
     if not path.is_file():
         raise UsageError(f"plugin {plugin!r}: no such file")
     status = path.stat()

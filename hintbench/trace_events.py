@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -45,7 +46,10 @@ class Fault:
     def __str__(self) -> str:
         where = f" ({self.file}: line {', '.join(map(str, self.lines))}" if self.lines else ""
         more = ", ..." if 0 < len(self.lines) < self.count and self.kind != "lost" else ""
-        return f"{self.count} {FAULTS.get(self.kind, self.kind)}{where}{more}{')' if where else ''}"
+        what = FAULTS.get(self.kind, self.kind)
+        if self.count == 1:
+            what = re.sub(r"s\b", "", what, count=1)
+        return f"{self.count} {what}{where}{more}{')' if where else ''}"
 
 
 @dataclass(frozen=True, slots=True)

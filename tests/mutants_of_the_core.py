@@ -93,10 +93,13 @@ def copy_tree(folder: Path) -> None:
 def run_tests(folder: Path) -> subprocess.CompletedProcess[str]:
     """Run the comparison with the reference on the copy in a folder, up to the first failure."""
     command = ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-W", "ignore"]
+    environment = {**os.environ, "HINTBENCH_CORE": "interpreted", "PYTHONPATH": str(folder)}
+    # In one process: interrupted workers would end it with another status.
+    environment.pop("PYTEST_ADDOPTS", None)
     return subprocess.run(
         [sys.executable, *command, *COMPARISONS],
         cwd=folder,
-        env={**os.environ, "HINTBENCH_CORE": "interpreted", "PYTHONPATH": str(folder)},
+        env=environment,
         capture_output=True,
         text=True,
         timeout=LIMIT_SECONDS,

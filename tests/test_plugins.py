@@ -360,3 +360,12 @@ def test_a_strategy_that_cannot_be_made_yet_is_checked_without(tmp_path):
     source = MINE + "\n    def __init__(self, needed):\n        raise SystemExit\n"
     path = write(tmp_path / "needy.py", source)
     assert plugins.load_plugin(path).Mine is plugins.find_strategy("mine")
+
+
+def test_a_file_without_its_ending_and_a_folder(tmp_path, monkeypatch):
+    write(tmp_path / "here.py", MINE)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"no module named 'here': did you mean 'here\.py'\?"):
+        plugins.load_plugin("here")
+    with pytest.raises(UsageError, match="is a folder: name a FILE"):
+        plugins.load_plugin(str(tmp_path))

@@ -13,7 +13,7 @@ from hintbench import trace_input
 from hintbench.core import tracewords as words
 from hintbench.core.tracetext import COLUMNS, SHORTEST_ROW, LineParser
 from hintbench.errors import TraceError
-from hintbench.traces import read_trace, save_trace
+from hintbench.traces import Fault, read_trace, save_trace
 
 ALLOC, FREE, BATCHED = words.PAGE_ALLOC, words.PAGE_FREE, words.PAGE_FREE_BATCHED
 LOCKED, DRAIN, EXTFRAG = words.ZONE_LOCKED, words.PCPU_DRAIN, words.EXTFRAG
@@ -257,7 +257,7 @@ class TestFaults:
             (b"\x17\x08\x44tracing6\0", "trace-cmd report"),
             (b"PERFILE2\0\0", "perf script"),
             (bytes(range(256)) * 9, "is a binary file"),
-            (b"hello world\n", r"holds no event of the page allocator .*1 lines of no known shape"),
+            (b"hello world\n", r"holds no event of the page allocator .*1 line of no known shape"),
             (b"a-1 [000] ..... 1.0: sched_switch: x=1\n", "only sched_switch"),
             (gzip.compress(b"x" * 99, mtime=0)[:12], "is damaged"),
             (b"\x1f\x8b\x08\x00garbage", "is damaged"),
@@ -382,3 +382,9 @@ class TestLineParser:
             LineParser().parse(bytearray(b"abc"), 3, columns)
         with pytest.raises(ValueError, match="too few places"):
             LineParser().parse(bytearray(b"\n" * 99), 99, columns)
+
+
+def test_one_fault_is_told_in_the_singular():
+    assert str(Fault("other", 1, (3,), "a.txt")) == "1 line of no known shape (a.txt: line 3)"
+    assert str(Fault("overrun", 1)) == "1 event overwritten in the kernel's buffer"
+    assert str(Fault("untimed", 2)) == "2 lines without a time"

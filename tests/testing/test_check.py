@@ -16,7 +16,7 @@ FAULTS = {
     "floods": (
         "guest_started",
         "def guest_started(self): self.all = [bytearray(1 << 30) for _ in range(64)]",
-        "memory",
+        "MemoryError",
     ),
 }
 
@@ -104,7 +104,7 @@ def test_what_a_strategy_prints_is_not_ours(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["check", "bitmap"], "did you mean 'bitmap-and-spin'?"),
+        (["check", "bitmap-and-spn"], "did you mean 'bitmap-and-spin'?"),
         (["check", "none", "--schedules", "0"], "--schedules"),
         (["check", "os:path"], "has no strategy"),
         (["check", "no.such.module:X"], "cannot be imported"),
