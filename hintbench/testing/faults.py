@@ -153,8 +153,8 @@ class Faults:
         hook may spin for each, but on this CPU nothing else goes on until the interrupt ends:
         neither tasks nor other interrupts.
         """
-        clock = self._run.machine.clock
-        zone: Any = max(self._run.guest.zones, key=lambda zone: int(zone.free_pages))
+        guest, clock = self._run.guest, self._run.machine.clock
+        zone: Any = max(guest.zones, key=lambda zone: int(zone.free_pages))
         taken = []
         await zone.lock.acquire()
         while len(taken) < pages and zone.free_pages > zone.watermark_min // 2 + 1:
@@ -164,6 +164,8 @@ class Faults:
             clock.digest.record(clock.now, cpu, EVENT_TAKEN, pfn, 0)
             taken.append(pfn)
         zone.lock.release()
+        # What a hook does from here on is not done under this take.
+        await guest.step()
         for pfn in taken:
             await self._hand_out(cpu, pfn)
 
