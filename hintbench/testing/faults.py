@@ -153,27 +153,31 @@ class Faults:
                 await self._run.threads.drain_in_interrupt(cpu, pcp)
 
     async def _refill(self, cpu: int, pages: int) -> None:
-        """A network device's interrupt refills its ring: alloc_page(GFP_ATOMIC) for each entry."""
-        for _ in range(pages):
-            if not await self._allocate(cpu):
-                return
+        """A network device's interrupt refills its ring: alloc_pages_bulk(GFP_ATOMIC).
 
-    async def _allocate(self, cpu: int) -> bool:
-        """Allocate a page in an interrupt, straight from the free lists, and keep it.
-
-        The hook may spin, but on this CPU nothing else goes on until it ends: neither tasks nor
-        other interrupts.
+        The pages come straight from the free lists, under one take of the lock, and are kept. The
+        hook may spin for each, but on this CPU nothing else goes on until the interrupt ends:
+        neither tasks nor other interrupts.
         """
         guest, clock = self._run.guest, self._run.machine.clock
         zone: Any = max(guest.zones, key=lambda zone: int(zone.free_pages))
+        taken = []
         await zone.lock.acquire()
-        enough = zone.free_pages > zone.watermark_min // 2 + 1
-        pfn = zone.allocate(0) if enough else -1
-        if pfn >= 0:
+        while len(taken) < pages and zone.free_pages > zone.watermark_min // 2 + 1:
+            pfn = zone.allocate(0)
+            if pfn < 0:
+                break
             clock.digest.record(clock.now, cpu, EVENT_TAKEN, pfn, 0)
+            taken.append(pfn)
         zone.lock.release()
-        if pfn < 0:
-            return False
+        # What a hook does from here on is not done under this take.
+        await guest.step()
+        for pfn in taken:
+            await self._hand_out(cpu, pfn)
+
+    async def _hand_out(self, cpu: int, pfn: int) -> None:
+        """post_alloc_hook() in an interrupt."""
+        guest, clock = self._run.guest, self._run.machine.clock
         hooks: Any = guest.hooks
         point = hooks.page_allocated
         if point is not None and point.min_order == 0 and (not point.flags or point.flags.any(pfn)):
@@ -185,4 +189,3 @@ class Faults:
             flags.clear(pfn)
         clock.digest.record(clock.now, cpu, EVENT_ALLOCATED, pfn, 0)
         self._run.machine.pages.state[pfn] = IN_USE
-        return True
