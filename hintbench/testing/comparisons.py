@@ -42,6 +42,8 @@ def compare(make: Callable[[], Strategy], seed: int) -> Exploration:
     for number in range(seed, seed + TWICE):
         scenario = draw_scenario(number, strategy.kernels)
         _twice(make, scenario, found)
+        if found.error is not None:
+            return found
         _off(make, scenario, found)
     claims = strategy.claims()
     if claims.any_pfn and claims.min_order is not None:

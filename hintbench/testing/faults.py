@@ -161,7 +161,7 @@ class Faults:
         """
         guest, clock = self._run.guest, self._run.machine.clock
         zone: Any = max(guest.zones, key=lambda zone: int(zone.free_pages))
-        taken = []
+        taken: list[int] = []
         await zone.lock.acquire()
         while len(taken) < pages and zone.free_pages > zone.watermark_min // 2 + 1:
             pfn = zone.allocate(0)

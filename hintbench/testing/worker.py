@@ -25,7 +25,7 @@ from hintbench.testing.shrinking import shrink
 from hintbench.testing.stories import describe_violation, tell
 from hintbench.testing.subjects import Subject
 
-MEMORY_LIMIT_BYTES: Final = 8 << 30
+MEMORY_LIMIT_BYTES: Final = 4 << 30
 """Address space of a worker: a strategy that floods memory meets MemoryError, not the OOM killer
 of the machine that checks it."""
 FULL_SCENARIOS: Final = 2
