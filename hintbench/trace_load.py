@@ -18,6 +18,7 @@ from hintbench.core.constants import (
 from hintbench.trace_fit import check_pages
 from hintbench.trace_hidden import hidden_pages
 from hintbench.trace_state import UNKNOWN_TYPE, free_blocks
+from hintbench.trace_steps import steps_in_order
 from hintbench.trace_truth import AllocatorTruth
 
 if TYPE_CHECKING:
@@ -59,6 +60,11 @@ def load(start: TraceStart, machine: Machine) -> None:
             zone.add_free_block(pfn, order)
     _load_in_use(start, machine, zone_of)
     _load_pcp(start, machine, zone_of)
+    if start.exact:
+        steps = steps_in_order(start.history)
+        named = memoryview(_covered(steps.pfn, steps.order, len(zone_of)).view(np.uint8))
+        for zone in machine.zones:
+            zone.named = named
     if start.check:
         machine.simulation.truth = AllocatorTruth(machine, start.begin_ns)
     # What loading visited is in no CPU's cache.
@@ -84,7 +90,7 @@ def _check_fits(start: TraceStart, machine: Machine) -> None:
 
 
 def _covered(
-    pfn: npt.NDArray[np.int32], order: npt.NDArray[np.int8], pages: int
+    pfn: npt.NDArray[np.integer], order: npt.NDArray[np.int8], pages: int
 ) -> npt.NDArray[np.bool_]:
     """Whether each page lies in one of the blocks."""
     covered = np.zeros(pages, dtype=bool)

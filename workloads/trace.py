@@ -6,7 +6,9 @@ and measured: refills, drains, free blocks at the end.
 
 *Exact* (``-w trace:PATH,exact=true,pages=KPAGEFLAGS``): the kernel's own choices are followed page
 by page, from the free blocks that a copy of /proc/kpageflags shows, so that a strategy meets the
-free lists that the real machine had. Only what the strategy itself takes out of them differs.
+free lists that the real machine had. Only what the strategy itself takes out of them differs: a
+vCPU waits for a block that is being reported, and a strategy that allocates for itself gets none of
+the pages that the recording ever names.
 
 Without a path (``-w trace --guest sample-trace``) a small trace is replayed that belongs to
 hintbench, with its page flags; ``exact=true`` works with it too.
