@@ -7,7 +7,7 @@ tracked, and what memory a strategy leaves with the host, not what it takes back
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
 STRATEGIES: Final = (
@@ -32,12 +32,35 @@ Cache = dict[str, Values | str]
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-def simulate(workload: str, strategies: Iterable[str] = STRATEGIES) -> Cache:
-    """Run every strategy that this commit knows on a workload.
+def run(strategy: str, workload: str, guest: object = GUEST, **parameters: object) -> Any:
+    """Run one simulation, in a way that every commit understands.
 
     Args:
-        workload: with its parameters, as the command line takes it.
-        strategies: likewise.
+        strategy: its name.
+        workload: its name.
+        guest: as `hintbench.run` takes it.
+        **parameters: of the workload.
+
+    Returns:
+        The `hintbench.Result`.
+    """
+    import hintbench
+    from hintbench.plugins import find_strategy, find_workload
+
+    return hintbench.run(
+        strategy=find_strategy(strategy)(),
+        workload=find_workload(workload)(**parameters),
+        guest=guest,
+        seed=SEED,
+    )
+
+
+def simulate(workload: str, **parameters: object) -> Cache:
+    """Run every strategy that this commit has on a workload.
+
+    Args:
+        workload: its name.
+        **parameters: of the workload.
 
     Returns:
         The metrics by strategy, or an error's text; strategies that the commit lacks are missing.
@@ -45,16 +68,14 @@ def simulate(workload: str, strategies: Iterable[str] = STRATEGIES) -> Cache:
     import hintbench
 
     found: Cache = {}
-    for strategy in strategies:
+    for strategy in STRATEGIES:
         try:
-            result = hintbench.run(strategy=strategy, workload=workload, guest=GUEST, seed=SEED)
+            found[strategy] = dict(run(strategy, workload, **parameters).metrics)
         except hintbench.HintbenchError as error:
             if type(error).__name__ in _LACKING:
                 print(f"left out: {strategy} on {workload}: {error}", file=sys.stderr)
             else:
                 found[strategy] = f"{strategy} on {workload}: {error}"
-        else:
-            found[strategy] = dict(result.metrics)
     return found
 
 

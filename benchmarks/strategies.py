@@ -27,7 +27,7 @@ class Churn:
     version = "1"
 
     def setup_cache(self) -> Cache:
-        return simulate("churn,operations=200000")
+        return simulate("churn", operations=200_000)
 
     def setup(self, cache: Cache, strategy: str) -> None:
         require(cache, strategy)
@@ -59,7 +59,7 @@ class Memhog:
     IDLE_NS: Final = 3_000_000_000
 
     def setup_cache(self) -> Cache:
-        return simulate(f"memhog,passes=2,processes=4,final_idle_ns={self.IDLE_NS}")
+        return simulate("memhog", passes=2, processes=4, final_idle_ns=self.IDLE_NS)
 
     def setup(self, cache: Cache, strategy: str) -> None:
         require(cache, strategy)
@@ -101,7 +101,7 @@ class Zones:
     version = "1"
 
     def setup_cache(self) -> Cache:
-        return simulate("zones,operations=200000")
+        return simulate("zones", operations=200_000)
 
     def setup(self, cache: Cache, strategy: str) -> None:
         require(cache, strategy)

@@ -3,15 +3,14 @@
 from typing import Any
 
 from .recorded import write_trace
+from .simulations import run
 
 LINES = 400_000
 
 
 def replayed(path: str) -> Any:
     """The result of a trace's replay with the strategy `none`."""
-    import hintbench
-
-    return hintbench.run(strategy="none", workload=f"trace:{path}", guest="default")
+    return run("none", "trace", "default", path=path)
 
 
 class Traces:
