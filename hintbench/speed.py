@@ -68,7 +68,7 @@ def measure(rounds: int = ROUNDS) -> list[Figure]:
     share = _INTERPRETED_SHARE if BUILD == "interpreted" else 1
     tapes: dict[str, Callable[[], tuple[Callable[[], None], int, Callable[[], str]]]] = {
         "bare replay": lambda: _bare(2_000_000 // share),
-        "order-0 churn, 8 vCPUs": lambda: _churn(2_000_000 // share),
+        "order-0 churn, 8 vCPUs": lambda: churn(2_000_000 // share).timed(),
         "order-9 hook that isolates and puts back": lambda: _hooked(400_000 // share),
     }
     times: dict[str, list[float]] = {name: [] for name in tapes}
@@ -76,7 +76,7 @@ def measure(rounds: int = ROUNDS) -> list[Figure]:
     # Interleaved, so that a drift of the machine's speed meets all alike.
     for number in range(rounds + 1):
         for name, prepare in tapes.items():
-            elapsed, operations, digest = _time(*prepare())
+            elapsed, operations, digest = time_run(*prepare())
             if facts.setdefault(name, (operations, digest)) != (operations, digest):
                 raise InternalError(f"speed: two rounds of {name!r} ended in different states")
             if number:
@@ -87,7 +87,7 @@ def measure(rounds: int = ROUNDS) -> list[Figure]:
     ]
 
 
-def _time(
+def time_run(
     run: Callable[[], None], operations: int, digest: Callable[[], str]
 ) -> tuple[float, int, str]:
     """Wall nanoseconds of one run, what it did, and where it ended."""
@@ -169,10 +169,39 @@ def _bare(count: int) -> tuple[Callable[[], None], int, Callable[[], str]]:
     return run, 2 * (count // 2), digest
 
 
-def _churn(count: int) -> tuple[Callable[[], None], int, Callable[[], str]]:
-    vcpus, live = 8, 50_000
-    each = count // (2 * vcpus)
-    config = GuestConfig(memory=4 << 30, vcpus=vcpus, kernel="6.12")
+class Churn(NamedTuple):
+    """A guest ready for order-0 churn.
+
+    Attributes:
+        machine: the guest.
+        operations: how many there are on its tapes.
+    """
+
+    machine: Machine
+    operations: int
+
+    def run(self) -> None:
+        """Let the tapes run to their end."""
+        _run(self.machine)
+
+    def timed(self) -> tuple[Callable[[], None], int, Callable[[], str]]:
+        """What `time_run` takes."""
+        return self.run, self.operations, self.machine.clock.digest.hexadecimal
+
+
+def churn(
+    count: int, vcpus: int = 8, live_pages: int = 400_000, memory_bytes: int = 4 << 30
+) -> Churn:
+    """Fill the live pages, then free a random one and allocate it again, on every vCPU.
+
+    Args:
+        count: allocations and frees after the filling, of all vCPUs.
+        vcpus: of the guest.
+        live_pages: of all vCPUs.
+        memory_bytes: size of the guest.
+    """
+    each, live = count // (2 * vcpus), live_pages // vcpus
+    config = GuestConfig(memory=memory_bytes, vcpus=vcpus, kernel="6.12")
     tapes = [
         [
             allocate(numpy.arange(cpu * live, (cpu + 1) * live)),
@@ -181,14 +210,8 @@ def _churn(count: int) -> tuple[Callable[[], None], int, Callable[[], str]]:
         for cpu in range(vcpus)
     ]
     machine = _machine(config, tapes, vcpus * live)
-    simulation = machine.simulation
-    simulation.begin_vcpus(0)
-    operations = vcpus * (live + 2 * each)
-    return (
-        lambda: _run(machine),
-        operations,
-        machine.clock.digest.hexadecimal,
-    )
+    machine.simulation.begin_vcpus(0)
+    return Churn(machine, vcpus * (live + 2 * each))
 
 
 def _hooked(count: int) -> tuple[Callable[[], None], int, Callable[[], str]]:
