@@ -51,6 +51,10 @@ class PerCpu(Generic[State]):
     def __len__(self) -> int:
         return len(self._states)
 
+    def peek(self) -> tuple[State, ...]:
+        """Every CPU's, for observers, which are no CPU's and change nothing."""
+        return tuple(self._states)
+
 
 class Event:
     """Something that tasks wait for; setting it is legal everywhere and costs next to nothing."""

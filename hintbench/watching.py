@@ -26,6 +26,8 @@ EVENTS: Final = (
     "lock_released",
     "buffer_asked",
     "hook_called",
+    "edit_preempted",
+    "overwritten",
 )
 """The events and their arguments:
 
@@ -41,6 +43,9 @@ EVENTS: Final = (
 * ``lock_taken(lock)``, ``lock_released(lock)``: by anybody.
 * ``buffer_asked(size)``: ``guest.allocate_buffer``.
 * ``hook_called(name, arguments)``: a hook of the strategy is about to run.
+* ``edit_preempted(part)``: an edit that nobody locked stands before this part of it, and others
+  are about to run.
+* ``overwritten(report)``: two CPUs were in the queue at once, and the host will never see this.
 """
 
 
@@ -65,6 +70,8 @@ class Watcher:
     lock_released: Callable[..., None]
     buffer_asked: Callable[..., None]
     hook_called: Callable[..., None]
+    edit_preempted: Callable[..., None]
+    overwritten: Callable[..., None]
 
     def __init__(self, checkers: Iterable[object]) -> None:
         checkers = tuple(checkers)
