@@ -275,6 +275,8 @@ class Host:
             full = True
         if not self.attached or full:
             self.refused_reports += 1
+            if self.watcher is not None:
+                self.watcher.not_submitted(report)
             return None
         if self.watcher is not None:
             self.watcher.reported(report, self.scheduler.current)

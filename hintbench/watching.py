@@ -13,6 +13,7 @@ from typing import Any, Final
 
 EVENTS: Final = (
     "reported",
+    "not_submitted",
     "answered",
     "fetched",
     "discarded",
@@ -33,6 +34,7 @@ EVENTS: Final = (
 
 * ``reported(report, context)``: a report, post or hypercall was submitted by a context (None: a
   plain hook), before the host sees it.
+* ``not_submitted(report)``: the queue was full, or no device was there.
 * ``answered(report)``: the host has acknowledged or refused it, or the device was reset.
 * ``fetched(completion)``: somebody polled it.
 * ``discarded(pfn, pages)``: the host takes the memory of these pages, now.
@@ -57,6 +59,7 @@ class Watcher:
     """
 
     reported: Callable[..., None]
+    not_submitted: Callable[..., None]
     answered: Callable[..., None]
     fetched: Callable[..., None]
     discarded: Callable[..., None]
