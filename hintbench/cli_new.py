@@ -15,3 +15,18 @@ def new_strategy(
     from hintbench.new_files import write_new_strategy
 
     write_new_strategy(name)
+
+
+@app.command("benchmarks")
+def new_benchmarks(
+    plugin: Annotated[
+        str,
+        typer.Argument(
+            metavar="PLUGIN", help="FILE.py in this repository, or the package.module it installs."
+        ),
+    ],
+) -> None:
+    """Write asv.conf.json and benchmarks/, which track a plugin's strategies by commit."""
+    from hintbench.new_files import write_new_benchmarks
+
+    write_new_benchmarks(plugin)
