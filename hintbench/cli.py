@@ -35,6 +35,12 @@ class _Stopped(Exception):
 class _Commands(typer.core.TyperGroup):
     """All commands. typer itself would end at Ctrl-C without a word."""
 
+    def make_context(self, *arguments: Any, **keywords: Any) -> Any:
+        try:
+            return super().make_context(*arguments, **keywords)
+        except KeyboardInterrupt as error:
+            raise _Stopped from error
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
