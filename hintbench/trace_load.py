@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -62,9 +62,9 @@ def load(start: TraceStart, machine: Machine) -> None:
     _load_pcp(start, machine, zone_of)
     if start.exact:
         steps = steps_in_order(start.history)
-        named = memoryview(_covered(steps.pfn, steps.order, len(zone_of)).view(np.uint8))
+        named: Any = _covered(steps.pfn, steps.order, len(zone_of)).view(np.uint8)
         for zone in machine.zones:
-            zone.named = named
+            zone.named = memoryview(named)
     if start.check:
         machine.simulation.truth = AllocatorTruth(machine, start.begin_ns)
     # What loading visited is in no CPU's cache.

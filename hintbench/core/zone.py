@@ -122,7 +122,7 @@ class Zone(FreeLists):
         self.in_flight = in_flight
         self.held = held
         self.torn = None
-        self.named = None
+        self.named: Any = None
         self.refuse_isolation = None
 
     # -- isolate and put back -------------------------------------------------------------------
