@@ -244,9 +244,9 @@ def allocation_flags(gfp: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
 def _without_compaction(found: History, steps: Steps) -> tuple[Steps, npt.NDArray[np.int64]]:
     """Allocations and frees, with each page that compaction moved as one step.
 
-    The modelled guest does not compact: what was moved stays where it is. The step that hands the
-    destination out becomes the move, and the free of its source goes; so do pages that compaction
-    took and did not need.
+    The model's own kcompactd moves as many pages, those of its choice. For the tapes the owner of
+    a page only goes on with another one: the step that hands the destination out becomes the move,
+    and the free of its source goes; so do pages that compaction took and did not need.
 
     Returns:
         The steps, and for each one the page that was left, or -1 when it is no move.
