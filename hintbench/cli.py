@@ -35,6 +35,12 @@ class _Stopped(Exception):
 class _Commands(typer.core.TyperGroup):
     """All commands. typer itself would end at Ctrl-C without a word."""
 
+    def make_context(self, *arguments: Any, **keywords: Any) -> Any:
+        try:
+            return super().make_context(*arguments, **keywords)
+        except KeyboardInterrupt as error:
+            raise _Stopped from error
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
@@ -166,12 +172,25 @@ def list_plugins(plugin: Plugins = None) -> None:
 
 
 @app.command()
-def speed(json: JsonFile = None) -> None:
+def speed(
+    json: JsonFile = None,
+    scale: Annotated[
+        bool,
+        typer.Option(
+            "--scale", help="Instead: guests of 4 GiB to 1 TiB and 1 to 256 vCPUs (needs 3 GiB)."
+        ),
+    ] = False,
+) -> None:
     """Measure this build.
 
     Prints the wall nanoseconds for each operation on the standard tapes: bare replay of the
     allocator, order-0 churn with 8 vCPUs, order 9 with a hook on every free.
     """
+    if scale:
+        from hintbench.scale_report import measure_scale
+
+        measure_scale(json)
+        return
     from hintbench.commands import measure_speed
 
     measure_speed(json)

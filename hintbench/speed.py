@@ -49,11 +49,13 @@ class Prepared(NamedTuple):
         run: runs it.
         operations: how many allocations and frees that is.
         digest: says where it ended.
+        machine: the guest that it runs on; None for the bare replay, which has none.
     """
 
     run: Callable[[], None]
     operations: int
     digest: Callable[[], str]
+    machine: Machine | None = None
 
 
 class Tape(NamedTuple):
@@ -222,7 +224,7 @@ def churn(
     machine = _machine(config, tapes, vcpus * live)
     machine.simulation.begin_vcpus(0)
     operations = vcpus * (live + 2 * each)
-    return Prepared(lambda: _run(machine), operations, machine.clock.digest.hexadecimal)
+    return Prepared(lambda: _run(machine), operations, machine.clock.digest.hexadecimal, machine)
 
 
 def huge_pages(count: int, *, vcpus: int = 4, hooked: bool = True) -> Prepared:
