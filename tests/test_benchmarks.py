@@ -289,3 +289,67 @@ class TestNewBenchmarks:
         assert re.search(match, error), error
         assert error.count("\n") == 1
         assert sorted(path for path in tmp_path.iterdir() if path.name != "__pycache__") == before
+
+
+class TestSideBySide:
+    def test_medians_of_rounds_without_the_warm_up(self):
+        from benchmarks.side_by_side import Job, measure
+
+        made = []
+
+        def job(name):
+            made.append(name)
+            return Job(lambda: sum(range(1000)), 10, lambda: "the same")
+
+        found = measure({name: lambda name=name: job(name) for name in "ab"}, rounds=3)
+        assert made == ["a", "b"] * 4
+        for timing in found.values():
+            assert 0 < timing.lowest_ns <= timing.median_ns <= timing.highest_ns
+
+    def test_no_time_without_the_same_end(self):
+        from benchmarks.side_by_side import Job, measure
+
+        ends = iter(range(9))
+        with pytest.raises(RuntimeError, match="two rounds ended differently"):
+            measure({"drifts": lambda: Job(lambda: None, 1, lambda: next(ends))})
+
+    def test_the_lock_of_simpy_waits_as_long_as_arithmetic_says(self):
+        pytest.importorskip("simpy")
+        from benchmarks.neighbours import simpy_lock
+
+        job = simpy_lock(4000)
+        job.run()
+        assert job.end() > 0
+
+    def test_the_cache_of_libcachesim_is_an_lru(self):
+        pytest.importorskip("libcachesim", reason="it does not install everywhere")
+        from benchmarks.neighbours import plugin_cache
+
+        job = plugin_cache(5000)
+        job.run()
+        assert 1000 < job.end() < 5000
+
+    def test_the_interpreted_core_ends_where_the_compiled_one_does(self):
+        from benchmarks.side_by_side import interpreted_churn, tape
+        from hintbench.speed import churn
+
+        _, digest = interpreted_churn(800, 400)
+        job = tape(churn, 800, live_slots=400)
+        job.run()
+        assert job.end() == digest
+
+    def test_what_meets_a_target(self):
+        from benchmarks.figures import at_least, at_most
+
+        assert at_most("a", 2.0, 2.5, "ns").met
+        assert not at_most("a", 2.6, 2.5, "ns").met
+        assert at_least("a", 2.5, 2.5, "M") == ("a", "2.5 M", "at least 2.5", True)
+
+    def test_a_trace_of_the_benchmarks_can_be_read_without_a_fault(self, tmp_path):
+        from benchmarks.recorded import write_trace
+        from hintbench.traces import read_trace
+
+        write_trace(tmp_path / "trace.txt", 60_000)
+        trace = read_trace(tmp_path / "trace.txt")
+        assert len(trace) == 60_000
+        assert not trace.faults
