@@ -54,7 +54,7 @@ def test_no_room_for_the_files(text, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
-    with pytest.raises(TraceError, match="temporary files in .*: No space left.*TMPDIR"):
+    with pytest.raises(TraceError, match=r"temporary files in .*: No space left.*TMPDIR"):
         read_trace(text)
 
 
