@@ -26,7 +26,7 @@ from typing import Any, Final, NamedTuple
 from hintbench.core import BUILD
 from hintbench.errors import InternalError, WorkerError
 from hintbench.matrix import interrupts_held_back
-from hintbench.speed import churn, time_run
+from hintbench.speed import churn, time_once
 
 GIB: Final = 1 << 30
 ROUNDS: Final = 3
@@ -101,12 +101,12 @@ def measure_guest(
     for number in range(rounds + 1):
         gc.collect()
         began = time.perf_counter()
-        ready = churn(operations, vcpus, memory_bytes=memory_gib * GIB)
+        ready = churn(operations, vcpus=vcpus, memory=memory_gib * GIB)
         built = time.perf_counter()
-        elapsed_ns, count, digest = time_run(*ready.timed())
+        elapsed_ns, count = time_once(ready), ready.operations
+        digests.add(ready.digest())
         # Before the next one is built: two guests would not fit.
         del ready
-        digests.add(digest)
         if number:
             builds.append(built - began)
             times.append(elapsed_ns / count)
@@ -126,13 +126,15 @@ def measure_guest(
 def bytes_per_page(memory_gib: int, vcpus: int) -> float:
     """What a guest without a workload allocates, for each page frame."""
     # What is imported on first use is no guest's.
-    churn(0, 1, live_pages=0, memory_bytes=SMALLEST)
+    churn(0, vcpus=1, memory=SMALLEST, live_slots=0)
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
-        ready = churn(0, vcpus, live_pages=0, memory_bytes=memory_gib * GIB)
+        machine = churn(0, vcpus=vcpus, memory=memory_gib * GIB, live_slots=0).machine
         after, _ = tracemalloc.get_traced_memory()
-        return (after - before) / ready.machine.pages.page_count
+        if machine is None:
+            raise InternalError("scale: a guest is measured that is none")
+        return (after - before) / machine.pages.page_count
     finally:
         tracemalloc.stop()
 

@@ -13,6 +13,7 @@ import hintbench
 from hintbench import scale, scale_report
 from hintbench.core import BUILD
 from hintbench.errors import WorkerError
+from hintbench.speed import Prepared
 
 compiled = pytest.mark.skipif(BUILD == "interpreted", reason="figures of the compiled core")
 
@@ -52,7 +53,9 @@ def test_a_guest_is_measured():
 
 def test_rounds_that_end_differently_are_told(monkeypatch):
     digests = iter("ab")
-    monkeypatch.setattr(scale, "time_run", lambda *_: (1.0, 1, next(digests)))
+    ready = Prepared(lambda: None, 1, lambda: next(digests))
+    monkeypatch.setattr(scale, "bytes_per_page", lambda *_: 9.0)
+    monkeypatch.setattr(scale, "churn", lambda *_, **__: ready)
     with pytest.raises(hintbench.HintbenchError, match="ended in different states"):
         scale.measure_guest(4, 1, rounds=1, operations=2)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from hintbench.testing.explored import Checker, ExploredRun, Outcome, Violation
 from hintbench.testing.families import draw_scenario, tiny_scenario
+from hintbench.testing.races import races_of
 from hintbench.testing.rules import RULES
 from hintbench.testing.scenario import EDIT, HOLD, STEP, Scenario
 from hintbench.testing.schedules.depth_first import enumerate_preemptions
@@ -34,6 +35,8 @@ class Exploration:
         counts: by rule, in how many scenarios it was broken.
         error: the strategy's own fault, and the scenario.
         coverage: sums of what the runs held.
+        races: by name, in how many scenarios each race happened.
+        raced: for every race that happened the smallest scenario with it.
         with_reports: how many scenarios had at least one report.
         seconds: wall time.
     """
@@ -45,6 +48,8 @@ class Exploration:
     coverage: dict[str, int] = field(default_factory=dict)
     with_reports: int = 0
     seconds: float = 0.0
+    races: dict[str, int] = field(default_factory=dict)
+    raced: dict[str, tuple[Violation, Scenario]] = field(default_factory=dict)
 
     def add(self, scenario: Scenario, outcome: Outcome) -> None:
         """Enter one run."""
@@ -57,6 +62,10 @@ class Exploration:
             self.counts[rule] = self.counts.get(rule, 0) + 1
         if outcome.error and self.error is None:
             self.error = outcome.error, scenario
+        for name, violation in outcome.races.items():
+            self.races[name] = self.races.get(name, 0) + 1
+            if name not in self.raced or scenario.size < self.raced[name][1].size:
+                self.raced[name] = violation, scenario
         for name, count in outcome.coverage.items():
             self.coverage[name] = self.coverage.get(name, 0) + count
         self.with_reports += outcome.coverage.get("reports", 0) > 0
@@ -73,7 +82,14 @@ class Exploration:
         for key, (violation, scenario) in other.found.items():
             if key not in self.found or scenario.size < self.found[key][1].size:
                 self.found[key] = violation, scenario
-        for mine, theirs in ((self.counts, other.counts), (self.coverage, other.coverage)):
+        for name, (violation, scenario) in other.raced.items():
+            if name not in self.raced or scenario.size < self.raced[name][1].size:
+                self.raced[name] = violation, scenario
+        for mine, theirs in (
+            (self.counts, other.counts),
+            (self.coverage, other.coverage),
+            (self.races, other.races),
+        ):
             for name, count in theirs.items():
                 mine[name] = mine.get(name, 0) + count
         self.error = self.error or other.error
@@ -111,7 +127,8 @@ def run_scenario(
     strategy = make()
     if tolerated is None:
         tolerated = frozenset(strategy.declared_failures)
-    run = ExploredRun(strategy, scenario, checkers_for(strategy), tolerated, journal, told)
+    checkers, races = checkers_for(strategy), races_of(strategy)
+    run = ExploredRun(strategy, scenario, checkers, tolerated, journal, told, races)
     run.stop_at = stop_at
     if attach is not None:
         attach(run)

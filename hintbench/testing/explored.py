@@ -27,6 +27,7 @@ from hintbench.watching import Watcher
 
 if TYPE_CHECKING:
     from hintbench.strategy import Strategy
+    from hintbench.testing.races.race import Race
 
 MOST_NESTED: Final = 2
 """How deep unlocked edits may stand inside each other."""
@@ -34,8 +35,14 @@ LATE_LIMIT_NS: Final = 10_000_000_000
 """How long after the stop something may still happen that should not [virtual ns]."""
 FIRST_LOOK_NS: Final = 1_000_000
 """How soon after the last operation it is asked whether all is told, then ever later."""
+EVENT_KINDS: Final = 16
+"""More than there are kinds of events in the history."""
 FATAL: Final = frozenset({"conservation"})
 """After these nothing that happens means anything: the lists may lead anywhere."""
+
+
+RACE: Final = "race"
+"""Stands where a violation has its rule, for what is no violation: its kind is the race's name."""
 
 
 class ScheduleStoppedError(BaseException):
@@ -85,6 +92,7 @@ class Outcome:
         error: the strategy's own fault if it raised, hung or misused the guest; else "".
         digest: of the whole event history.
         coverage: what the run held: reports, contended takes, preemptions, interrupts, faults ...
+        races: by name the first time that each race happened which was looked for.
     """
 
     violations: dict[tuple[str, str], Violation] = field(default_factory=dict)
@@ -92,6 +100,11 @@ class Outcome:
     error: str = ""
     digest: str = ""
     coverage: dict[str, int] = field(default_factory=dict)
+    races: dict[str, Violation] = field(default_factory=dict)
+
+    def shown(self, key: tuple[str, str]) -> Violation | None:
+        """The first violation with this rule and kind, or the race (``("race", name)``)."""
+        return self.races.get(key[1]) if key[0] == RACE else self.violations.get(key)
 
     @property
     def first(self) -> Violation | None:
@@ -140,6 +153,8 @@ class ExploredRun(Run):
         checkers: classes of `Checker`, one for each rule that is checked.
         tolerated: rules whose violation does not end the run: those the strategy declares.
         journal: called with (time, CPU, kind, pfn, order) for every event; for stories.
+        told: called with what happens besides, for stories.
+        races: what is looked for besides the rules.
 
     Attributes:
         auditor: who has each page.
@@ -161,6 +176,7 @@ class ExploredRun(Run):
         tolerated: frozenset[str] = frozenset(),
         journal: Callable[[int, int, int, int, int], None] | None = None,
         told: Callable[[str, str], None] | None = None,
+        races: Iterable[type[Race]] = (),
     ) -> None:
         workload: Any = ScenarioWorkload(scenario.operations)
         super().__init__(strategy, workload, scenario.guest, scenario.seed)
@@ -183,13 +199,15 @@ class ExploredRun(Run):
         )
         auditor: Any = Auditor(self.machine.pages.page_count, self._complain, self._notice)
         self.auditor = auditor
-        self.auditor.journal = journal
         self.auditor.begin(self.machine.zones)
         if self.claims.initial_flush:
             self.auditor.all_untold()
         clock: Any = self.machine.clock
         clock.digest.listener = self.auditor
         self.checkers = [checker(self) for checker in checkers]
+        self.races = [race(self) for race in races]
+        self.checkers += self.races
+        self.auditor.journal = self._journal(journal)
         self.watcher = Watcher((*self.checkers, self))
         self.guest.watcher = self.watcher
         self.guest.host.watcher = self.watcher
@@ -197,9 +215,10 @@ class ExploredRun(Run):
         zones: list[Any] = self.machine.zones
         for zone in zones:
             zone.torn = Tear(self._preempt)
+        self.guest.host.torn = self._preempt
         if self.watcher.wants("lock_taken") or self.watcher.wants("lock_released"):
             for zone in self.machine.zones:
-                zone.lock.observer = self._lock_event
+                zone.lock.observer = _join(zone.lock.observer, self._lock_event)
         self.faults = Faults(scenario.faults, self)
         self.faults.install()
 
@@ -378,6 +397,7 @@ class ExploredRun(Run):
         delay_ns = self.preemptions.at_edit()
         if delay_ns:
             self.tell("preempted", f"preempted for {delay_ns} ns before: {part}")
+            self.watcher.edit_preempted(part)
             self._run_others(delay_ns)
 
     def _run_others(self, delay_ns: int) -> None:
@@ -435,26 +455,56 @@ class ExploredRun(Run):
         outcome.counts[rule] = outcome.counts.get(rule, 0) + 1
         if (rule, kind) in outcome.violations:
             return
+        violation = self._violation(rule, text, kind, pfn, pages)
+        outcome.violations[rule, kind] = violation
+        self.tell("violation", f"{rule}: {text}")
+        for race in self.races:
+            race.violated(violation)
+
+    def _violation(self, rule: str, text: str, kind: str, pfn: int, pages: int) -> Violation:
+        """What happens now, with all that is to be said of where and by whom."""
         clock = self.machine.clock
         locks = tuple(
             f"{zone.lock.name} held by {self.name_of(zone.lock.holder)}"
             for zone in self.machine.zones
             if zone.lock.held
         )
-        violation = Violation(
-            rule,
-            kind,
-            text,
-            int(clock.now),
-            clock.cpu,
-            self.context_name,
-            pfn,
-            pages,
-            locks,
-            self._line(),
+        time_ns, where = int(clock.now), self.context_name
+        return Violation(
+            rule, kind, text, time_ns, clock.cpu, where, pfn, pages, locks, self._line()
         )
-        outcome.violations[rule, kind] = violation
-        self.tell("violation", f"{rule}: {text}")
+
+    def provoked(self, name: str, text: str, pfn: int = 0, pages: int = 0) -> None:
+        """A race has happened that was looked for.
+
+        Raises:
+            ScheduleStoppedError: the run was to end with it.
+        """
+        if self.dead or name in self.outcome.races:
+            return
+        self.outcome.races[name] = self._violation(RACE, text, name, pfn, pages)
+        self.tell("race", text)
+        if self.stop_at == (RACE, name):
+            raise ScheduleStoppedError
+
+    def _journal(
+        self, listener: Callable[[int, int, int, int, int], None] | None
+    ) -> Callable[[int, int, int, int, int], None] | None:
+        """Hand every event of the history to whoever tells a story and to the races."""
+        calls: list[list[Any]] = [[] for _ in range(EVENT_KINDS)]
+        for race in self.races:
+            for kind in race.kinds:
+                calls[kind].append(race.page_event)  # type: ignore[attr-defined]
+        if not any(calls):
+            return listener
+
+        def event(time_ns: int, cpu: int, kind: int, pfn: int, order: int) -> None:
+            if listener is not None:
+                listener(time_ns, cpu, kind, pfn, order)
+            for call in calls[kind]:
+                call(cpu, kind, pfn, order)
+
+        return event
 
     def _complain(self, rule: str, kind: str, text: str, pfn: int, pages: int) -> None:
         self.violate(rule, text, kind, pfn, pages)
@@ -547,6 +597,20 @@ class ExploredRun(Run):
             faults=sum(self.faults.happened.values()),
             operations=self.machine.simulation.operations,
         )
+
+
+def _join(
+    first: Callable[[str, Any], None] | None, second: Callable[[str, Any], None]
+) -> Callable[[str, Any], None]:
+    """Two observers of a lock as one."""
+    if first is None:
+        return second
+
+    def both(what: str, lock: Any) -> None:
+        first(what, lock)
+        second(what, lock)
+
+    return both
 
 
 def _file_of(strategy: object) -> str:
