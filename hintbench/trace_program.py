@@ -108,25 +108,9 @@ def modelled_program(
         check_page_flags(found, free)
     used, moved = _without_compaction(found, steps_in_order(found))
     walk, in_use = _slots(found, used, moved)
-    row = used.row[walk.operation]
-    # An allocation's last entry fills its slot; all other entries empty one.
-    fills = used.action[walk.operation] == HAND_OUT
-    fills[:-1] &= walk.operation[1:] != walk.operation[:-1]
-    happens = np.where(fills, row, found.commit[row])
-    codes = np.full(len(row), Operation.FREE, dtype=np.uint32)
-    codes[fills] = _allocation_codes(found, used.only(walk.operation[fills]))
-    place = np.argsort(happens, kind="stable")
-    tape = _Tape(
-        trace.cpu[happens[place]],
-        codes[place],
-        walk.slot[place],
-        trace.time_ns[happens[place]] - begin_time_ns(trace, begin),
-        end_time_ns(trace, begin, end),
-    )
     return Program(
         slots=walk.count,
-        tapes=tape.programs(vcpus),
-        operations=len(row),
+        # Before the tape, which is as long as the trace: what this needs is gone by then.
         initial=start_of(
             found,
             free,
@@ -136,6 +120,34 @@ def modelled_program(
             movable=movable,
             moves=used.row[moved >= 0],
         ),
+        tapes=_modelled_tape(found, used, walk).programs(vcpus),
+        operations=len(walk.operation),
+    )
+
+
+def _modelled_tape(found: History, used: Steps, walk: _Slots) -> _Tape:
+    """Allocations, and frees when they reach the per-CPU lists, in the order of the trace."""
+    trace = found.trace
+    row = used.row[walk.operation]
+    # An allocation's last entry fills its slot; all other entries empty one.
+    fills = used.action[walk.operation] == HAND_OUT
+    fills[:-1] &= walk.operation[1:] != walk.operation[:-1]
+    codes = np.full(len(row), Operation.FREE, dtype=np.uint32)
+    filling = walk.operation[fills]
+    filled = np.empty(len(filling), dtype=np.uint32)
+    for low in range(0, len(filling), BLOCK_OPERATIONS):
+        some = slice(low, low + BLOCK_OPERATIONS)
+        filled[some] = _allocation_codes(found, used.only(filling[some]))
+    codes[fills] = filled
+    happens = np.where(fills, row, found.commit[row])
+    place = np.argsort(happens, kind="stable")
+    happens = happens[place]
+    return _Tape(
+        trace.cpu[happens],
+        codes[place],
+        walk.slot[place],
+        trace.time_ns[happens] - begin_time_ns(trace, found.begin),
+        end_time_ns(trace, found.begin, found.end),
     )
 
 

@@ -267,11 +267,11 @@ def _pcp_at_start(found: History) -> PcpPages:
     """Blocks that an event finds on a per-CPU list before anything put them there."""
     trace = found.trace
     rows = np.flatnonzero(found.action[found.begin : found.end] != NOTHING) + found.begin
+    # Of most pages no event concerns a list at first: they need not be sorted.
+    rows = rows[found.first[trace.pfn[rows]] == PCP]
     _, index = np.unique(trace.pfn[rows], return_index=True)
     first_rows = rows[index]
-    on_list = (found.first[trace.pfn[first_rows]] == PCP) & np.isin(
-        found.action[first_rows], (HAND_OUT, RETURN)
-    )
+    on_list = np.isin(found.action[first_rows], (HAND_OUT, RETURN))
     first_rows = first_rows[on_list]
     # What was handed out stood at the head, what was drained at the tail, the last one first.
     is_cold = found.action[first_rows] == RETURN
