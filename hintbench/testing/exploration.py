@@ -115,7 +115,10 @@ def run_scenario(
     run.stop_at = stop_at
     if attach is not None:
         attach(run)
-    return run.explore()
+        return run.explore()
+    outcome = run.explore()
+    run.dismantle()
+    return outcome
 
 
 def explore(
