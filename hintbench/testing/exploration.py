@@ -10,7 +10,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from hintbench.testing.explored import Checker, ExploredRun, Outcome, Violation
-from hintbench.testing.families import draw_scenario, tiny_scenario
+from hintbench.testing.families import OPERATIONS, draw_scenario, tiny_scenario
+from hintbench.testing.handfuls import handful_scenario
 from hintbench.testing.rules import RULES
 from hintbench.testing.scenario import EDIT, HOLD, STEP, Scenario
 from hintbench.testing.schedules.depth_first import enumerate_preemptions
@@ -36,6 +37,8 @@ class Exploration:
         coverage: sums of what the runs held.
         with_reports: how many scenarios had at least one report.
         seconds: wall time.
+        long_seconds: CPU time of the schedules of `OPERATIONS` operations and more [s].
+        long_reports: by number of reports, how many of those schedules had so many.
     """
 
     schedules: int = 0
@@ -45,10 +48,16 @@ class Exploration:
     coverage: dict[str, int] = field(default_factory=dict)
     with_reports: int = 0
     seconds: float = 0.0
+    long_seconds: float = 0.0
+    long_reports: dict[int, int] = field(default_factory=dict)
 
-    def add(self, scenario: Scenario, outcome: Outcome) -> None:
-        """Enter one run."""
+    def add(self, scenario: Scenario, outcome: Outcome, seconds: float = 0.0) -> None:
+        """Enter one run, which took so long [CPU s]."""
         self.schedules += 1
+        if len(scenario.operations) >= OPERATIONS:
+            reports = outcome.coverage.get("reports", 0)
+            self.long_reports[reports] = self.long_reports.get(reports, 0) + 1
+            self.long_seconds += seconds
         for key, violation in outcome.violations.items():
             known = self.found.get(key)
             if known is None or scenario.size < known[1].size:
@@ -67,6 +76,26 @@ class Exploration:
         for rule in outcome.counts:
             self.counts[rule] = self.counts.get(rule, 0) + 1
 
+    @property
+    def long_schedules(self) -> int:
+        """How many of the schedules had `OPERATIONS` operations and more."""
+        return sum(self.long_reports.values())
+
+    @property
+    def long_per_minute(self) -> float:
+        """How many of those one core explores in a minute; 0 if there were none."""
+        return 60 * self.long_schedules / self.long_seconds if self.long_seconds else 0.0
+
+    @property
+    def median_reports(self) -> int:
+        """How many reports the median of those held."""
+        left = (self.long_schedules + 1) // 2
+        for reports, schedules in sorted(self.long_reports.items()):
+            left -= schedules
+            if left <= 0:
+                return reports
+        return 0
+
     def merge(self, other: Exploration) -> None:
         """Enter what somebody else explored."""
         self.schedules += other.schedules
@@ -76,6 +105,9 @@ class Exploration:
         for mine, theirs in ((self.counts, other.counts), (self.coverage, other.coverage)):
             for name, count in theirs.items():
                 mine[name] = mine.get(name, 0) + count
+        for reports, schedules in other.long_reports.items():
+            self.long_reports[reports] = self.long_reports.get(reports, 0) + schedules
+        self.long_seconds += other.long_seconds
         self.error = self.error or other.error
         self.with_reports += other.with_reports
         self.seconds = max(self.seconds, other.seconds)
@@ -174,6 +206,20 @@ def search_depth_first(
     return explore_scenarios(make, scenarios, seconds=seconds, stop=stop, before=before)
 
 
+def explore_handfuls(
+    make: Callable[[], Strategy],
+    seeds: Iterable[int],
+    *,
+    seconds: float | None = None,
+    stop: bool = True,
+    before: Callable[[int], bool] | None = None,
+) -> Exploration:
+    """Run scenarios of a handful of operations; arguments as `explore`."""
+    kernels = type(make()).kernels
+    scenarios = ((seed, handful_scenario(seed, kernels)) for seed in seeds)
+    return explore_scenarios(make, scenarios, seconds=seconds, stop=stop, before=before)
+
+
 def explore_scenarios(
     make: Callable[[], Strategy],
     scenarios: Iterable[tuple[int, Scenario]],
@@ -190,12 +236,15 @@ def explore_scenarios(
     gc.disable()
     # What exists by now stays; without this every collection would look through it again.
     gc.freeze()
+    ended = time.process_time()
     try:
         for number, (seed, scenario) in enumerate(scenarios):
             if before is not None and not before(seed):
                 break
             outcome = run_scenario(make, scenario)
-            exploration.add(scenario, outcome)
+            # From the end of the one before it: drawing a scenario counts as well.
+            started, ended = ended, time.process_time()
+            exploration.add(scenario, outcome, ended - started)
             undeclared = set(outcome.counts) - declared
             if stop and (undeclared or outcome.error):
                 break

@@ -53,8 +53,9 @@ MIXES: Final[dict[str, Sequence[tuple[int, int, float]]]] = {
 }
 """By family (order, weight, live blocks): how often an order is asked for, and how many blocks of
 it are in use at a time on a guest of 16,384 pages."""
-LAYOUTS: Final = ("one", "half", "halves", "half-nodes", "two")
-"""Of `ZONE_LAYOUTS`: on small guests the same pages are met again sooner."""
+LAYOUTS: Final = ("one", "one", "one", "half", "halves", "half-nodes", "two")
+"""Of `ZONE_LAYOUTS`: on small guests the same pages are met again sooner, on the largest a drain
+takes more than one page at a time."""
 PAUSES: Final = (2, 4, 8)
 """One operation in so many is followed by a pause."""
 FAMILIES: Final = ("mixed", "huge", "fragments", "pressure", "splits", "splits")
