@@ -21,7 +21,9 @@ from hintbench.plugins import load_plugin
 from hintbench.testing import checking
 from hintbench.testing.checking import BROKEN, DECLARED, HOLDS, NOT_APPLICABLE, UNSHOWN, Check
 from hintbench.testing.counterexamples import read_counterexample, source_hash
+from hintbench.testing.explored import RACE
 from hintbench.testing.families import OPERATIONS
+from hintbench.testing.races import RACES
 from hintbench.testing.rules import RULES
 from hintbench.testing.stories import describe_violation, tell
 from hintbench.testing.subjects import Subject
@@ -138,8 +140,10 @@ def _print_check(console: Console, check: Check, files: dict[tuple[str, str], Pa
         console.print(
             f"{len(check.counterexamples)} counterexamples, in the median of {median:g} steps"
         )
+    _print_races(console, check)
     for told in check.counterexamples:
-        console.print(f"\n[bold]{told.key[0]}[/] in {told.size} steps:")
+        title = told.key[1] if told.key[0] == RACE else told.key[0]
+        console.print(f"\n[bold]{title}[/] in {told.size} steps:")
         for line in told.story:
             console.print(line, markup=False, soft_wrap=True)
         if told.key in files:
@@ -150,6 +154,20 @@ def _print_check(console: Console, check: Check, files: dict[tuple[str, str], Pa
         console.print(f"\n{check.error}", markup=False, style="bold red")
     console.print(_summary(check), markup=False)
     console.print()
+
+
+def _print_races(console: Console, check: Check) -> None:
+    """How often each race that concerns the strategy was provoked."""
+    if not check.races:
+        return
+    table = Table(title="races provoked", title_justify="left", box=None, pad_edge=False)
+    table.add_column("race", no_wrap=True)
+    table.add_column("in", justify="right")
+    table.add_column("what happens", overflow="fold")
+    for name, count in check.races.items():
+        table.add_row(name, str(count) if count else "[bold red]never[/]", RACES[name].text)
+    console.print()
+    console.print(table)
 
 
 def _summary(check: Check) -> str:
@@ -197,6 +215,7 @@ def _write_json(target: str, checks: Sequence[Check]) -> None:
                 "long_schedules_per_minute_and_core": round(check.exploration.long_per_minute),
                 "reports_in_the_median_long_schedule": check.exploration.median_reports,
                 "coverage": check.exploration.coverage,
+                "races": check.races,
                 "verdicts": {
                     each.rule: {
                         "class": RULES[each.rule].severity,
@@ -235,7 +254,7 @@ def run_replay(path: str, trace: bool, plugins: tuple[str, ...] = ()) -> int:
     lines, outcome = tell(make, saved.scenario.scenario(), key, everything=trace)
     for line in lines:
         typer.echo(line)
-    violation = outcome.violations.get(key)
+    violation = outcome.shown(key)
     if violation is not None:
         for line in describe_violation(violation):
             typer.echo(line)
@@ -244,7 +263,8 @@ def run_replay(path: str, trace: bool, plugins: tuple[str, ...] = ()) -> int:
     changed = source_hash(make) != saved.source
     because = ": its source has changed since" if changed else ""
     if violation is None:
-        typer.echo(f"{saved.strategy} does not break {saved.rule} here any more{because}")
+        what = f"show {saved.kind}" if saved.rule == RACE else f"break {saved.rule}"
+        typer.echo(f"{saved.strategy} does not {what} here any more{because}")
         return _FAILED
     if outcome.digest != saved.digest:
         typer.echo(f"digest {outcome.digest}, saved was {saved.digest}{because}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from hintbench.arguments import check_coroutine, whole_ns
@@ -14,6 +15,7 @@ from hintbench.core.constants import KIND_MASK, ORDER_MASK, SLAB
 from hintbench.core.flags import UnitFlags
 from hintbench.core.hooks import CoreHooks
 from hintbench.core.measures import Integral
+from hintbench.guarded import guard
 from hintbench.host import Host
 from hintbench.tasks import Scheduler, Task
 
@@ -37,11 +39,18 @@ class PerCpu(Generic[State]):
     def __init__(self, guest: Guest, factory: Callable[[], State]) -> None:
         self._guest = guest
         self._states = [factory() for _ in guest.cpus]
+        self._seen = self._states
+        watcher = guest.watcher
+        if watcher is not None:
+            self._seen = [
+                guard(state, partial(watcher.per_cpu_touched, cpu))
+                for cpu, state in enumerate(self._states)
+            ]
 
     def __getitem__(self, cpu: int) -> State:
         if self._guest.watcher is not None:
             self._guest.watcher.per_cpu_touched(cpu)
-        return self._states[cpu]
+        return self._seen[cpu]
 
     @property
     def here(self) -> State:
@@ -50,6 +59,10 @@ class PerCpu(Generic[State]):
 
     def __len__(self) -> int:
         return len(self._states)
+
+    def peek(self) -> tuple[State, ...]:
+        """Every CPU's, for observers, which are no CPU's and change nothing."""
+        return tuple(self._states)
 
 
 class Event:

@@ -80,6 +80,8 @@ class Host:
         self.violate: Callable[[str, str], None] = lambda rule, text: None
         self.watcher: Watcher | None = None
         self.faults: HostFaults | None = None
+        self.torn: Callable[[str], None] | None = None
+        self._last_added: Report | None = None
         self._queue: deque[Report] = deque()
         self._busy = False
         self._unanswered: list[Report] = []
@@ -132,6 +134,7 @@ class Host:
         on_interrupt: Callable[[], Any],
         *,
         joined: bool = False,
+        locked: bool = True,
     ) -> bool:
         """Tell the host and do not wait; completions are fetched with `poll`.
 
@@ -143,11 +146,14 @@ class Host:
                 ones (a bound method of one object equals itself, each ``lambda`` is another).
                 So it must fetch all that `poll` has, not one.
             joined: neighbours in the list share a descriptor.
+            locked: the driver's lock is held around virtqueue_add_outbuf(). Without it two CPUs
+                can be in the queue at once, and one report overwrites the other; that happens in
+                runs that are explored.
 
         Returns:
             False when the queue is full or no device is there; nothing was submitted then.
         """
-        report = await self._submit(tuple(blocks), joined)
+        report = await self._submit(tuple(blocks), joined, locked)
         if report is None:
             return False
 
@@ -214,6 +220,11 @@ class Host:
         """Whether a completion waits to be fetched."""
         return bool(self._completions)
 
+    @property
+    def interrupt_pending(self) -> bool:
+        """Whether an acknowledgement's interrupt is on its way."""
+        return bool(self._pending_interrupts)
+
     def watch(self, context: Context, poll: Callable[[], None]) -> None:
         """A spinner looks for completions with ``poll`` while it spins."""
         self._waiting_polls.append((context, poll))
@@ -255,7 +266,9 @@ class Host:
         """Whether a report keeps the kicking vCPU out of the guest for its whole service."""
         return self.config.kick != "device-thread"
 
-    async def _submit(self, blocks: tuple[Block, ...], joined: bool) -> Report | None:
+    async def _submit(
+        self, blocks: tuple[Block, ...], joined: bool, locked: bool = True
+    ) -> Report | None:
         """Put a report into the queue and kick; None when it has no room or there is no device."""
         config = self.config
         # The caller may be ahead of those who submit before it, and of the host's answers.
@@ -266,6 +279,8 @@ class Host:
             full = True
         if not self.attached or full:
             self.refused_reports += 1
+            if self.watcher is not None:
+                self.watcher.not_submitted(report)
             return None
         if self.watcher is not None:
             self.watcher.reported(report, self.scheduler.current)
@@ -280,8 +295,27 @@ class Host:
         else:
             self.clock.now += config.call_device_thread_ns
             arrives = self.clock.now + config.device_latency_ns
+        if not locked and self.torn is not None:
+            self._add_torn(self.torn)
+            arrives = max(arrives, self.clock.now)
+        self._last_added = report
         self.simulation.schedule(arrives, RANK_HOST, 0, lambda: self._arrived(report))
         return report
+
+    def _add_torn(self, torn: Callable[[str], None]) -> None:
+        """virtqueue_add_split() without a lock: the free descriptor is read, then written.
+
+        Whoever adds in between reads the same one, and what it wrote there is gone, unless the
+        host has seen it by then.
+        """
+        last = self._last_added
+        torn("write the descriptor")
+        other = self._last_added
+        if other is not None and other is not last and not other.arrived:
+            other.overwritten = True
+            if self.watcher is not None:
+                self.watcher.overwritten(other)
+        torn("")
 
     def _call(self, report: Report, call_ns: int) -> None:
         """Enter the hypervisor, which serves the report in the vCPU's own thread, at once."""
@@ -309,6 +343,9 @@ class Host:
         )
 
     def _arrived(self, report: Report) -> None:
+        if report.overwritten:
+            return
+        report.arrived = True
         self._queue.append(report)
         if not self._busy:
             self._busy = True

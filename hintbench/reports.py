@@ -48,15 +48,19 @@ class Report:
         posted: its end is told by a completion, which somebody has to fetch.
         synchronous: its caller is held until the host has done with it.
         reset: the device was reset under it: nothing more is discarded, and it has failed.
+        arrived: the host has seen it.
+        overwritten: its descriptor was overwritten before the host saw it.
     """
 
     __slots__ = (
+        "arrived",
         "blocks",
         "cpu",
         "descriptors",
         "finished",
         "next",
         "ok",
+        "overwritten",
         "posted",
         "queued",
         "reset",
@@ -79,6 +83,8 @@ class Report:
         self.posted = False
         self.synchronous = False
         self.reset = False
+        self.arrived = False
+        self.overwritten = False
 
     @property
     def pages(self) -> int:

@@ -239,6 +239,7 @@ class Run:
                 start_ns = self._start()
                 initial = self.program.initial
                 self.threads.start(None if initial is None else initial.vmstat_ticks_ns)
+                self.threads.compact(() if initial is None else initial.compaction)
                 self.threads.watch_for_hung_tapes()
                 simulation.begin_vcpus(start_ns)
                 if not core_machine.run_tapes(simulation):

@@ -80,6 +80,7 @@ def modelled_program(
     vcpus: int,
     free: npt.NDArray[np.bool_] | None = None,
     free_at_end: npt.NDArray[np.bool_] | None = None,
+    movable: npt.NDArray[np.bool_] | None = None,
     kernel: str = "6.12",
 ) -> Program:
     """Let a trace's allocations and frees drive the modelled guest.
@@ -93,6 +94,7 @@ def modelled_program(
         free: Which pages were free when /proc/kpageflags was dumped, if that is known; the
             replay then begins there.
         free_at_end: Which pages were free at the second dump, to compare with.
+        movable: Which pages were on an LRU list at the first dump (`trace_state.read_lru_pages`).
         kernel: The guest's kernel preset.
 
     Raises:
@@ -125,7 +127,15 @@ def modelled_program(
         slots=walk.count,
         tapes=tape.programs(vcpus),
         operations=len(row),
-        initial=start_of(found, free, in_use, free_at_end, exact=False),
+        initial=start_of(
+            found,
+            free,
+            in_use,
+            free_at_end,
+            exact=False,
+            movable=movable,
+            moves=used.row[moved >= 0],
+        ),
     )
 
 
@@ -135,6 +145,7 @@ def exact_program(
     *,
     vcpus: int,
     free_at_end: npt.NDArray[np.bool_] | None = None,
+    movable: npt.NDArray[np.bool_] | None = None,
     kernel: str = "6.12",
     check: bool = False,
 ) -> Program:
@@ -149,6 +160,7 @@ def exact_program(
         free: Which pages were free at the first dump (`trace_state.read_page_flags`).
         vcpus: vCPUs of the guest.
         free_at_end: Which pages were free at the second dump, to compare with.
+        movable: Which pages were on an LRU list at the first dump (`trace_state.read_lru_pages`).
         kernel: The guest's kernel preset.
         check: Ask the model at every choice what it would have chosen.
 
@@ -180,7 +192,9 @@ def exact_program(
         slots=0,
         tapes=tape.programs(vcpus),
         operations=len(steps.row),
-        initial=start_of(found, free, in_use, free_at_end, exact=True, check=check),
+        initial=start_of(
+            found, free, in_use, free_at_end, exact=True, movable=movable, check=check
+        ),
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 EVENTS: Final = (
     "reported",
+    "not_submitted",
     "answered",
     "fetched",
     "discarded",
@@ -28,11 +29,14 @@ EVENTS: Final = (
     "lock_released",
     "buffer_asked",
     "hook_called",
+    "edit_preempted",
+    "overwritten",
 )
 """The events and their arguments:
 
 * ``reported(report, context)``: a report, post or hypercall was submitted by a context (None: a
   plain hook), before the host sees it.
+* ``not_submitted(report)``: the queue was full, or no device was there.
 * ``answered(report)``: the host has acknowledged or refused it, or the device was reset.
 * ``fetched(completion)``: somebody polled it.
 * ``discarded(pfn, pages)``: the host takes the memory of these pages, now.
@@ -44,6 +48,9 @@ EVENTS: Final = (
 * ``lock_taken(lock)``, ``lock_released(lock)``: by anybody.
 * ``buffer_asked(size)``: ``guest.allocate_buffer``.
 * ``hook_called(name, arguments)``: a hook of the strategy is about to run.
+* ``edit_preempted(part)``: an edit that nobody locked stands before this part of it, and others
+  are about to run.
+* ``overwritten(report)``: two CPUs were in the queue at once, and the host will never see this.
 """
 
 
@@ -55,6 +62,7 @@ class Watcher:
     """
 
     reported: Callable[..., None]
+    not_submitted: Callable[..., None]
     answered: Callable[..., None]
     fetched: Callable[..., None]
     discarded: Callable[..., None]
@@ -68,6 +76,8 @@ class Watcher:
     lock_released: Callable[..., None]
     buffer_asked: Callable[..., None]
     hook_called: Callable[..., None]
+    edit_preempted: Callable[..., None]
+    overwritten: Callable[..., None]
 
     def __init__(self, checkers: Iterable[object]) -> None:
         self._checkers = tuple(checkers)

@@ -228,7 +228,7 @@ class PageReporting(Strategy):
         sgl.clear()
 
     def claims(self) -> Claims:
-        """A sixteenth of each list per pass, one take to isolate, one to put back."""
+        """A sixteenth of each list per pass; one take a list to isolate, one to put back."""
         given = self.parameters
         return Claims(
             min_order=given.order,
@@ -236,6 +236,7 @@ class PageReporting(Strategy):
             liveness_bound_ns=(BUDGET_SHARE + 2) * (given.delay_ns * 9 // 8 + 500_000_000),
             initial_flush=True,
             in_flight_pages=given.capacity << MAX_PAGE_ORDER,
+            lock_takes=(1, 1, 1),
             one_zone=True,
             once=True,
             any_pfn=True,

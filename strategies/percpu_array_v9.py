@@ -18,6 +18,7 @@ Known defects, most of them found in Duyck's review of patch 2/6 (2019-03-07); k
     * an entry that is no longer free costs 1,024 page visits with the zone lock held, and what is
       sorted by zone number, which all nodes share, is locked by zone;
     * nothing bounds what all CPUs isolate together;
+    * nothing locks the virtqueue: of two CPUs that add at once one's blocks never come back;
     * the submitter throws away the completions that it polls, and their blocks with them;
     * without a device the batch leaks.
 """
@@ -199,7 +200,8 @@ class PercpuArrayV9(Strategy):
         await self.guest.step()  # the walk took long: what was acknowledged meanwhile is there
         while host.poll() is not None:
             pass  # "detach all the used buffers": a completion, and with it the way back
-        if not await host.post(isolated, self._acknowledged):
+        # virtqueue_add_outbuf() with no lock around it: another CPU may be in the queue too.
+        if not await host.post(isolated, self._acknowledged, locked=False):
             await self._release(isolated)
 
     def _acknowledged(self) -> Coroutine[None, None, None] | None:

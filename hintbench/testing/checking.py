@@ -19,6 +19,8 @@ from hintbench.testing.exploration import (
     explore_handfuls,
     search_depth_first,
 )
+from hintbench.testing.explored import RACE
+from hintbench.testing.races import RACES, races_of
 from hintbench.testing.rules import RULES
 from hintbench.testing.subjects import Subject
 from hintbench.testing.worker import Told, work
@@ -94,6 +96,7 @@ class Check:
         error: the strategy's own fault; "" if none.
         seconds: wall time of all of it.
         seed: of the first scenario.
+        races: by name, in how many schedules each race that concerns the strategy happened.
     """
 
     strategy: str
@@ -104,6 +107,7 @@ class Check:
     seconds: float = 0.0
     seed: int = 1
     progress: Progress = field(default_factory=Progress)
+    races: dict[str, int] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -155,8 +159,11 @@ def check_strategy(
         for answer in pool.run(tasks, stop=lambda found: _undeclared(found, declared)):
             check.exploration.merge(answer)
         keys = [key for key in check.exploration.found if stories or key[0] not in declared]
-        keys = [key for key in keys if key[0] not in _BY_COMPARISON]
         found = {key: check.exploration.found[key][1] for key in keys}
+        found = {key: each for key, each in found.items() if key[0] not in _BY_COMPARISON}
+        if stories:
+            raced = check.exploration.raced
+            found.update({(RACE, name): raced[name][1] for name in RACES if name in raced})
         check.counterexamples = _shrunk(pool, found)
     finally:
         pool.close()
@@ -166,6 +173,7 @@ def check_strategy(
     if unknown:
         check.error = check.error or f"declares to fail {', '.join(unknown)}, which is no rule"
     check.verdicts = _verdicts(check, instance.claims(), declared)
+    check.races = {race.name: 0 for race in races_of(instance)} | check.exploration.races
     check.seconds = time.perf_counter() - began
     return check
 
@@ -207,6 +215,7 @@ def check_here(
     if check.exploration.error is not None:
         check.error = check.error or check.exploration.error[0]
     check.verdicts = _verdicts(check, instance.claims(), dict(instance.declared_failures))
+    check.races = {race.name: 0 for race in races_of(instance)} | check.exploration.races
     check.seconds = time.perf_counter() - began
     return check
 

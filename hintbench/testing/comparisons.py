@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 TWICE: Final = 4
 """How many scenarios are run twice, and how many attached but off."""
+QUIET_NS: Final = 2_000_000_000
+"""How long nothing happens before the block is freed whose pages are freed one by one, at least
+[virtual ns]."""
 _FILLER: Final = 300
 """Pages freed after the block, so that its own leave the per-CPU list."""
 
@@ -47,7 +50,7 @@ def compare(make: Callable[[], Strategy], seed: int) -> Exploration:
         _off(make, scenario, found)
     claims = strategy.claims()
     if claims.any_pfn and claims.min_order is not None:
-        _any_pfn(make, strategy.kernels, claims.min_order, found)
+        _any_pfn(make, found)
     return found
 
 
@@ -81,10 +84,14 @@ def _off(make: Callable[[], Strategy], scenario: Scenario, found: Exploration) -
         _add(found, scenario, "off-is-none", text)
 
 
-def _any_pfn(
-    make: Callable[[], Strategy], kernels: tuple[str, ...], min_order: int, found: Exploration
-) -> None:
+def _any_pfn(make: Callable[[], Strategy], found: Exploration) -> None:
     """Free one block page by page, so that its head, a middle page, or its tail comes last."""
+    strategy = make()
+    claims, kernels = strategy.claims(), strategy.kernels
+    min_order = claims.min_order or 0
+    # What was free at the start has been told by then, or is no candidate any more: only the free
+    # itself can lead to the block.
+    quiet_ns = max(claims.liveness_bound_ns or 0, QUIET_NS)
     kernel = "5.0" if "5.0" in kernels else kernels[0]
     guest = small_guest(kernel, "one", "device", 1)
     pages = 1 << min_order
@@ -115,7 +122,8 @@ def _any_pfn(
         others = [pfn for pfn in pfns if not target <= pfn ^ pages < target + pages]
         filler = [pfn for pfn in others if not target <= pfn < target + pages][::2][:_FILLER]
         frees = [slots[pfn] for pfn in (*order, *filler)]
-        scenario = before.but(operations=_allocations(count, frees), settle=True)
+        operations = _allocations(count, frees, quiet_ns)
+        scenario = before.but(operations=operations, settle=True)
         told[name] = _is_told(make, scenario, target, pages)
         found.schedules += 1
         if not told[name]:
@@ -126,13 +134,15 @@ def _any_pfn(
         _add(found, failing, "any-pfn", text)
 
 
-def _allocations(count: int, frees: list[int] | None = None) -> Operations:
-    """Single pages into all slots, then some of them back."""
-    slots = np.array([*range(count), *(frees or ())], dtype=np.int32)
+def _allocations(count: int, frees: Sequence[int] = (), quiet_ns: int = QUIET_NS) -> Operations:
+    """Single pages into all slots, nothing for a while, then some of them back."""
+    slots = np.array([*range(count), 0, *frees], dtype=np.int32)
     codes = np.full(len(slots), encode(Operation.FREE), dtype=np.uint32)
     codes[:count] = encode(Operation.ALLOCATE, 0, 1, 0)
-    zeros = np.zeros(len(slots), dtype=np.int64)
-    return Operations(zeros.astype(np.int8), codes, slots, zeros)
+    codes[count] = encode(Operation.IDLE)
+    times = np.zeros(len(slots), dtype=np.int64)
+    times[count] = quiet_ns
+    return Operations(np.zeros(len(slots), dtype=np.int8), codes, slots, times)
 
 
 def _is_told(make: Callable[[], Strategy], scenario: Scenario, target: int, pages: int) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from hintbench.testing.explored import Checker, ExploredRun, Outcome, Violation
 from hintbench.testing.families import OPERATIONS, draw_scenario, tiny_scenario
 from hintbench.testing.handfuls import handful_scenario
+from hintbench.testing.races import races_of
 from hintbench.testing.rules import RULES
 from hintbench.testing.scenario import EDIT, HOLD, STEP, Scenario
 from hintbench.testing.schedules.depth_first import enumerate_preemptions
@@ -35,6 +36,8 @@ class Exploration:
         counts: by rule, in how many scenarios it was broken.
         error: the strategy's own fault, and the scenario.
         coverage: sums of what the runs held.
+        races: by name, in how many scenarios each race happened.
+        raced: for every race that happened the smallest scenario with it.
         with_reports: how many scenarios had at least one report.
         seconds: wall time.
         long_seconds: CPU time of the schedules of `OPERATIONS` operations and more [s].
@@ -50,6 +53,8 @@ class Exploration:
     seconds: float = 0.0
     long_seconds: float = 0.0
     long_reports: dict[int, int] = field(default_factory=dict)
+    races: dict[str, int] = field(default_factory=dict)
+    raced: dict[str, tuple[Violation, Scenario]] = field(default_factory=dict)
 
     def add(self, scenario: Scenario, outcome: Outcome, seconds: float = 0.0) -> None:
         """Enter one run, which took so long [CPU s]."""
@@ -66,6 +71,10 @@ class Exploration:
             self.counts[rule] = self.counts.get(rule, 0) + 1
         if outcome.error and self.error is None:
             self.error = outcome.error, scenario
+        for name, violation in outcome.races.items():
+            self.races[name] = self.races.get(name, 0) + 1
+            if name not in self.raced or scenario.size < self.raced[name][1].size:
+                self.raced[name] = violation, scenario
         for name, count in outcome.coverage.items():
             self.coverage[name] = self.coverage.get(name, 0) + count
         self.with_reports += outcome.coverage.get("reports", 0) > 0
@@ -102,7 +111,14 @@ class Exploration:
         for key, (violation, scenario) in other.found.items():
             if key not in self.found or scenario.size < self.found[key][1].size:
                 self.found[key] = violation, scenario
-        for mine, theirs in ((self.counts, other.counts), (self.coverage, other.coverage)):
+        for name, (violation, scenario) in other.raced.items():
+            if name not in self.raced or scenario.size < self.raced[name][1].size:
+                self.raced[name] = violation, scenario
+        for mine, theirs in (
+            (self.counts, other.counts),
+            (self.coverage, other.coverage),
+            (self.races, other.races),
+        ):
             for name, count in theirs.items():
                 mine[name] = mine.get(name, 0) + count
         for reports, schedules in other.long_reports.items():
@@ -143,7 +159,8 @@ def run_scenario(
     strategy = make()
     if tolerated is None:
         tolerated = frozenset(strategy.declared_failures)
-    run = ExploredRun(strategy, scenario, checkers_for(strategy), tolerated, journal, told)
+    checkers, races = checkers_for(strategy), races_of(strategy)
+    run = ExploredRun(strategy, scenario, checkers, tolerated, journal, told, races)
     run.stop_at = stop_at
     if attach is not None:
         attach(run)

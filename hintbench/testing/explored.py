@@ -21,15 +21,16 @@ from hintbench.processors import as_coroutine
 from hintbench.runner import STOP_LIMIT_NS
 from hintbench.testing.checker import Checker
 from hintbench.testing.faults import Faults
-from hintbench.testing.outcome import Outcome, ScheduleStoppedError, Violation
+from hintbench.testing.outcome import RACE, Outcome, ScheduleStoppedError, Violation
 from hintbench.testing.scenario import Scenario
 from hintbench.testing.watched import WatchedRun
 from hintbench.watching import Watcher
 
 if TYPE_CHECKING:
     from hintbench.strategy import Strategy
+    from hintbench.testing.races.race import Race
 
-__all__ = ["Checker", "ExploredRun", "Outcome", "ScheduleStoppedError", "Violation"]
+__all__ = ["RACE", "Checker", "ExploredRun", "Outcome", "ScheduleStoppedError", "Violation"]
 
 MOST_NESTED: Final = 2
 """How deep unlocked edits may stand inside each other."""
@@ -37,6 +38,8 @@ LATE_LIMIT_NS: Final = 10_000_000_000
 """How long after the stop something may still happen that should not [virtual ns]."""
 FIRST_LOOK_NS: Final = 1_000_000
 """How soon after the last operation it is asked whether all is told, then ever later."""
+EVENT_KINDS: Final = 16
+"""More than there are kinds of events in the history."""
 
 
 class ExploredRun(WatchedRun):
@@ -49,6 +52,7 @@ class ExploredRun(WatchedRun):
         tolerated: rules whose violation does not end the run: those the strategy declares.
         journal: called with (time, CPU, kind, pfn, order) for every event; for stories.
         told: called with what happens besides: (what, text).
+        races: what is looked for besides the rules.
 
     Attributes:
         auditor: who has each page.
@@ -67,6 +71,7 @@ class ExploredRun(WatchedRun):
         tolerated: frozenset[str] = frozenset(),
         journal: Callable[[int, int, int, int, int], None] | None = None,
         told: Callable[[str, str], None] | None = None,
+        races: Iterable[type[Race]] = (),
     ) -> None:
         super().__init__(strategy, scenario, tolerated, told)
         self.claims = strategy.claims()
@@ -80,13 +85,15 @@ class ExploredRun(WatchedRun):
         )
         auditor: Any = Auditor(self.machine.pages.page_count, self._complain, self._notice)
         self.auditor = auditor
-        self.auditor.journal = journal
         self.auditor.begin(self.machine.zones)
         if self.claims.initial_flush:
             self.auditor.all_untold()
         clock: Any = self.machine.clock
         clock.digest.listener = self.auditor
         self.checkers = [checker(self) for checker in checkers]
+        self.races = [race(self) for race in races]
+        self.checkers += self.races
+        self.auditor.journal = self._journal(journal)
         self.watcher = Watcher((*self.checkers, self))
         self.guest.watcher = self.watcher
         self.guest.host.watcher = self.watcher
@@ -94,6 +101,7 @@ class ExploredRun(WatchedRun):
         zones: list[Any] = self.machine.zones
         for zone in zones:
             zone.torn = Tear(self._preempt)
+        self.guest.host.torn = self._preempt
         if self.watcher.wants("lock_taken") or self.watcher.wants("lock_released"):
             for zone in self.machine.zones:
                 zone.lock.observer = _join(zone.lock.observer, self._lock_event)
@@ -294,6 +302,7 @@ class ExploredRun(WatchedRun):
         delay_ns = self.preemptions.at_edit()
         if delay_ns:
             self.tell("preempted", f"preempted for {delay_ns} ns before: {part}")
+            self.watcher.edit_preempted(part)
             self._run_others(delay_ns)
 
     def _run_others(self, delay_ns: int) -> None:
@@ -341,6 +350,29 @@ class ExploredRun(WatchedRun):
         return any(each is not None and each.name == "block_merged" for each in contexts)
 
     # -- what happens ----------------------------------------------------------------------------
+
+    def _journal(
+        self, listener: Callable[[int, int, int, int, int], None] | None
+    ) -> Callable[[int, int, int, int, int], None] | None:
+        """Hand every event of the history to whoever tells a story and to the races."""
+        calls: list[list[Any]] = [[] for _ in range(EVENT_KINDS)]
+        for race in self.races:
+            for kind in race.kinds:
+                calls[kind].append(race.page_event)  # type: ignore[attr-defined]
+        if not any(calls):
+            return listener
+        if listener is None:
+            self.auditor.journal_kinds = sum(
+                1 << kind for kind in range(EVENT_KINDS) if calls[kind]
+            )
+
+        def event(time_ns: int, cpu: int, kind: int, pfn: int, order: int) -> None:
+            if listener is not None:
+                listener(time_ns, cpu, kind, pfn, order)
+            for call in calls[kind]:
+                call(cpu, kind, pfn, order)
+
+        return event
 
     def _complain(self, rule: str, kind: str, text: str, pfn: int, pages: int) -> None:
         self.violate(rule, text, kind, pfn, pages)

@@ -16,6 +16,7 @@ import numpy as np
 
 from hintbench.operations import Flag, Migratetype, Operation, encode
 from hintbench.tapes import Draws
+from hintbench.testing.encounters import DRAINED, ENCOUNTERS, begin, interrupts_of
 from hintbench.testing.faults import KINDS, TIMED
 from hintbench.testing.guests import HOSTS, ZONE_LAYOUTS, small_guest
 from hintbench.testing.scenario import Fault, Operations, Scenario
@@ -29,8 +30,6 @@ when it ends: what has been lost would come free once more, and be found, if all
 LATE_NS: Final = 5_000_000_000
 """When every strategy has been stopped, which claims to tell within two seconds [virtual ns]."""
 TIMED_KINDS: Final = tuple(sorted(TIMED))
-DRAINED: Final = 1_000
-"""Batches of a list that is emptied."""
 _SCALE: Final = 1 << 20
 _INDEX_BITS: Final = 11
 """Enough for the index of every allocation and free."""
@@ -49,6 +48,12 @@ MIXES: Final[dict[str, Sequence[tuple[int, int, float]]]] = {
     "fragments": ((0, 900, 500), (1, 60, 30), (3, 80, 120), (9, 10, 5)),
     # Sizes that no per-CPU list takes: large blocks are split and merge all the time.
     "splits": ((0, 300, 30), (5, 200, 30), (7, 100, 15), (8, 60, 8), (9, 30, 6), (10, 12, 2)),
+    # Pages come out of large blocks through per-CPU lists, and go back while the host works.
+    "drains": ((0, 800, 1200), (2, 120, 120), (3, 80, 80), (9, 20, 4), (10, 10, 2)),
+    # Interrupts on all CPUs at once take what is being told.
+    "storms": ((0, 300, 30), (5, 100, 10), (9, 60, 6), (10, 30, 4)),
+    # Small pieces only, while what is larger is isolated.
+    "depletion": ((0, 100, 40), (1, 60, 20), (2, 60, 20), (3, 60, 20), (5, 20, 4)),
     "pressure": ((0, 700, 200), (2, 100, 30), (4, 100, 20), (9, 30, 18), (10, 15, 7)),
 }
 """By family (order, weight, live blocks): how often an order is asked for, and how many blocks of
@@ -58,7 +63,14 @@ LAYOUTS: Final = ("one", "one", "one", "half", "halves", "half-nodes", "two")
 takes more than one page at a time."""
 PAUSES: Final = (2, 4, 8)
 """One operation in so many is followed by a pause."""
-FAMILIES: Final = ("mixed", "huge", "fragments", "pressure", "splits", "splits")
+FAMILIES: Final = (
+    *2 * ("mixed", "huge", "fragments", "pressure", "splits", "splits"),
+    "drains",
+    "storms",
+    "depletion",
+)
+SLOW_HOSTS: Final = ("slow", "slower")
+"""Hosts that have a report long enough for something to happen to its pages."""
 
 
 def draw_scenario(seed: int, kernels: Sequence[str] = ("6.12", "5.0")) -> Scenario:
@@ -72,18 +84,25 @@ def draw_scenario(seed: int, kernels: Sequence[str] = ("6.12", "5.0")) -> Scenar
     family = rng.choice(FAMILIES)
     layout = rng.choice(LAYOUTS)
     host = rng.choice(("device", "small-granule", "slow", *sorted(HOSTS)))
-    kernel = rng.choice(list(kernels))
+    if family in ENCOUNTERS:
+        layout = "tiny" if family == "depletion" else "one"
+        host = rng.choice(SLOW_HOSTS)
+    # "drains" aims at what 6.12 lists first and strategies tell first, the lowest addresses.
+    kernel = kernels[0] if family == "drains" else rng.choice(list(kernels))
     guest = small_guest(kernel, layout, host, khugepaged=rng.random() < 0.3)
     zones = ZONE_LAYOUTS[layout]
     pages = sum(blocks for _, _, blocks, _ in zones) << 10
     operations = draw_operations(seed, family, guest.vcpus, pages, rng.choice(PAUSES))
+    operations = begin(family, operations, guest.vcpus, pages)
+    preemptions = draw_preemptions(rng, len(operations))
+    faults = {*_draw_faults(rng, guest.vcpus), *interrupts_of(rng, family, guest.vcpus, pages)}
     return Scenario(
         guest=guest,
         operations=operations,
-        preemptions=draw_preemptions(rng, len(operations)),
-        faults=_draw_faults(rng, guest.vcpus),
+        preemptions=preemptions,
+        faults=tuple(sorted(faults)),
         seed=seed,
-        settle=rng.random() < 0.6,
+        settle=rng.random() < 0.6 or family == "depletion",
         family=family,
     )
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
+
+RACE: Final = "race"
+"""Stands where a violation has its rule, for what is no violation: its kind is the race's name."""
 
 
 class ScheduleStoppedError(BaseException):
@@ -52,6 +56,7 @@ class Outcome:
         error: the strategy's own fault if it raised, hung or misused the guest; else "".
         digest: of the whole event history.
         coverage: what the run held: reports, contended takes, preemptions, interrupts, faults ...
+        races: by name the first time that each race happened which was looked for.
     """
 
     violations: dict[tuple[str, str], Violation] = field(default_factory=dict)
@@ -59,6 +64,11 @@ class Outcome:
     error: str = ""
     digest: str = ""
     coverage: dict[str, int] = field(default_factory=dict)
+    races: dict[str, Violation] = field(default_factory=dict)
+
+    def shown(self, key: tuple[str, str]) -> Violation | None:
+        """The first violation with this rule and kind, or the race (``("race", name)``)."""
+        return self.races.get(key[1]) if key[0] == RACE else self.violations.get(key)
 
     @property
     def first(self) -> Violation | None:

@@ -97,7 +97,7 @@ class _Shrinker:
         if self._late:
             return False
         outcome = run_scenario(self.make, scenario, self.tolerated, stop_at=self.key)
-        if self.key in outcome.violations:
+        if outcome.shown(self.key) is not None:
             self.best = scenario
             return True
         return False

@@ -20,6 +20,7 @@ from hintbench.core.constants import (
     EVENT_TAKEN,
 )
 from hintbench.testing.exploration import run_scenario
+from hintbench.testing.explored import RACE
 from hintbench.testing.rules import RULES
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def tell(
     )
     steps = journal.steps
     if not everything:
-        violation = outcome.violations.get(key)
+        violation = outcome.shown(key)
         steps = [step for step in steps if _matters(step, violation)]
     cut = 0 if everything else max(0, len(steps) - LONGEST)
     lines = [f"      ({cut} steps before)"] if cut else []
@@ -142,8 +143,11 @@ def tell(
 
 def describe_violation(violation: Violation) -> list[str]:
     """What is said under a story."""
-    rule = RULES[violation.rule]
-    lines = [f"broken: {violation.rule} ({rule.severity}): {rule.promise}"]
+    if violation.rule == RACE:
+        lines = [f"race: {violation.kind}"]
+    else:
+        rule = RULES[violation.rule]
+        lines = [f"broken: {violation.rule} ({rule.severity}): {rule.promise}"]
     lines.append(f"        {violation.text}")
     where = f"at {violation.time_ns:,} ns in {violation.context}"
     if violation.line:

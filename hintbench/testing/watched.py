@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from hintbench.runner import Run
-from hintbench.testing.outcome import Outcome, ScheduleStoppedError, Violation
+from hintbench.testing.outcome import RACE, Outcome, ScheduleStoppedError, Violation
 from hintbench.testing.scenario import Scenario, ScenarioWorkload
 from hintbench.workload import Program, WorkloadSetting
 
 if TYPE_CHECKING:
     from hintbench.strategy import Strategy
+    from hintbench.testing.races.race import Race
 
 FATAL: Final = frozenset({"conservation"})
 """After these nothing that happens means anything: the lists may lead anywhere."""
@@ -31,6 +32,7 @@ class WatchedRun(Run):
         outcome: what has come of it so far.
         stop_at: rule and kind of the violation that ends the run in any case.
         hook: the strategy's hook that runs, and its arguments.
+        races: what is looked for besides the rules.
         dead: the run is over, and what its plugin still does concerns nobody.
     """
 
@@ -51,6 +53,7 @@ class WatchedRun(Run):
         self.stop_at: tuple[str, str] | None = None
         self.hook: tuple[str, tuple[Any, ...]] = ("", ())
         self.dead = False
+        self.races: list[Race] = []
         self.strategy_file = _file_of(strategy)
 
     def _program(self, setting: WorkloadSetting) -> Program:
@@ -76,26 +79,37 @@ class WatchedRun(Run):
         outcome.counts[rule] = outcome.counts.get(rule, 0) + 1
         if (rule, kind) in outcome.violations:
             return
+        violation = self._violation(rule, text, kind, pfn, pages)
+        outcome.violations[rule, kind] = violation
+        self.tell("violation", f"{rule}: {text}")
+        for race in self.races:
+            race.violated(violation)
+
+    def _violation(self, rule: str, text: str, kind: str, pfn: int, pages: int) -> Violation:
+        """What happens now, with all that is to be said of where and by whom."""
         clock = self.machine.clock
         locks = tuple(
             f"{zone.lock.name} held by {self.name_of(zone.lock.holder)}"
             for zone in self.machine.zones
             if zone.lock.held
         )
-        violation = Violation(
-            rule,
-            kind,
-            text,
-            int(clock.now),
-            clock.cpu,
-            self.context_name,
-            pfn,
-            pages,
-            locks,
-            self._line(),
+        time_ns, where = int(clock.now), self.context_name
+        return Violation(
+            rule, kind, text, time_ns, clock.cpu, where, pfn, pages, locks, self._line()
         )
-        outcome.violations[rule, kind] = violation
-        self.tell("violation", f"{rule}: {text}")
+
+    def provoked(self, name: str, text: str, pfn: int = 0, pages: int = 0) -> None:
+        """A race has happened that was looked for.
+
+        Raises:
+            ScheduleStoppedError: the run was to end with it.
+        """
+        if self.dead or name in self.outcome.races:
+            return
+        self.outcome.races[name] = self._violation(RACE, text, name, pfn, pages)
+        self.tell("race", text)
+        if self.stop_at == (RACE, name):
+            raise ScheduleStoppedError
 
     def tell(self, what: str, text: str) -> None:
         """Add a line to the story, if anybody listens."""

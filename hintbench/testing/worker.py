@@ -131,7 +131,7 @@ class _Tasks:
         make = self.subject.maker()
         small = shrink(make, scenario, key, seconds)
         story, outcome = tell(make, small, key)
-        violation = outcome.violations.get(key)
+        violation = outcome.shown(key)
         if violation is not None:
             story += describe_violation(violation)
         counterexample = Counterexample(

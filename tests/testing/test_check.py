@@ -9,6 +9,7 @@ import textwrap
 import pytest
 
 from hintbench.testing.rules import RULES
+from program import hintbench
 
 FAULTS = {
     "raises": ("block_freed", "def block_freed(self): raise OSError('no')", "OSError: no"),
@@ -19,19 +20,6 @@ FAULTS = {
         "MemoryError",
     ),
 }
-
-
-def hintbench(*arguments, cwd, timeout=120):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    return subprocess.run(
-        [sys.executable, "-m", "hintbench", *arguments],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=timeout,
-    )
 
 
 def write_plugin(folder, name, body):

@@ -9,6 +9,7 @@ import pytest
 
 from hintbench.plugins import find_strategy
 from hintbench.strategy import Strategy
+from hintbench.testing.comparisons import compare
 from hintbench.testing.exploration import Exploration, explore
 from hintbench.testing.mutants import BASES, MUTANTS
 from hintbench.testing.rules import RULES
@@ -79,6 +80,33 @@ def test_a_mutant_is_refuted(name, rule):
 def test_a_mutant_is_refuted_from_any_seed(name, rule):
     explorations = check_refuted(name, rule, ALL_SEED_BASES)
     assert statistics.median(each.seconds for each in explorations) <= 5
+
+
+COMPARISONS = [
+    pytest.param(name, rule, id=f"{name}-{rule}")
+    for name, mutant in MUTANTS.items()
+    for rule in mutant.breaks
+    if rule in COMPARED
+]
+
+
+@pytest.mark.parametrize(("name", "rule"), COMPARISONS)
+def test_a_mutant_is_refuted_by_the_comparisons(name, rule):
+    for base in range(1, ALL_SEED_BASES + 1):
+        found = compare(MUTANTS[name], base * 1_000_000)
+        assert found.error is None
+        assert set(found.counts) == {rule}
+
+
+def test_every_comparison_has_a_mutant():
+    assert {rule for case in COMPARISONS for rule in case.values[1:]} == COMPARED
+
+
+@pytest.mark.parametrize("name", CORRECT)
+def test_a_correct_strategy_stands_the_comparisons(name):
+    for base in range(1, 4):
+        found = compare(CORRECT[name], base * 1_000_000)
+        assert (found.counts, found.error) == ({}, None)
 
 
 @pytest.mark.parametrize("name", CORRECT)

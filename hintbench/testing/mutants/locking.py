@@ -240,6 +240,27 @@ class EmptiesWithInterruptsOn(Mutant, Ringed):
         return captures
 
 
+class KeepsItsRing(Mutant, Ringed):
+    """Fetches its CPU's ring once, with interrupts off, and uses it ever after."""
+
+    name = "keeps-its-ring"
+    breaks = ("per-cpu",)
+
+    def prepare(self) -> None:
+        """No ring has been fetched."""
+        super().prepare()
+        self.kept: dict[int, list[tuple[int, int]]] = {}
+
+    def swap(self, cpu: int) -> list[tuple[int, int]]:
+        """Wrong: that it was fetched rightly does not make every later use right."""
+        if cpu not in self.kept:
+            with self.guest.interrupts_off():
+                self.kept[cpu] = self.rings[cpu]
+        captures = list(self.kept[cpu])
+        self.kept[cpu].clear()
+        return captures
+
+
 class FreesWhatItFound(Mutant, Isolating):
     """Frees what it reported as if it had allocated it: the zone has it twice."""
 
@@ -272,5 +293,6 @@ MUTANTS = (
     EmptiesOtherCpusRings,
     WritesAnotherCpusRing,
     EmptiesWithInterruptsOn,
+    KeepsItsRing,
     FreesWhatItFound,
 )

@@ -26,6 +26,13 @@ class RuleChecker(Checker):
 
     def reported(self, report: Report, context: Any) -> None:
         """From how many lists was it collected?"""
+        self._collected(report)
+
+    def not_submitted(self, report: Report) -> None:
+        """It was collected all the same."""
+        self._collected(report)
+
+    def _collected(self, report: Report) -> None:
         # The list's type is gone once a block is isolated; each block may have had its own.
         self.further_lists += len(report.blocks) - 1
 

@@ -86,7 +86,9 @@ class RuleChecker(Checker):
 
     def _out(self, before_ns: int) -> list[int]:
         """What is isolated, not with the host, and has been so since some time."""
-        reported = {block.pfn for report in self.open for block in report.blocks}
+        reported = {
+            block.pfn for report in self.open if not report.overwritten for block in report.blocks
+        }
         return [
             pfn
             for pfn, (_, at_ns) in self.since.items()

@@ -1,0 +1,62 @@
+"""Base of every race's detector."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from hintbench.testing.explored import Checker
+
+if TYPE_CHECKING:
+    from hintbench.contexts import Context
+    from hintbench.testing.explored import Violation
+
+
+class Race(Checker):
+    """Sees one run, as a rule's checker does, and says when its race happens.
+
+    Besides the events of `hintbench.watching` it may have a method ``page_event(cpu, kind, pfn,
+    order)`` for what happens to pages.
+
+    Attributes:
+        name: as in reports.
+        text: what happens, in one sentence.
+        strategies: names of the strategies it concerns.
+        kinds: what of the history it wants to see (``EVENT_...`` in `hintbench.core.constants`).
+    """
+
+    name: ClassVar[str] = ""
+    text: ClassVar[str] = ""
+    strategies: ClassVar[tuple[str, ...]] = ()
+    kinds: ClassVar[tuple[int, ...]] = ()
+
+    def violated(self, violation: Violation) -> None:
+        """A rule has been broken."""
+
+    def happened(self, pfn: int = 0, pages: int = 0) -> None:
+        """It happens now."""
+        self.run.provoked(self.name, self.text, pfn, pages)
+
+    @property
+    def strategy(self) -> Any:
+        """The strategy's instance; a race knows whose it is, and may look at its attributes."""
+        return self.run.strategy
+
+    @property
+    def current(self) -> Context | None:
+        """The context that runs; None while the core does."""
+        return self.run.scheduler.current
+
+    @property
+    def in_interrupt(self) -> bool:
+        """Whether an interrupt runs."""
+        return self.current is not None and self.current.kind == "interrupt"
+
+    def order_at(self, pfn: int) -> int:
+        """The order of the free block around a page; -1 when it is not free."""
+        from hintbench.core.constants import BUDDY, KIND_MASK, ORDER_MASK
+
+        pages = self.run.machine.pages
+        head = pages.head_of(pfn)
+        if head < 0 or pages.state[head] & KIND_MASK != BUDDY:
+            return -1
+        return int(pages.state[head] & ORDER_MASK)
