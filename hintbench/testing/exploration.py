@@ -19,6 +19,7 @@ from hintbench.testing.schedules.depth_first import enumerate_preemptions
 
 if TYPE_CHECKING:
     from hintbench.strategy import Strategy
+    from hintbench.testing.races.race import Race
 
 DEPTH_FIRST: Final = 400
 """How many schedules a depth-first search tries: all with one preemption, some with two."""
@@ -144,6 +145,7 @@ def run_scenario(
     told: Callable[[str, str], None] | None = None,
     stop_at: tuple[str, str] | None = None,
     attach: Callable[[ExploredRun], None] | None = None,
+    races: Iterable[type[Race]] | None = None,
 ) -> Outcome:
     """Run one scenario with a fresh instance of a strategy.
 
@@ -155,11 +157,14 @@ def run_scenario(
         told: called with what happens besides: preemptions, faults, violations.
         stop_at: rule and kind of the violation that ends the run even if tolerated.
         attach: called with the run before it begins.
+        races: which races are looked for; None: all that concern the strategy.
     """
     strategy = make()
     if tolerated is None:
         tolerated = frozenset(strategy.declared_failures)
-    checkers, races = checkers_for(strategy), races_of(strategy)
+    checkers = checkers_for(strategy)
+    if races is None:
+        races = races_of(strategy)
     run = ExploredRun(strategy, scenario, checkers, tolerated, journal, told, races)
     run.stop_at = stop_at
     if attach is not None:
