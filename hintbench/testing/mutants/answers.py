@@ -66,7 +66,7 @@ class GivesUpWaiting(Mutant, Posting):
 
     name = "gives-up-waiting"
     breaks = ("ack-before-return",)
-    may_break = ("once", "returned")
+    may_break = ("once", "returned", "no-false-oom")
 
     async def report(self, zone: Zone, taken: list[Block]) -> bool:
         """Wrong: a time-out is no answer; the host may still discard what it has been told of."""
