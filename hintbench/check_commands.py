@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from hintbench.testing import checking
 from hintbench.testing.checking import BROKEN, DECLARED, HOLDS, NOT_APPLICABLE, UNSHOWN, Check
 from hintbench.testing.counterexamples import read_counterexample, source_hash
 from hintbench.testing.explored import RACE
+from hintbench.testing.families import OPERATIONS
 from hintbench.testing.races import RACES
 from hintbench.testing.rules import RULES
 from hintbench.testing.stories import describe_violation, tell
@@ -127,6 +129,17 @@ def _print_check(console: Console, check: Check, files: dict[tuple[str, str], Pa
         f"{exploration.schedules:,} schedules ({exploration.with_reports:,} with reports) from seed"
         f" {check.seed} in {check.seconds:.1f} s: {', '.join(covered)}"
     )
+    if exploration.long_schedules:
+        console.print(
+            f"{exploration.long_schedules:,} of them with {OPERATIONS:,} operations and more,"
+            f" {exploration.long_per_minute:,.0f} a minute and core; reports in the median one:"
+            f" {exploration.median_reports}"
+        )
+    if check.counterexamples:
+        median = statistics.median(told.size for told in check.counterexamples)
+        console.print(
+            f"{len(check.counterexamples)} counterexamples, in the median of {median:g} steps"
+        )
     _print_races(console, check)
     for told in check.counterexamples:
         title = told.key[1] if told.key[0] == RACE else told.key[0]
@@ -198,6 +211,9 @@ def _write_json(target: str, checks: Sequence[Check]) -> None:
                 "schedules": check.exploration.schedules,
                 "schedules_with_reports": check.exploration.with_reports,
                 "wall_seconds": check.seconds,
+                "long_schedules": check.exploration.long_schedules,
+                "long_schedules_per_minute_and_core": round(check.exploration.long_per_minute),
+                "reports_in_the_median_long_schedule": check.exploration.median_reports,
                 "coverage": check.exploration.coverage,
                 "races": check.races,
                 "verdicts": {

@@ -372,7 +372,7 @@ class Guest:
         )
         self.flag_sets[name] = (flags, meaning)
         watched: Any = flags
-        watched.watcher = self.watcher
+        watched.watcher = None if self.watcher is None else self.watcher.of_flags(meaning)
         if meaning == "in-flight":
             watched.split = self.machine.backing.split
         if forget == "taken":

@@ -75,7 +75,7 @@ else:
     )
     from hintbench.core.zone import Zone
 
-_LARGEST_BULK = cython.declare(cython.longlong, 32768)
+_LARGEST_BULK = cython.declare(cython.longlong, 4095)
 
 
 @cython.cfunc

@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 from hintbench.errors import HintbenchError
 from hintbench.matrix import interrupts_held_back
 from hintbench.testing.comparisons import compare
-from hintbench.testing.exploration import Exploration, explore, search_depth_first
+from hintbench.testing.exploration import (
+    Exploration,
+    explore,
+    explore_handfuls,
+    search_depth_first,
+)
 from hintbench.testing.explored import RACE
 from hintbench.testing.races import RACES, races_of
 from hintbench.testing.rules import RULES
@@ -23,11 +28,14 @@ from hintbench.watchdog import watch
 
 if TYPE_CHECKING:
     from hintbench.strategy import Strategy
+    from hintbench.testing.scenario import Scenario
 
 SCHEDULES: Final = 2_000
 SECONDS: Final = 25.0
 """How many schedules a strategy gets by default, and how much wall time."""
 SHRINK_SECONDS: Final = 6.0
+SHORT: Final = 12
+"""Steps of a counterexample that need not be made shorter."""
 SILENCE_SECONDS: Final = 12.0
 """A worker that begins no scenario for so long hangs, and is killed [wall s]."""
 _START_SECONDS: Final = 60.0
@@ -140,7 +148,10 @@ def check_strategy(
     pool = _Pool(subject, max(1, jobs), on_progress)
     try:
         first = 1_000_000 * seed
-        tasks: list[tuple[str, tuple[Any, ...]]] = [("compare", (first,))]
+        # What ends soonest and is told shortest comes first.
+        handfuls = range(first, first + _handfuls(schedules))
+        tasks: list[tuple[str, tuple[Any, ...]]] = [("handfuls", (handfuls, seconds / 4, True))]
+        tasks.append(("compare", (first,)))
         tasks.append(("search", (first, seconds / 4, True)))
         for part in range(pool.size):
             seeds = range(first + part, first + schedules, pool.size)
@@ -153,12 +164,7 @@ def check_strategy(
         if stories:
             raced = check.exploration.raced
             found.update({(RACE, name): raced[name][1] for name in RACES if name in raced})
-        if found:
-            each = max(1.0, SHRINK_SECONDS * pool.size / len(found))
-            shrinking: list[tuple[str, tuple[Any, ...]]] = [
-                ("shrink", (key, scenario, each)) for key, scenario in found.items()
-            ]
-            check.counterexamples = list(pool.run(shrinking))
+        check.counterexamples = _shrunk(pool, found)
     finally:
         pool.close()
     check.error = pool.error
@@ -195,6 +201,8 @@ def check_here(
     try:
         with watch(lambda: name, lambda: check.progress.progress):
             check.exploration.merge(compare(make, first))
+            handfuls = range(first, first + _handfuls(schedules))
+            check.exploration.merge(explore_handfuls(make, handfuls, seconds=seconds / 4))
             check.exploration.merge(
                 search_depth_first(make, first, most=schedules // 4, seconds=seconds / 4)
             )
@@ -210,6 +218,34 @@ def check_here(
     check.races = {race.name: 0 for race in races_of(instance)} | check.exploration.races
     check.seconds = time.perf_counter() - began
     return check
+
+
+def _handfuls(schedules: int) -> int:
+    """How many scenarios of a handful of operations come with so many long ones."""
+    return max(1, schedules // 2)
+
+
+def _shrunk(pool: _Pool, found: dict[tuple[str, str], Scenario]) -> list[Told]:
+    """Counterexamples for what was found, in its order.
+
+    Each gets a little time, and what is then still long shares the rest.
+    """
+    told: dict[tuple[str, str], Told] = {}
+    until = time.monotonic() + SHRINK_SECONDS
+    waiting, each = found, max(0.3, SHRINK_SECONDS * pool.size / (3 * max(1, len(found))))
+    while waiting:
+        tasks: list[tuple[str, tuple[Any, ...]]] = [
+            ("shrink", (key, scenario, each)) for key, scenario in waiting.items()
+        ]
+        for answer in pool.run(tasks):
+            told[answer.key] = answer
+        left = until - time.monotonic()
+        long = [each for each in told.values() if each.size > SHORT]
+        if left <= 0 or not long or len(waiting) < len(found):
+            break
+        waiting = {each.key: each.counterexample.scenario.scenario() for each in long}
+        each = max(0.3, left * pool.size / len(long))
+    return [told[key] for key in found if key in told]
 
 
 _BY_COMPARISON: Final = frozenset({"deterministic", "off-is-none", "any-pfn"})

@@ -47,7 +47,7 @@ MIXES: Final[dict[str, Sequence[tuple[int, int, float]]]] = {
     "huge": ((0, 600, 40), (3, 200, 8), (9, 50, 10), (10, 20, 5)),
     "fragments": ((0, 900, 500), (1, 60, 30), (3, 80, 120), (9, 10, 5)),
     # Sizes that no per-CPU list takes: large blocks are split and merge all the time.
-    "splits": ((0, 200, 30), (5, 200, 30), (7, 200, 15), (8, 150, 8), (9, 100, 6), (10, 40, 2)),
+    "splits": ((0, 300, 30), (5, 200, 30), (7, 100, 15), (8, 60, 8), (9, 30, 6), (10, 12, 2)),
     # Pages come out of large blocks through per-CPU lists, and go back while the host works.
     "drains": ((0, 800, 1200), (2, 120, 120), (3, 80, 80), (9, 20, 4), (10, 10, 2)),
     # Interrupts on all CPUs at once take what is being told.
@@ -58,6 +58,11 @@ MIXES: Final[dict[str, Sequence[tuple[int, int, float]]]] = {
 }
 """By family (order, weight, live blocks): how often an order is asked for, and how many blocks of
 it are in use at a time on a guest of 16,384 pages."""
+LAYOUTS: Final = ("one", "one", "one", "half", "halves", "half-nodes", "two")
+"""Of `ZONE_LAYOUTS`: on small guests the same pages are met again sooner, on the largest a drain
+takes more than one page at a time."""
+PAUSES: Final = (2, 4, 8)
+"""One operation in so many is followed by a pause."""
 FAMILIES: Final = (
     *2 * ("mixed", "huge", "fragments", "pressure", "splits", "splits"),
     "drains",
@@ -77,7 +82,7 @@ def draw_scenario(seed: int, kernels: Sequence[str] = ("6.12", "5.0")) -> Scenar
     """
     rng = random.Random(seed)
     family = rng.choice(FAMILIES)
-    layout = rng.choice(("one", "one", "two", "nodes"))
+    layout = rng.choice(LAYOUTS)
     host = rng.choice(("device", "small-granule", "slow", *sorted(HOSTS)))
     if family in ENCOUNTERS:
         layout = "tiny" if family == "depletion" else "one"
@@ -87,7 +92,7 @@ def draw_scenario(seed: int, kernels: Sequence[str] = ("6.12", "5.0")) -> Scenar
     guest = small_guest(kernel, layout, host, khugepaged=rng.random() < 0.3)
     zones = ZONE_LAYOUTS[layout]
     pages = sum(blocks for _, _, blocks, _ in zones) << 10
-    operations = draw_operations(seed, family, guest.vcpus, pages, rng.choice((2, 4, 8)))
+    operations = draw_operations(seed, family, guest.vcpus, pages, rng.choice(PAUSES))
     operations = begin(family, operations, guest.vcpus, pages)
     preemptions = draw_preemptions(rng, len(operations))
     faults = {*_draw_faults(rng, guest.vcpus), *interrupts_of(rng, family, guest.vcpus, pages)}

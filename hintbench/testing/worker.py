@@ -16,6 +16,7 @@ from hintbench.testing.counterexamples import Counterexample, SavedScenario, sou
 from hintbench.testing.exploration import (
     Exploration,
     explore,
+    explore_handfuls,
     run_scenario,
     search_depth_first,
 )
@@ -89,6 +90,17 @@ class _Tasks:
             return not self.connection.poll()
 
         return explore(self.subject.maker(), seeds, seconds=seconds, stop=stop, before=before)
+
+    def handfuls(self, seeds: range, seconds: float, stop: bool) -> Exploration:
+        """Scenarios of a handful of operations."""
+
+        def before(seed: int) -> bool:
+            self.connection.send(("seed", seed))
+            return not self.connection.poll()
+
+        return explore_handfuls(
+            self.subject.maker(), seeds, seconds=seconds, stop=stop, before=before
+        )
 
     def search(self, seed: int, seconds: float, stop: bool) -> Exploration:
         """Every way to be late in a tiny scenario."""
