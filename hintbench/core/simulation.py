@@ -71,6 +71,9 @@ class Simulation:
         driver: who runs coroutines, a :class:`hintbench.tasks.Scheduler`.
         truth: asked at each choice of an exact replay, a
             :class:`hintbench.trace_truth.AllocatorTruth`; None: nobody is.
+
+    Attributes:
+        fast_path: whether :mod:`hintbench.core.fastpath` may be taken; the results are the same.
     """
 
     def __init__(
@@ -109,6 +112,7 @@ class Simulation:
         self.running = 0
         self.progress = 0
         self.last_ns = 0
+        self.fast_path = True
         self.claim_freed = False
         self.claim_order = 0
         self.operations = 0
