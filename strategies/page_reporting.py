@@ -16,7 +16,8 @@ Known defects:
     * freed pages that do not merge to `order`, because a neighbour lies on a per-CPU list, are
       not told, and what a huge page leaves on its per-CPU list neither;
     * a reported block that merges or is split is reported again;
-    * after an error of the host the pass ends, and nothing asks for another until the next free;
+    * after an error of the host, or without memory for the scatter list, the pass ends, and nothing
+      asks for another until the next free;
     * a blocking allocation can fail while up to `capacity` blocks are in flight.
 """
 

@@ -54,6 +54,9 @@ MIXES: Final[dict[str, Sequence[tuple[int, int, float]]]] = {
 }
 """By family (order, weight, live blocks): how often an order is asked for, and how many blocks of
 it are in use at a time on a guest of 16,384 pages."""
+PACES: Final = (1, 1, 1, 1, 1, 1, 16, 128)
+"""How many times longer the pauses are: most scenarios take some milliseconds, some a second, in
+which a strategy with a timer of 50 ms has its passes while memory is still in use."""
 FAMILIES: Final = (
     *2 * ("mixed", "huge", "fragments", "pressure", "splits", "splits"),
     "drains",
@@ -83,7 +86,8 @@ def draw_scenario(seed: int, kernels: Sequence[str] = ("6.12", "5.0")) -> Scenar
     guest = small_guest(kernel, layout, host, khugepaged=rng.random() < 0.3)
     zones = ZONE_LAYOUTS[layout]
     pages = sum(blocks for _, _, blocks, _ in zones) << 10
-    operations = draw_operations(seed, family, guest.vcpus, pages, rng.choice((2, 4, 8)))
+    pauses, pace = rng.choice((2, 4, 8)), rng.choice(PACES)
+    operations = draw_operations(seed, family, guest.vcpus, pages, pauses, pace)
     operations = begin(family, operations, guest.vcpus, pages)
     preemptions = draw_preemptions(rng, len(operations))
     faults = {*_draw_faults(rng, guest.vcpus), *interrupts_of(rng, family, guest.vcpus, pages)}
@@ -98,7 +102,9 @@ def draw_scenario(seed: int, kernels: Sequence[str] = ("6.12", "5.0")) -> Scenar
     )
 
 
-def draw_operations(seed: int, family: str, vcpus: int, pages: int, pauses: int) -> Operations:
+def draw_operations(
+    seed: int, family: str, vcpus: int, pages: int, pauses: int, pace: int = 1
+) -> Operations:
     """Draw what the vCPUs do.
 
     Args:
@@ -107,6 +113,7 @@ def draw_operations(seed: int, family: str, vcpus: int, pages: int, pauses: int)
         vcpus: how many CPUs share the work.
         pages: the size of the guest.
         pauses: one operation in so many is followed by a pause.
+        pace: how many times longer than usual the pauses are.
     """
     draws = Draws(seed, 1)
     mix = MIXES[family]
@@ -132,7 +139,7 @@ def draw_operations(seed: int, family: str, vcpus: int, pages: int, pauses: int)
         np.concatenate([slots, slots])[order].astype(np.int32),
         np.zeros(len(order), dtype=np.int64),
     )
-    return _with_pauses(everything, draws, pauses)
+    return _with_pauses(everything, draws, pauses, pace)
 
 
 def _types(draws: Draws, count: int) -> np.ndarray:
@@ -154,11 +161,11 @@ def _flags(draws: Draws, orders: np.ndarray) -> np.ndarray:
     return np.where(huge, flags | int(Flag.COMPOUND), flags)
 
 
-def _with_pauses(operations: Operations, draws: Draws, pauses: int) -> Operations:
-    """Let time pass here and there: half a microsecond to half a millisecond."""
+def _with_pauses(operations: Operations, draws: Draws, pauses: int, pace: int = 1) -> Operations:
+    """Let time pass here and there: half a microsecond to half a millisecond, times the pace."""
     at = np.flatnonzero(draws.below(pauses, len(operations)) == 0)
     # Log-uniform: a power of two, and a mantissa.
-    length = (1 << (9 + draws.below(10, len(at)))) + draws.below(512, len(at))
+    length = ((1 << (9 + draws.below(10, len(at)))) + draws.below(512, len(at))) * pace
     kinds = np.where(
         draws.below(2, len(at)) == 0, encode(Operation.IDLE), encode(Operation.COMPUTE)
     )
