@@ -30,7 +30,10 @@ SECONDS: Final = 25.0
 SHRINK_SECONDS: Final = 6.0
 SILENCE_SECONDS: Final = 12.0
 """A worker that begins no scenario for so long hangs, and is killed [wall s]."""
+COMPARE_SECONDS: Final = 30.0
+"""How long its comparisons of runs may take, which come before the first scenario [wall s]."""
 _START_SECONDS: Final = 60.0
+"""How long a process may take to start, and a scenario that has not begun [wall s]."""
 
 HOLDS, BROKEN, DECLARED, UNSHOWN, NOT_APPLICABLE = (
     "holds",
@@ -307,7 +310,10 @@ class _Pool:
             while worker.connection.poll():
                 what, value = worker.connection.recv()
                 worker.deadline = time.monotonic() + SILENCE_SECONDS
-                if what == "seed":
+                if what == "begun":
+                    if value == "compare":
+                        worker.deadline = time.monotonic() + COMPARE_SECONDS
+                elif what == "seed":
                     worker.seed = value
                     self._begun += 1
                     if self._on_progress is not None:

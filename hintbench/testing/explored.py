@@ -22,6 +22,7 @@ from hintbench.errors import HintbenchError, TaskLeakError
 from hintbench.processors import as_coroutine
 from hintbench.runner import STOP_LIMIT_NS, Run
 from hintbench.testing.faults import Faults
+from hintbench.testing.integrity import Seal
 from hintbench.testing.scenario import Scenario, ScenarioWorkload
 from hintbench.watching import Watcher
 
@@ -221,6 +222,7 @@ class ExploredRun(Run):
                 zone.lock.observer = self._lock_event
         self.faults = Faults(scenario.faults, self)
         self.faults.install()
+        self.seal = Seal(self.guest)
 
     # -- the run --------------------------------------------------------------------------------
 
@@ -239,6 +241,12 @@ class ExploredRun(Run):
                 self.outcome.error = str(error)
         finally:
             self._abandon()
+        if replaced := self.seal.broken():
+            # What the checkers have seen of such a guest means nothing.
+            self.outcome.error = (
+                f"plugin {self.scheduler.plugin!r}: replaces {replaced}, which is not a strategy's"
+                " to change: call the guest's services, and leave them as they are"
+            )
         self._cover()
         self.outcome.digest = self.machine.clock.digest.hexadecimal()
         return self.outcome
