@@ -329,7 +329,8 @@ class _Pool:
             self._give_up(worker, f"its process ended with status {code}")
             return True, None
         if time.monotonic() > worker.deadline and worker.task != "shrink":
-            self._give_up(worker, f"does not come back within {SILENCE_SECONDS:.0f} s")
+            limit = COMPARE_SECONDS if worker.task == "compare" else SILENCE_SECONDS
+            self._give_up(worker, f"does not come back within {limit:.0f} s")
             return True, None
         return False, None
 
