@@ -4,18 +4,31 @@ Importing what the command line needs takes a tenth of a second, in which Ctrl-C
 quietly as later. So this module imports next to nothing before it can catch that.
 """
 
+import signal
 import sys
+from types import FrameType
 
 
 def main() -> int:
-    """Run the command line; the exit status, 130 after Ctrl-C."""
+    """Run the command line; the exit status, 130 after Ctrl-C and 143 after SIGTERM."""
+    asked: list[int] = []
+
+    def terminate(number: int, _frame: FrameType | None) -> None:
+        # As Ctrl-C: finished results are kept, and workers ended.
+        asked.append(number)
+        raise KeyboardInterrupt
+
     try:
+        # A signal that whoever started us has ignored stays so.
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, terminate)
         from hintbench.cli import main as command_line
 
-        return command_line()
+        status = command_line()
     except KeyboardInterrupt:
         sys.stderr.write("hintbench: stopped\n")
-        return 130
+        status = 130
+    return 128 + asked[0] if asked and status == 130 else status
 
 
 if __name__ == "__main__":

@@ -9,12 +9,13 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any, Final, Literal, cast
+from typing import Annotated, Any, Final
 
 import typer
 
-from hintbench.errors import HintbenchError, UsageError, describe
+from hintbench import cli_check, cli_compare, cli_new, cli_trace
+from hintbench.cli_options import JsonFile, Plugins, end_with
+from hintbench.errors import HintbenchError, describe
 
 _INTERRUPTED: Final = 130
 _INTERNAL: Final = 1
@@ -34,6 +35,12 @@ class _Stopped(Exception):
 class _Commands(typer.core.TyperGroup):
     """All commands. typer itself would end at Ctrl-C without a word."""
 
+    def make_context(self, *arguments: Any, **keywords: Any) -> Any:
+        try:
+            return super().make_context(*arguments, **keywords)
+        except KeyboardInterrupt as error:
+            raise _Stopped from error
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
@@ -51,39 +58,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-trace_app = typer.Typer(
-    help="Look at, or convert, a real kernel's trace of its page allocator.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
-new_app = typer.Typer(
-    help="Write a plugin to start from.", no_args_is_help=True, rich_markup_mode=None
-)
-app.add_typer(trace_app, name="trace")
-app.add_typer(new_app, name="new")
-
-Plugins = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--plugin",
-        "-p",
-        metavar="PLUGIN",
-        help="Load a plugin: FILE.py or package.module. Repeatable.",
-    ),
-]
-JsonFile = Annotated[
-    str | None,
-    typer.Option(
-        "--json", metavar="FILE", help="Also write the figures to FILE; - is standard output."
-    ),
-]
-
-Migratetypes = Annotated[
-    str,
-    typer.Option(
-        metavar="modern|old", help="How the kernel numbers migratetypes: old is before 4.4."
-    ),
-]
 
 
 def _print_version(wanted: bool) -> None:
@@ -145,6 +119,14 @@ def run(
             help="Seed of all random choices; repeatable, rows are then means. Default: 1.",
         ),
     ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            "-n",
+            metavar="SEEDS",
+            help="Run so many seeds, from --seed on; rows are means with their 95 % interval.",
+        ),
+    ] = None,
     json: JsonFile = None,
     jobs: Annotated[
         str | None,
@@ -172,12 +154,13 @@ def run(
         vcpus=vcpus,
         kernel=kernel,
         seeds=tuple(seed or ()),
+        seed_count=seeds,
         json=json,
         jobs=jobs,
         plugins=tuple(plugin or ()),
         attached_but_off=off,
     )
-    _end(run_comparison(request, debug=bool(context.find_root().params.get("debug"))))
+    end_with(run_comparison(request, debug=bool(context.find_root().params.get("debug"))))
 
 
 @app.command("list")
@@ -185,180 +168,39 @@ def list_plugins(plugin: Plugins = None) -> None:
     """List strategies, workloads and guests."""
     from hintbench.listing import print_list
 
-    _end(print_list(tuple(plugin or ())))
+    end_with(print_list(tuple(plugin or ())))
 
 
 @app.command()
-def speed(json: JsonFile = None) -> None:
+def speed(
+    json: JsonFile = None,
+    scale: Annotated[
+        bool,
+        typer.Option(
+            "--scale", help="Instead: guests of 4 GiB to 1 TiB and 1 to 256 vCPUs (needs 3 GiB)."
+        ),
+    ] = False,
+) -> None:
     """Measure this build.
 
     Prints the wall nanoseconds for each operation on the standard tapes: bare replay of the
     allocator, order-0 churn with 8 vCPUs, order 9 with a hook on every free.
     """
+    if scale:
+        from hintbench.scale_report import measure_scale
+
+        measure_scale(json)
+        return
     from hintbench.commands import measure_speed
 
     measure_speed(json)
 
 
-@trace_app.command("info")
-def trace_info(
-    file: Annotated[
-        str, typer.Argument(metavar="FILE", help="Text of a trace, or an imported one; - is stdin.")
-    ],
-    migratetypes: Migratetypes = "modern",
-) -> None:
-    """Say what a trace holds, and what of it cannot be read."""
-    from hintbench.trace_report import print_trace_info
-
-    print_trace_info(file, _numbering(migratetypes))
-
-
-@trace_app.command("verify")
-def trace_verify(
-    file: Annotated[
-        str, typer.Argument(metavar="TRACE", help="Text of a trace, or an imported one.")
-    ],
-    pages: Annotated[
-        str,
-        typer.Option(metavar="FILE", help="Copy of /proc/kpageflags from when the trace began."),
-    ],
-    reported: Annotated[
-        str,
-        typer.Option(
-            metavar="FILE.csv", help="What the host was told: columns address and length, in order."
-        ),
-    ],
-    strategy: Annotated[
-        str,
-        typer.Option("--strategy", "-s", metavar="NAME[,key=value...]", help="Held against it."),
-    ] = "page-reporting",
-    guest: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE.toml|PRESET", help="The traced machine. Default: a preset that fits."
-        ),
-    ] = None,
-    tolerance_ms: Annotated[
-        float, typer.Option(metavar="MS", help="How far passes may lie apart.")
-    ] = 10.0,
-    migratetypes: Migratetypes = "modern",
-    plugin: Plugins = None,
-) -> None:
-    """Hold a strategy against what a real kernel reported.
-
-    The trace is replayed exactly, page by page, and the strategy runs on the free lists that the
-    kernel had. Everything of order 9 and more counts as reported before the trace began. Ends with
-    status 1 when passes, batches or blocks differ.
-    """
-    from hintbench.trace_verdict import print_verification
-    from hintbench.trace_verify import VerifyRequest
-
-    request = VerifyRequest(
-        trace=file,
-        pages=pages,
-        reported=reported,
-        strategy=strategy,
-        guest=guest,
-        tolerance_ns=round(tolerance_ms * 1_000_000),
-        migratetypes=_numbering(migratetypes),
-        plugins=tuple(plugin or ()),
-    )
-    _end(print_verification(request))
-
-
-@trace_app.command("import")
-def trace_import(
-    files: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="FILE...",
-            help="Text of ftrace, perf script or trace-cmd report, plain or gzip; - is stdin."
-            " Several files become one trace.",
-        ),
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="OUT", help="The file to write.")
-    ],
-    migratetypes: Migratetypes = "modern",
-) -> None:
-    """Convert the text of a trace into a file that loads quickly."""
-    from hintbench.trace_report import import_trace
-
-    import_trace(files, output, _numbering(migratetypes))
-
-
-@new_app.command("strategy")
-def new_strategy(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name, such as my-strategy.")],
-) -> None:
-    """Write NAME.py, a small strategy that works, with comments."""
-    from hintbench.commands import write_new_strategy
-
-    write_new_strategy(name)
-
-
-@app.command()
-def check(
-    strategies: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="STRATEGY...",
-            help="NAME[,key=value...], FILE.py or module:Class.",
-            show_default=False,
-        ),
-    ],
-    schedules: Annotated[
-        int, typer.Option(metavar="N", help="Explore at most so many schedules of each.")
-    ] = 2000,
-    seconds: Annotated[
-        float, typer.Option(metavar="S", help="Explore each for at most so many seconds.")
-    ] = 25.0,
-    seed: Annotated[int, typer.Option(metavar="N", help="Where the schedules begin.")] = 1,
-    stories: Annotated[
-        bool, typer.Option("--stories", help="Tell also how rules are broken as declared.")
-    ] = False,
-    save: Annotated[
-        str, typer.Option(metavar="FOLDER", help="Where counterexamples are written.")
-    ] = "counterexamples",
-    json: JsonFile = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option("--jobs", "-j", metavar="N", help="Worker processes. Default: one a CPU."),
-    ] = None,
-    plugin: Plugins = None,
-) -> None:
-    """Hold strategies to every rule, under thousands of schedules and faults.
-
-    Exit status 0 when nothing is broken but what a strategy declares, 1 otherwise.
-    """
-    from hintbench.check_commands import CheckRequest, run_check
-
-    request = CheckRequest(
-        strategies=tuple(strategies),
-        schedules=schedules,
-        seconds=seconds,
-        seed=seed,
-        jobs=jobs,
-        json=json,
-        save=save,
-        stories=stories,
-        plugins=tuple(plugin or ()),
-    )
-    _end(run_check(request))
-
-
-@app.command()
-def replay(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A counterexample of check.")],
-    trace: Annotated[
-        bool, typer.Option("--trace", help="Every step, not only those that matter.")
-    ] = False,
-    plugin: Plugins = None,
-) -> None:
-    """Show a counterexample again, step by step."""
-    from hintbench.check_commands import run_replay
-
-    _end(run_replay(file, trace, tuple(plugin or ())))
+app.command()(cli_compare.compare)
+app.add_typer(cli_trace.app, name="trace")
+app.add_typer(cli_new.app, name="new")
+app.command()(cli_check.check)
+app.command()(cli_check.replay)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -403,12 +245,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status if isinstance(status, int) else 0
 
 
-def _numbering(text: str) -> Literal["modern", "old"]:
-    if text not in ("modern", "old"):
-        raise UsageError(f"--migratetypes: {text!r} is not one of modern, old")
-    return cast('Literal["modern", "old"]', text)
-
-
 def _unforeseen(error: Exception, debug: bool) -> int:
     """Report what is none of our own errors: a wrong command line, or a fault of hintbench."""
     # typer brings its own copy of click or uses the installed one, depending on its version.
@@ -442,11 +278,6 @@ def _report(message: str, status: int, debug: bool) -> int:
         traceback.print_exc()
     typer.echo(f"hintbench: {message}", err=True)
     return status
-
-
-def _end(status: int) -> None:
-    if status:
-        raise typer.Exit(status)
 
 
 def _leave_quietly() -> int:

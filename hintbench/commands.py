@@ -1,14 +1,8 @@
 """What each command does, once the command line has been read."""
 
 import json
-import keyword
-import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
-from string import Template
 from typing import Final
 
 import typer
@@ -20,12 +14,13 @@ from hintbench import defaults
 from hintbench.config import Experiment, PluginSpec, explain, load_guest
 from hintbench.errors import ParameterError, UsageError
 from hintbench.matrix import Failure, Outcome, check, default_jobs, run_experiment
-from hintbench.report import PIPED_WIDTH, Row, print_comparison
+from hintbench.report import Row, print_comparison
+from hintbench.report_notes import open_console
 from hintbench.results import STDOUT, Result, ResultWriter, with_ratios
 
 _INTERRUPTED: Final = 130
 _MOST_JOBS: Final = 1024
-_PLUGIN_NAME: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_MOST_SEEDS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +35,7 @@ class RunRequest:
         vcpus: Replaces the guest's number of vCPUs.
         kernel: Replaces the guest's kernel preset.
         seeds: Seeds of all random choices.
+        seed_count: Run so many seeds, from the one in `seeds` on.
         json: Path of a result file.
         jobs: Number of worker processes.
         plugins: Plugins to load.
@@ -53,6 +49,7 @@ class RunRequest:
     vcpus: int | str | None = None
     kernel: str | None = None
     seeds: tuple[int | str, ...] = ()
+    seed_count: int | str | None = None
     json: str | None = None
     jobs: int | str | None = None
     plugins: tuple[str, ...] = ()
@@ -72,7 +69,7 @@ class RunRequest:
                 {
                     "strategies": [PluginSpec.parse(text, "strategy") for text in strategies],
                     "workloads": [PluginSpec.parse(text, "workload") for text in workloads],
-                    "seeds": self.seeds or (defaults.SEED,),
+                    "seeds": self._all_seeds(),
                     "guest": guest,
                     "plugins": self.plugins,
                     "attached_but_off": self.attached_but_off,
@@ -80,6 +77,19 @@ class RunRequest:
             )
         except ValidationError as error:
             raise ParameterError(explain(error, "", Experiment)) from None
+
+    def _all_seeds(self) -> tuple[int | str, ...]:
+        """The seeds that were named, or as many as were asked for."""
+        seeds = self.seeds or (defaults.SEED,)
+        if self.seed_count is None:
+            return seeds
+        if len(seeds) > 1:
+            raise UsageError("-n and --seed: give the number of seeds or each of them, not both")
+        count, first = str(self.seed_count), str(seeds[0])
+        if not count.isdecimal() or not 1 <= int(count) <= _MOST_SEEDS:
+            raise UsageError(f"-n: {count!r} is not a number in 1..{_MOST_SEEDS}")
+        # What is wrong with the first seed is said where every seed is looked at.
+        return tuple(range(int(first), int(first) + int(count))) if first.isdecimal() else seeds
 
     def worker_count(self) -> int:
         """The number of worker processes.
@@ -176,44 +186,6 @@ def measure_speed(json_file: str | None = None) -> None:
         write_text(json_file, json.dumps(content, indent=1) + "\n")
 
 
-def write_new_strategy(name: str, folder: Path | None = None) -> Path:
-    """Write a strategy plugin to start from.
-
-    Args:
-        name: The strategy's name: lower-case letters, digits and single hyphens.
-        folder: Where to; None for the current one.
-
-    Returns:
-        The file.
-
-    Raises:
-        UsageError: The name cannot be one, or is taken, or the file exists.
-    """
-    from hintbench.plugins import OWN_STRATEGIES
-
-    module = name.replace("-", "_")
-    if not _PLUGIN_NAME.fullmatch(name) or not module.isidentifier() or keyword.iskeyword(module):
-        raise UsageError(
-            f"{name!r} cannot be a strategy's name: lower-case letters, digits and single hyphens,"
-            " starting with a letter, such as 'my-strategy'"
-        )
-    if name in OWN_STRATEGIES:
-        raise UsageError(f"{name!r} is the name of one of hintbench's own strategies")
-    path = (folder or Path()) / f"{module}.py"
-    text = files("hintbench").joinpath("templates/strategy.py.txt").read_text(encoding="utf-8")
-    class_name = "".join(part.capitalize() for part in name.split("-"))
-    plugin = Template(text).substitute(name=name, class_name=class_name, file=path.name)
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(plugin)
-    except FileExistsError:
-        raise UsageError(f"{path} exists already and is left as it is") from None
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
-    typer.echo(f"wrote {path}; try it: hintbench run -p {path} -s none -s {name} -w churn")
-    return path
-
-
 class _Bar:
     """The progress bar on standard error; silent where that is no terminal."""
 
@@ -259,10 +231,7 @@ def _print_outcomes(outcomes: Sequence[Outcome], to_stderr: bool) -> None:
         for outcome in outcomes
     ]
     if any(row.result is not None for row in rows):
-        console = Console(stderr=to_stderr)
-        if not console.is_terminal and "COLUMNS" not in os.environ:
-            console = Console(stderr=to_stderr, width=PIPED_WIDTH)
-        print_comparison(console, rows)
+        print_comparison(open_console(stderr=to_stderr), rows)
 
 
 def _report_failures(outcomes: Sequence[Outcome], debug: bool) -> int:

@@ -7,6 +7,7 @@ preset, a TOML file or a mapping. What is wrong is told by a `HintbenchError` of
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -112,14 +113,21 @@ class GuestConfig(BaseModel):
         zones = self.zones
         if zones is None:
             zones = lay_out(self.memory, self.nodes, self.movable)
-        else:
-            zones = tuple(sorted(zones, key=lambda zone: (zone.node, zone.number)))
-        return with_watermarks(zones, self.kernel, self.huge_pages)
+        return _filled_in(zones, self.kernel, self.huge_pages)
 
     @property
     def memory_pages(self) -> int:
         """Pages that all zones manage together."""
         return sum(zone.managed for zone in self.layout())
+
+
+@lru_cache(maxsize=64)
+def _filled_in(
+    zones: tuple[ZoneConfig, ...], kernel: str, huge_pages: bool
+) -> tuple[ZoneConfig, ...]:
+    """Zones with watermarks, by node and number; a test explores thousands of runs of a few."""
+    ordered = sorted(zones, key=lambda zone: (zone.node, zone.number))
+    return with_watermarks(ordered, kernel, huge_pages)
 
 
 def _recorded_zones(*zones: tuple[str, int, int, int, int, int, int]) -> tuple[dict[str, Any], ...]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy
 
+from hintbench.compaction import Compaction, CompactionStep
 from hintbench.contexts import RANK_TASK, Step
 from hintbench.core.constants import (
     FLAG_ATOMIC,
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from hintbench.boot import Machine
     from hintbench.core.pcp import PerCpuPages
     from hintbench.core.vcpu import Vcpu
+    from hintbench.core.zone import Zone
     from hintbench.guest import Guest
     from hintbench.tasks import Scheduler
 
@@ -34,11 +37,13 @@ VMSTAT_SKEW_NS = 12_000_000
 """round_jiffies() spreads the CPUs by three jiffies each (250 Hz)."""
 HUNG_TASK_TIMEOUT_SECONDS = 120
 """sysctl_hung_task_timeout_secs."""
-KSWAPD_RUN_NS = 50_000_000
+KSWAPD_RUN_NS = 1_125_000
 """From the wake-up until kswapd has ended a run and with it the boost.
 
-An estimate: in the recorded guest of 4 vCPUs kcompactd, which kswapd wakes at the end of a boosted
-run, began 0.2 to 0.5 s after the fallbacks that had boosted, on busy CPUs.
+balance_pgdat() gives a boosted run up after the first round that reclaims nothing, and there is
+nothing to reclaim here; in the recorded guest of 4 vCPUs kswapd freed no page either. What takes
+time is to get a busy CPU: half of a base slice, which is 0.75 ms times three for four CPUs
+(sysctl_sched_base_slice of 6.12).
 """
 
 
@@ -63,6 +68,26 @@ class KernelThreads:
         scheduler.on_kswapd = self.wake_kswapd
 
     # -- vmstat ---------------------------------------------------------------------------------
+
+    def compact(self, runs: Iterable[CompactionStep]) -> None:
+        """Let kcompactd do what a recorded one did.
+
+        Args:
+            runs: what it did, and when.
+        """
+        compaction = Compaction(self)
+        for step in runs:
+            zone = self.simulation.zone_of(step.pfn)
+            self.simulation.schedule(
+                step.at_ns, RANK_TASK, step.cpu, partial(self._compact, compaction, zone, step)
+            )
+
+    def _compact(self, compaction: Compaction, zone: Zone, step: CompactionStep) -> None:
+        if not self.stopped:
+            task = compaction.run(
+                step.cpu, zone, step.pages, last=step.last, drain_all=step.drain_all
+            )
+            self.scheduler.spawn(task, step.cpu, "kcompactd", kernel=True)
 
     def start(self, ticks_ns: dict[int, list[int]] | None = None) -> None:
         """Start vmstat on every CPU of a kernel whose lists decay.
@@ -124,6 +149,16 @@ class KernelThreads:
                 waiting = point.function(self.guest, cpu)
                 if waiting is not None:
                     await waiting
+
+    async def drain_pages(self, cpu: int, pcp: PerCpuPages, count: int) -> None:
+        """free_pcppages_bulk() of so many pages by kcompactd."""
+        await self._drain(cpu, pcp, count)
+
+    async def drain_cpu(self, cpu: int, zone: Zone, owner: int) -> None:
+        """drain_pages_zone(): all that a CPU's lists have of a zone, by a thread of `cpu`."""
+        pcp = self.simulation.vcpus[owner].pcps[zone.index]
+        while pcp.count > 0:
+            await self._drain(cpu, pcp, min(pcp.count, pcp.batch << PCP_BATCH_SCALE_MAX))
 
     async def drain_in_interrupt(self, cpu: int, pcp: PerCpuPages) -> None:
         """free_pcppages_bulk() below a free in an interrupt, which made a list overflow."""
@@ -227,10 +262,7 @@ class KernelThreads:
         """drain_all_pages(): every CPU's lists go back, by this thread."""
         for other in self.simulation.vcpus:
             for pcp in other.pcps:
-                while pcp.count > 0:
-                    await self._drain(
-                        vcpu.number, pcp, min(pcp.count, pcp.batch << PCP_BATCH_SCALE_MAX)
-                    )
+                await self.drain_cpu(vcpu.number, pcp.zone, other.number)
 
     async def _memory_low(self, vcpu: Vcpu) -> None:
         point: Any = self.guest.hooks.memory_low

@@ -6,7 +6,7 @@ Read a trace with `read_trace`, a copy of /proc/kpageflags with `read_page_flags
 
 from hintbench.trace_events import Trace
 from hintbench.trace_program import exact_program, modelled_program
-from hintbench.trace_state import read_page_flags
+from hintbench.trace_state import read_lru_pages, read_page_flags
 from hintbench.traces import SAMPLE, SAMPLE_PAGES, SAMPLE_PAGES_END, read_trace
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Trace",
     "exact_program",
     "modelled_program",
+    "read_lru_pages",
     "read_page_flags",
     "read_trace",
 ]

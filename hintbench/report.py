@@ -2,8 +2,6 @@
 
 import math
 import re
-import textwrap
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -13,18 +11,16 @@ from rich.table import Table
 from rich.text import Text
 
 from hintbench.quantities import format_amount, format_count, format_ns
+from hintbench.report_notes import LEAST_WIDTH, print_notes, print_violations, print_wrapped
 from hintbench.results import Result
+from hintbench.seeds import interval
 
 REFERENCES: Final = ("none", "oracle")
 """Strategies that show what is possible; they are set apart and never the best of a column."""
-PIPED_WIDTH: Final = 120
-"""Columns to write where there is no terminal that has a width."""
 _ABSENT: Final = "-"
 _INDENT: Final = "  "
 _FAILED: Final = "failed"
 _MARK: Final = "*"
-_LEAST_WIDTH: Final = 40
-"""Columns that are written at least, whatever a terminal says."""
 _NARROW_NAME: Final = 15
 _USUAL_NAME: Final = 24
 _WIDE_NAME: Final = 40
@@ -132,22 +128,31 @@ def print_comparison(console: Console, rows: Sequence[Row]) -> None:
         workload: {label: _texts(same) for label, same in strategies.items()}
         for workload, strategies in groups.items()
     }
-    width = max(console.width, _LEAST_WIDTH)
-    layout = _layout(width, texts)
+    spreads = {
+        workload: {label: _spreads(same) for label, same in strategies.items()}
+        for workload, strategies in groups.items()
+    }
+    width = max(console.width, LEAST_WIDTH)
+    layout = _layout(width, texts, spreads)
     if layout is None:
-        _print_blocks(console, groups, texts)
+        _print_blocks(console, groups, texts, spreads)
     else:
-        _print_rows(console, groups, texts, layout, width)
-    _print_violations(console, groups)
-    _print_notes(console, groups)
+        _print_rows(console, groups, texts, spreads, layout, width)
+    print_violations(console, groups)
+    print_notes(console, groups)
     console.print()
-    _print_wrapped(console, _footnote(groups), style="dim")
+    print_wrapped(console, _footnote(groups), style="dim")
 
 
 def _print_rows(
-    console: Console, groups: "_Groups", texts: "_AllTexts", layout: "_Layout", width: int
+    console: Console,
+    groups: "Groups",
+    texts: "_AllTexts",
+    spreads: "_AllTexts",
+    layout: "_Layout",
+    width: int,
 ) -> None:
-    """Print a row for each strategy."""
+    """Print a row for each strategy, and below it how far its means are certain."""
     console.print(_table(layout, header=True), width=width)
     console.print(Text("─" * layout.total, style="dim"), soft_wrap=True)
     for workload, strategies in groups.items():
@@ -163,10 +168,19 @@ def _print_rows(
             ]
             style = "dim" if reference else ""
             table.add_row(_folded(label, layout.name), *cells, style=style)
+            if any(spreads[workload][label]):
+                below = [
+                    part
+                    for text in spreads[workload][label]
+                    for part in _cell(_tight(text, layout), best=False)
+                ]
+                table.add_row("", *below, style="dim")
         console.print(table, width=width)
 
 
-def _print_blocks(console: Console, groups: "_Groups", texts: "_AllTexts") -> None:
+def _print_blocks(
+    console: Console, groups: "Groups", texts: "_AllTexts", spreads: "_AllTexts"
+) -> None:
     """Print a few lines for each strategy, where no row would fit: no figure is ever cut."""
     titles = [" ".join(column.wide.split()) for column in _COLUMNS]
     for workload, strategies in groups.items():
@@ -175,13 +189,17 @@ def _print_blocks(console: Console, groups: "_Groups", texts: "_AllTexts") -> No
         for label in sorted(strategies, key=lambda label: _place(strategies[label][0].name)):
             reference = strategies[label][0].name in REFERENCES
             console.print(Text(_INDENT + label), soft_wrap=True)
-            for title, text, winner in zip(titles, texts[workload][label], best, strict=True):
+            values = zip(
+                titles, texts[workload][label], spreads[workload][label], best, strict=True
+            )
+            for title, text, spread, winner in values:
                 mark = _MARK if text == winner and not reference else ""
-                line = Text(f"{_INDENT * 2}{title:<{max(map(len, titles))}} {text:>8}{mark}")
+                told = f"{text:>8}{mark} {spread}".rstrip()
+                line = Text(f"{_INDENT * 2}{title:<{max(map(len, titles))}} {told}")
                 console.print(line, style="bold green" if mark else "", soft_wrap=True)
 
 
-def _footnote(groups: "_Groups") -> str:
+def _footnote(groups: "Groups") -> str:
     """How to read this very table."""
     cells = [same for strategies in groups.values() for same in strategies.values()]
     results = [row.result for same in cells for row in same if row.result is not None]
@@ -190,7 +208,9 @@ def _footnote(groups: "_Groups") -> str:
         text += _NO_BASELINE
     seeds = max(map(len, cells), default=1)
     if seeds > 1:
-        text += f" Each row is the mean of {seeds} seeds."
+        text += (
+            f" Each row is the mean of {seeds} seeds; ± is half of its 95 % interval (Student's t)."
+        )
     return text
 
 
@@ -218,13 +238,13 @@ class _Layout:
         return len(_INDENT) + self.name + 1 + self.gap
 
 
-_Groups = dict[str, dict[str, list[Row]]]
+Groups = dict[str, dict[str, list[Row]]]
 _AllTexts = dict[str, dict[str, list[str]]]
 
 
-def _grouped(rows: Iterable[Row]) -> _Groups:
+def _grouped(rows: Iterable[Row]) -> Groups:
     """Rows by workload and strategy, in the order in which they come."""
-    groups: _Groups = {}
+    groups: Groups = {}
     for row in rows:
         groups.setdefault(row.workload, {}).setdefault(row.strategy, []).append(row)
     return groups
@@ -257,6 +277,18 @@ def _texts(same: Sequence[Row]) -> list[str]:
     ]
 
 
+def _spreads(same: Sequence[Row]) -> list[str]:
+    """Half the 95 % interval of each mean; nothing where all seeds agree, or there is but one."""
+    results = [row.result for row in same if row.result is not None]
+    spreads = []
+    for column in _COLUMNS:
+        found = [column.value(result) for result in results]
+        known = [value for value in found if value is not None]
+        certain = len(set(known)) < 2 or len(known) < len(found)
+        spreads.append("" if certain else f"±{column.write(interval(known).half_width)}")
+    return spreads
+
+
 def _best(strategies: dict[str, list[Row]], texts: dict[str, list[str]]) -> list[str | None]:
     """For each column the text that is best among the strategies that compete, or None.
 
@@ -282,9 +314,9 @@ def _best(strategies: dict[str, list[Row]], texts: dict[str, list[str]]) -> list
     return best
 
 
-def _layout(width: int, texts: _AllTexts) -> _Layout | None:
+def _layout(width: int, texts: _AllTexts, spreads: _AllTexts) -> _Layout | None:
     """Choose the wide form where it fits, else the narrow one; None when that does not either."""
-    rows = [row for strategies in texts.values() for row in strategies.values()]
+    rows = [row for lines in (texts, spreads) for each in lines.values() for row in each.values()]
     longest = max((len(label) for strategies in texts.values() for label in strategies), default=0)
     longest = max(longest, len("strategy"))
 
@@ -347,50 +379,3 @@ def _folded(label: str, width: int) -> Text:
             lines.append(" ")
         lines[-1] += part
     return Text("\n".join(_INDENT + line for line in lines))
-
-
-def _print_violations(console: Console, groups: _Groups) -> None:
-    """Say which rules were broken by whom."""
-    broken: dict[str, Counter[str]] = {}
-    for strategies in groups.values():
-        for label, same in strategies.items():
-            for row in same:
-                if row.result is not None and row.result.violations:
-                    broken.setdefault(label, Counter()).update(row.result.violations)
-    if not broken:
-        return
-    console.print()
-    console.print(Text("rule violations", style="bold"))
-    for label, rules in broken.items():
-        counts = ", ".join(f"{rule} {format_count(count)}" for rule, count in rules.most_common())
-        _print_wrapped(console, f"{label}: {counts}", indent="  ")
-
-
-def _print_notes(console: Console, groups: _Groups) -> None:
-    """Print each note once, under the cells that it belongs to."""
-    notes: dict[tuple[str, ...], list[str]] = {}
-    for workload, strategies in groups.items():
-        for label, same in strategies.items():
-            for row in same:
-                if row.result is not None and row.result.notes:
-                    labels = notes.setdefault((workload, *row.result.notes), [])
-                    if label not in labels:
-                        labels.append(label)
-    for (workload, *lines), labels in notes.items():
-        everyone = len(labels) == len(groups[workload])
-        whose = "" if everyone else f", {', '.join(labels)}"
-        console.print()
-        console.print(Text(f"{workload}{whose}", style="bold"), soft_wrap=True)
-        for line in "\n".join(lines).split("\n"):
-            _print_wrapped(console, line, indent="  ")
-
-
-def _print_wrapped(console: Console, text: str, indent: str = "", style: str = "") -> None:
-    """Print text in lines of a readable length; columns that a note has lined up stay."""
-    width = min(max(console.width, _LEAST_WIDTH), PIPED_WIDTH)
-    lines = (
-        [text] if len(text) + len(indent) <= width else textwrap.wrap(text, width - 4 - len(indent))
-    )
-    for i, line in enumerate(lines):
-        hanging = "  " if i and indent else ""
-        console.print(Text(f"{indent}{hanging}{line}", style=style), soft_wrap=True)

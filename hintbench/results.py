@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from hintbench.errors import ResultFileError
 from hintbench.explain import explain
+from hintbench.seeds import interval
 
 SCHEMA: Final = 1
 STDOUT: Final = "-"
@@ -73,6 +74,29 @@ class Result(BaseModel):
         return sum(self.violations.values())
 
 
+class Mean(BaseModel):
+    """A metric over several seeds."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    mean: float = Field(description="of the seeds that were run")
+    low: float = Field(description="lower end of its 95 % interval, by Student's t")
+    high: float = Field(description="upper end of the interval")
+
+
+class Summary(BaseModel):
+    """What several seeds of one cell say together."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    strategy: str = Field(description="the strategy's name")
+    strategy_parameters: dict[str, Any] = Field(description="its parameters by name")
+    workload: str = Field(description="the workload's name")
+    workload_parameters: dict[str, Any] = Field(description="its parameters by name")
+    seeds: tuple[int, ...] = Field(description="the seeds, in the order of the results")
+    metrics: dict[str, Mean] = Field(description="metrics that every seed has, by name")
+
+
 class ResultFile(BaseModel):
     """A file of results: ``{"schema": 1, "hintbench": "0.1.0", "results": [...]}``."""
 
@@ -81,6 +105,9 @@ class ResultFile(BaseModel):
     schema_version: Literal[1] = Field(default=SCHEMA, alias="schema", description="of this file")
     hintbench: str = Field(description="the version that wrote the file")
     results: tuple[Result, ...] = Field(description="one for each simulation that was finished")
+    summaries: tuple[Summary, ...] = Field(
+        default=(), description="one for each cell that ran with several seeds"
+    )
 
 
 class ResultWriter:
@@ -142,7 +169,8 @@ def results_as_json(results: Iterable[Result]) -> str:
     """
     from hintbench import __version__
 
-    file = ResultFile(hintbench=__version__, results=tuple(results))
+    kept = tuple(results)
+    file = ResultFile(hintbench=__version__, results=kept, summaries=tuple(summarize(kept)))
     return json.dumps(file.model_dump(mode="json", by_alias=True), indent=1, ensure_ascii=False)
 
 
@@ -240,6 +268,37 @@ def with_ratios(results: Sequence[Result]) -> list[Result]:
         }
         compared.append(result.model_copy(update={"metrics": {**result.metrics, **ratios}}))
     return compared
+
+
+def summarize(results: Iterable[Result]) -> list[Summary]:
+    """Means and intervals of every cell that has several seeds.
+
+    Args:
+        results: Results on one guest.
+    """
+    cells: dict[str, list[Result]] = {}
+    for result in results:
+        plugins = (result.strategy, result.strategy_parameters)
+        conditions = (result.workload, result.workload_parameters, result.guest)
+        cells.setdefault(json.dumps((plugins, conditions), sort_keys=True), []).append(result)
+    return [_summary(same) for same in cells.values() if len(same) > 1]
+
+
+def _summary(same: Sequence[Result]) -> Summary:
+    first = same[0]
+    means = {}
+    for name in first.metrics:
+        values = [value for one in same if (value := one.metrics.get(name)) is not None]
+        if len(values) == len(same):
+            means[name] = Mean(**interval(values)._asdict())
+    return Summary(
+        strategy=first.strategy,
+        strategy_parameters=first.strategy_parameters,
+        workload=first.workload,
+        workload_parameters=first.workload_parameters,
+        seeds=tuple(one.seed for one in same),
+        metrics=means,
+    )
 
 
 def _ratio(own: Metric, baseline: Metric) -> float | None:

@@ -6,8 +6,6 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import numpy
-
 from hintbench.core.constants import KIND_MASK, NR_PAGE_ORDERS, ORDER_MASK, PAGE_SIZE
 from hintbench.core.retained import RetainedSplit
 
@@ -36,9 +34,10 @@ def follow_backed_memory(machine: Machine, min_order: int) -> None:
         min_order: the smallest block that the strategy tells the host of.
     """
     backing: Any = machine.backing
-    heads = numpy.asarray(machine.pages.state)
-    heads = heads[heads & KIND_MASK != 0]
-    known = int((1 << (heads & ORDER_MASK).astype(numpy.int64)).sum())
+    counts = machine.pages.count_heads(0, machine.pages.page_count)
+    known = sum(
+        count << (state & ORDER_MASK) for state, count in enumerate(counts) if state & KIND_MASK
+    )
     backing.used.add(0, backing.backed.value - known)
     free = [
         sum(zone.nr_free[order] << order for zone in machine.zones)

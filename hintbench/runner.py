@@ -239,6 +239,7 @@ class Run:
                 start_ns = self._start()
                 initial = self.program.initial
                 self.threads.start(None if initial is None else initial.vmstat_ticks_ns)
+                self.threads.compact(() if initial is None else initial.compaction)
                 self.threads.watch_for_hung_tapes()
                 simulation.begin_vcpus(start_ns)
                 if not core_machine.run_tapes(simulation):
@@ -382,7 +383,9 @@ class Run:
     def _notes(self, metrics: dict[str, Any]) -> list[str]:
         notes = ["attached but switched off: the strategy did nothing"] if self.off else []
         if self.program.initial is not None:
-            extra, lines = self.program.initial.compare(self.machine)
+            # No plugin's work, and that of a long trace takes long.
+            with watch(lambda: self.workload_name, limit_seconds=PROGRAM_LIMIT_SECONDS):
+                extra, lines = self.program.initial.compare(self.machine)
             metrics.update(extra)
             notes.extend(lines)
         return notes

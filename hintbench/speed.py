@@ -37,7 +37,41 @@ from hintbench.operations import Flag, OperationBlock, allocate, concatenate, fr
 from hintbench.tapes import Draws
 
 ROUNDS: Final = 5
+LIVE_SLOTS: Final = 400_000
+"""Small pages that the order-0 tapes hold at every moment."""
 _INTERPRETED_SHARE: Final = 40
+
+
+class Prepared(NamedTuple):
+    """A tape that is ready to run once.
+
+    Attributes:
+        run: runs it.
+        operations: how many allocations and frees that is.
+        digest: says where it ended.
+        machine: the guest that it runs on; None for the bare replay, which has none.
+    """
+
+    run: Callable[[], None]
+    operations: int
+    digest: Callable[[], str]
+    machine: Machine | None = None
+
+
+class Tape(NamedTuple):
+    """A standard tape.
+
+    Attributes:
+        key: a short name.
+        name: what it is.
+        operations: how many random allocations and frees it has.
+        prepare: makes a guest, and the tape with so many of them.
+    """
+
+    key: str
+    name: str
+    operations: int
+    prepare: Callable[[int], Prepared]
 
 
 class Figure(NamedTuple):
@@ -66,40 +100,38 @@ def measure(rounds: int = ROUNDS) -> list[Figure]:
         InternalError: two rounds ended in different states.
     """
     share = _INTERPRETED_SHARE if BUILD == "interpreted" else 1
-    tapes: dict[str, Callable[[], tuple[Callable[[], None], int, Callable[[], str]]]] = {
-        "bare replay": lambda: _bare(2_000_000 // share),
-        "order-0 churn, 8 vCPUs": lambda: _churn(2_000_000 // share),
-        "order-9 hook that isolates and puts back": lambda: _hooked(400_000 // share),
-    }
-    times: dict[str, list[float]] = {name: [] for name in tapes}
+    times: dict[str, list[float]] = {tape.name: [] for tape in TAPES}
     facts: dict[str, tuple[int, str]] = {}
     # Interleaved, so that a drift of the machine's speed meets all alike.
     for number in range(rounds + 1):
-        for name, prepare in tapes.items():
-            elapsed, operations, digest = _time(*prepare())
-            if facts.setdefault(name, (operations, digest)) != (operations, digest):
-                raise InternalError(f"speed: two rounds of {name!r} ended in different states")
+        for tape in TAPES:
+            prepared = tape.prepare(tape.operations // share)
+            elapsed = time_once(prepared)
+            end = prepared.operations, prepared.digest()
+            if facts.setdefault(tape.name, end) != end:
+                raise InternalError(f"speed: two rounds of {tape.name!r} ended in different states")
             if number:
-                times[name].append(elapsed / operations)
+                times[tape.name].append(elapsed / prepared.operations)
     return [
         Figure(name, statistics.median(each), min(each), max(each), *facts[name])
         for name, each in times.items()
     ]
 
 
-def _time(
-    run: Callable[[], None], operations: int, digest: Callable[[], str]
-) -> tuple[float, int, str]:
-    """Wall nanoseconds of one run, what it did, and where it ended."""
+def time_once(prepared: Prepared) -> int:
+    """Run a tape with the garbage collector off.
+
+    Returns:
+        Wall nanoseconds.
+    """
     gc.collect()
     gc.disable()
     try:
         began = time.perf_counter_ns()
-        run()
-        elapsed = time.perf_counter_ns() - began
+        prepared.run()
+        return time.perf_counter_ns() - began
     finally:
         gc.enable()
-    return elapsed, operations, digest()
 
 
 def _replace_random(first: int, live: int, count: int, order: int, stream: int) -> OperationBlock:
@@ -151,14 +183,13 @@ def _machine(config: GuestConfig, tapes: list[list[OperationBlock]], slots: int)
     return machine
 
 
-def _bare(count: int) -> tuple[Callable[[], None], int, Callable[[], str]]:
-    live = 400_000
+def _bare(count: int) -> Prepared:
     config = GuestConfig(memory=4 << 30, vcpus=1, kernel="5.0", huge_pages=False)
-    machine = _machine(config, [[]], live)
+    machine = _machine(config, [[]], LIVE_SLOTS)
     zone = max(machine.zones, key=lambda each: each.managed_pages)
-    slots = (Draws(1, 7).below(live, count // 2)).astype(numpy.int32)
-    table = numpy.full(live, -1, dtype=numpy.int32)
-    bare.replay(zone, numpy.arange(live, dtype=numpy.int32), table)
+    slots = (Draws(1, 7).below(LIVE_SLOTS, count // 2)).astype(numpy.int32)
+    table = numpy.full(LIVE_SLOTS, -1, dtype=numpy.int32)
+    bare.replay(zone, numpy.arange(LIVE_SLOTS, dtype=numpy.int32), table)
 
     def digest() -> str:
         return f"{int(table.astype(numpy.int64).sum()):016x}"
@@ -166,13 +197,23 @@ def _bare(count: int) -> tuple[Callable[[], None], int, Callable[[], str]]:
     def run() -> None:
         bare.replay(zone, slots, table)
 
-    return run, 2 * (count // 2), digest
+    return Prepared(run, 2 * (count // 2), digest)
 
 
-def _churn(count: int) -> tuple[Callable[[], None], int, Callable[[], str]]:
-    vcpus, live = 8, 50_000
+def churn(
+    count: int, *, vcpus: int = 8, memory: int = 4 << 30, live_slots: int = LIVE_SLOTS
+) -> Prepared:
+    """Order-0 churn, with other guests than that of the standard tape where asked.
+
+    Args:
+        count: random allocations and frees of all vCPUs; filling the slots comes on top.
+        vcpus: of the guest.
+        memory: of the guest [bytes].
+        live_slots: of all vCPUs together.
+    """
+    live = live_slots // vcpus
     each = count // (2 * vcpus)
-    config = GuestConfig(memory=4 << 30, vcpus=vcpus, kernel="6.12")
+    config = GuestConfig(memory=memory, vcpus=vcpus, kernel="6.12")
     tapes = [
         [
             allocate(numpy.arange(cpu * live, (cpu + 1) * live)),
@@ -181,18 +222,20 @@ def _churn(count: int) -> tuple[Callable[[], None], int, Callable[[], str]]:
         for cpu in range(vcpus)
     ]
     machine = _machine(config, tapes, vcpus * live)
-    simulation = machine.simulation
-    simulation.begin_vcpus(0)
+    machine.simulation.begin_vcpus(0)
     operations = vcpus * (live + 2 * each)
-    return (
-        lambda: _run(machine),
-        operations,
-        machine.clock.digest.hexadecimal,
-    )
+    return Prepared(lambda: _run(machine), operations, machine.clock.digest.hexadecimal, machine)
 
 
-def _hooked(count: int) -> tuple[Callable[[], None], int, Callable[[], str]]:
-    vcpus, live = 4, 200
+def huge_pages(count: int, *, vcpus: int = 4, hooked: bool = True) -> Prepared:
+    """Order-9 churn on the 5.0 preset, where every operation takes the zone's lock.
+
+    Args:
+        count: random allocations and frees of all vCPUs; filling the slots comes on top.
+        vcpus: of the guest.
+        hooked: with a Python hook on every free that isolates the block and puts it back.
+    """
+    live = 800 // vcpus
     each = count // (2 * vcpus)
     config = GuestConfig(memory=8 << 30, vcpus=vcpus, kernel="5.0")
     tapes = [
@@ -211,14 +254,23 @@ def _hooked(count: int) -> tuple[Callable[[], None], int, Callable[[], str]]:
         if block is not None:
             zone.put_back(block)
 
-    point = HookPoint("block_freed", block_freed, 9)
-    for zone in machine.zones:
-        zone.hooks.block_freed = point
+    if hooked:
+        point = HookPoint("block_freed", block_freed, 9)
+        for zone in machine.zones:
+            zone.hooks.block_freed = point
     machine.simulation.begin_vcpus(0)
     operations = vcpus * (live + 2 * each)
-    return lambda: _run(machine), operations, machine.clock.digest.hexadecimal
+    return Prepared(lambda: _run(machine), operations, machine.clock.digest.hexadecimal)
 
 
 def _run(machine: Machine) -> None:
     if not core_machine.run_tapes(machine.simulation):
         raise InternalError("speed: the standard tapes do not end")
+
+
+TAPES: Final = (
+    Tape("bare", "bare replay", 2_000_000, _bare),
+    Tape("churn", "order-0 churn, 8 vCPUs", 2_000_000, churn),
+    Tape("hook", "order-9 hook that isolates and puts back", 400_000, huge_pages),
+)
+"""The standard tapes."""

@@ -87,11 +87,13 @@ def counted(found: History, action: int, *, with_derived: bool = False) -> list[
         action: TAKE, HAND_OUT, GIVE_BACK or RETURN.
         with_derived: Count also what no event says, such as what compaction took.
     """
-    steps = steps_in_order(found)
-    chosen = steps.action == action
-    if not with_derived:
-        chosen &= ~steps.derived & (found.action[steps.row] == action)
-    return [int(count) for count in np.bincount(steps.order[chosen], minlength=NR_PAGE_ORDERS)]
+    if with_derived:
+        steps = steps_in_order(found)
+        orders = steps.order[steps.action == action]
+    else:
+        span = slice(found.begin, found.end)
+        orders = found.order[span][found.action[span] == action]
+    return [int(count) for count in np.bincount(orders, minlength=NR_PAGE_ORDERS)]
 
 
 def refill_sizes(found: History) -> dict[int, int]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _MOST_PAGES: Final = 1 << 30  # 4 TiB; beyond, a line is damaged
+_PIECE_ROWS: Final = 1 << 20
 # What the parser calls a fault, and how it is told.
 FAULTS: Final = {
     "lost": "events lost",
@@ -116,9 +117,12 @@ class Trace:
     @property
     def page_count(self) -> int:
         """Pages that the trace can name: the highest pfn of any block, plus one."""
-        if not len(self):
-            return 0
-        return int((self.pfn + (1 << self.order.astype("int64"))).max())
+        highest = 0
+        for first in range(0, len(self), _PIECE_ROWS):
+            piece = slice(first, first + _PIECE_ROWS)
+            ends = self.pfn[piece] + (1 << self.order[piece].astype("int64"))
+            highest = max(highest, int(ends.max()))
+        return highest
 
     def row_of_mark(self, words: Sequence[str], after: int = -1) -> int | None:
         """Find a marker.

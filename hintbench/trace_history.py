@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 # Orders that 6.12 keeps on per-CPU lists; 5.0 only has order 0 there.
 PCP_ORDERS: Final = {"6.12": 0b10_0000_1111, "5.0": 0b1}
-# Frees by kcompactd further apart than this belong to different runs of compaction.
-_EPISODE_GAP_NS: Final = 100_000_000
+COMPACTION_GAP_NS: Final = 100_000_000
+"""Frees by kcompactd further apart than this belong to different runs of compaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +303,7 @@ class _Compaction:
             & (commit[begin:end] == rows)
         )
         self.frees = rows[by_compaction]
-        gap = np.diff(trace.time_ns[self.frees]) > _EPISODE_GAP_NS
+        gap = np.diff(trace.time_ns[self.frees]) > COMPACTION_GAP_NS
         self.bounds = (
             np.flatnonzero(np.concatenate(([True], gap, [True])))
             if len(self.frees)

@@ -12,6 +12,7 @@ import numpy as np
 
 from hintbench.core.tracetext import COLUMNS, MARK, SHORTEST_ROW, LineParser
 from hintbench.errors import TraceError
+from hintbench.trace_columns import TraceColumns
 from hintbench.trace_events import Fault, Trace, TraceText, checked
 
 _CHUNK_BYTES: Final = 1 << 22
@@ -70,7 +71,7 @@ class _Rejoined(io.RawIOBase):
 def _parse(stream: io.BufferedIOBase, name: str) -> Trace:
     """Feed the parser with chunks of whole lines."""
     parser = LineParser()
-    parts: list[dict[str, Any]] = []
+    parts = TraceColumns()
     buffer = bytearray(_CHUNK_BYTES)
     kept = 0
     damaged = ends_whole = False
@@ -86,7 +87,7 @@ def _parse(stream: io.BufferedIOBase, name: str) -> Trace:
                 size += 1
         end = buffer.rfind(b"\n", 0, size) + 1
         if end:
-            parts.append(_rows(parser, buffer, end))
+            parts.add(_rows(parser, buffer, end))
         elif size > _LONGEST_LINE:
             raise TraceError(f"{name}: is not the text of a trace: it has no lines")
         if at_end:
@@ -126,9 +127,7 @@ def _rows(parser: LineParser, buffer: bytearray, end: int) -> dict[str, Any]:
     return {key: column[:rows].copy() for key, column in columns.items()}
 
 
-def _finish(
-    parser: Any, parts: list[dict[str, Any]], name: str, damaged: bool, ends_whole: bool
-) -> Trace:
+def _finish(parser: Any, parts: TraceColumns, name: str, damaged: bool, ends_whole: bool) -> Trace:
     """Make a trace of what the parser found, or say that it found nothing."""
     faults = [
         Fault(kind, count, tuple(lines), name) for kind, (count, lines) in parser.faults().items()
@@ -136,10 +135,7 @@ def _finish(
     last_line = parser.line_count()
     if damaged or (not ends_whole and parser.last_line_was_bad()):
         faults.append(Fault("truncated", 1, (last_line,), name))
-    columns = {
-        key: np.concatenate([part[key] for part in parts]) if parts else np.empty(0, dtype=dtype)
-        for key, dtype in COLUMNS.items()
-    }
+    columns = parts.whole()
     marks = np.flatnonzero(columns["kind"] >= MARK)
     texts = tuple(
         TraceText(int(row), *parser.text_events()[int(columns["aux"][row])]) for row in marks

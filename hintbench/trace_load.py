@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hintbench.core.constants import (
+    IN_USE,
     IN_USE_MOVABLE,
     MOVABLE,
     NR_LOWORDER_PCP_LISTS,
     PAGE_ALLOC_COSTLY_ORDER,
     PCP,
+    RECLAIMABLE,
 )
 from hintbench.trace_fit import check_pages
+from hintbench.trace_hidden import hidden_pages
 from hintbench.trace_state import UNKNOWN_TYPE, free_blocks
+from hintbench.trace_steps import steps_in_order
 from hintbench.trace_truth import AllocatorTruth
 
 if TYPE_CHECKING:
@@ -56,6 +60,11 @@ def load(start: TraceStart, machine: Machine) -> None:
             zone.add_free_block(pfn, order)
     _load_in_use(start, machine, zone_of)
     _load_pcp(start, machine, zone_of)
+    if start.exact:
+        steps = steps_in_order(start.history)
+        named: Any = _covered(steps.pfn, steps.order, len(zone_of)).view(np.uint8)
+        for zone in machine.zones:
+            zone.named = memoryview(named)
     if start.check:
         machine.simulation.truth = AllocatorTruth(machine, start.begin_ns)
     # What loading visited is in no CPU's cache.
@@ -81,7 +90,7 @@ def _check_fits(start: TraceStart, machine: Machine) -> None:
 
 
 def _covered(
-    pfn: npt.NDArray[np.int32], order: npt.NDArray[np.int8], pages: int
+    pfn: npt.NDArray[np.integer], order: npt.NDArray[np.int8], pages: int
 ) -> npt.NDArray[np.bool_]:
     """Whether each page lies in one of the blocks."""
     covered = np.zeros(pages, dtype=bool)
@@ -107,7 +116,12 @@ def _load_in_use(start: TraceStart, machine: Machine, zone_of: npt.NDArray[np.in
         zone_of[np.minimum(start.in_use_pfn, len(zone_of) - 1)] >= 0
     )
     pfn, order = start.in_use_pfn[inside], start.in_use_order[inside]
-    np.asarray(machine.pages.state)[pfn] = IN_USE_MOVABLE | order.astype(np.uint8)
+    kind = np.full(len(pfn), IN_USE_MOVABLE, dtype=np.uint8)
+    if start.movable is not None:
+        known = np.zeros(len(zone_of), dtype=bool)
+        known[: len(start.movable)] = start.movable[: len(zone_of)]
+        kind[~known[pfn]] = IN_USE
+    np.asarray(machine.pages.state)[pfn] = kind | order.astype(np.uint8)
     slot = start.in_use_slot[inside]
     for one, head in zip(slot[slot >= 0].tolist(), pfn[slot >= 0].tolist(), strict=True):
         machine.simulation.fill_slot(one, head)
@@ -121,6 +135,8 @@ def _load_pcp(start: TraceStart, machine: Machine, zone_of: npt.NDArray[np.int16
     In an exact replay the tapes say what becomes of each page, and the lists stay empty.
     """
     pcp = start.pcp
+    if not start.exact:
+        _load_hidden(start, machine, zone_of)
     for cpu, pfn, order, migratetype in zip(
         pcp.cpu.tolist(),
         pcp.pfn.tolist(),
@@ -132,6 +148,29 @@ def _load_pcp(start: TraceStart, machine: Machine, zone_of: npt.NDArray[np.int16
         if not start.exact:
             lists = machine.simulation.vcpus[cpu].pcps[zone_of[pfn]]
             _add_tail(machine, lists, pfn, order, migratetype)
+            # One that held more than pcp->high would have been drained by the last free.
+            lists.high = min(max(lists.high, lists.count), lists.high_max)
+
+
+def _load_hidden(start: TraceStart, machine: Machine, zone_of: npt.NDArray[np.int16]) -> None:
+    """Put pages on the lists that were there all the time, in place of some that are never freed.
+
+    They stand where the kernel came across them least: with the reclaimable ones.
+    """
+    vcpus = machine.simulation.vcpus
+    high_min = np.array([[pcp.high_min for pcp in vcpu.pcps] for vcpu in vcpus], dtype=np.int64)
+    hidden = hidden_pages(start.history, start.pcp, zone_of, high_min)
+    state = np.asarray(machine.pages.state)
+    silent = start.in_use_pfn[(start.in_use_slot < 0) & (start.in_use_order == 0)]
+    silent = silent[silent < len(zone_of)]
+    silent = silent[state[silent] == IN_USE]
+    for cpu, index in zip(*np.nonzero(hidden), strict=True):
+        some = silent[zone_of[silent] == index][: hidden[cpu, index]]
+        silent = np.setdiff1d(silent, some)
+        machine.backing.used.add(machine.clock.now, -len(some))
+        for pfn in some.tolist():
+            machine.pages.state[pfn] = PCP
+            _add_tail(machine, vcpus[cpu].pcps[index], pfn, 0, RECLAIMABLE)
 
 
 def _add_tail(machine: Machine, lists: PerCpuPages, pfn: int, order: int, migratetype: int) -> None:

@@ -80,6 +80,7 @@ def modelled_program(
     vcpus: int,
     free: npt.NDArray[np.bool_] | None = None,
     free_at_end: npt.NDArray[np.bool_] | None = None,
+    movable: npt.NDArray[np.bool_] | None = None,
     kernel: str = "6.12",
 ) -> Program:
     """Let a trace's allocations and frees drive the modelled guest.
@@ -93,6 +94,7 @@ def modelled_program(
         free: Which pages were free when /proc/kpageflags was dumped, if that is known; the
             replay then begins there.
         free_at_end: Which pages were free at the second dump, to compare with.
+        movable: Which pages were on an LRU list at the first dump (`trace_state.read_lru_pages`).
         kernel: The guest's kernel preset.
 
     Raises:
@@ -106,26 +108,46 @@ def modelled_program(
         check_page_flags(found, free)
     used, moved = _without_compaction(found, steps_in_order(found))
     walk, in_use = _slots(found, used, moved)
+    return Program(
+        slots=walk.count,
+        # Before the tape, which is as long as the trace: what this needs is gone by then.
+        initial=start_of(
+            found,
+            free,
+            in_use,
+            free_at_end,
+            exact=False,
+            movable=movable,
+            moves=used.row[moved >= 0],
+        ),
+        tapes=_modelled_tape(found, used, walk).programs(vcpus),
+        operations=len(walk.operation),
+    )
+
+
+def _modelled_tape(found: History, used: Steps, walk: _Slots) -> _Tape:
+    """Allocations, and frees when they reach the per-CPU lists, in the order of the trace."""
+    trace = found.trace
     row = used.row[walk.operation]
     # An allocation's last entry fills its slot; all other entries empty one.
     fills = used.action[walk.operation] == HAND_OUT
     fills[:-1] &= walk.operation[1:] != walk.operation[:-1]
-    happens = np.where(fills, row, found.commit[row])
     codes = np.full(len(row), Operation.FREE, dtype=np.uint32)
-    codes[fills] = _allocation_codes(found, used.only(walk.operation[fills]))
+    filling = walk.operation[fills]
+    filled = np.empty(len(filling), dtype=np.uint32)
+    for low in range(0, len(filling), BLOCK_OPERATIONS):
+        some = slice(low, low + BLOCK_OPERATIONS)
+        filled[some] = _allocation_codes(found, used.only(filling[some]))
+    codes[fills] = filled
+    happens = np.where(fills, row, found.commit[row])
     place = np.argsort(happens, kind="stable")
-    tape = _Tape(
-        trace.cpu[happens[place]],
+    happens = happens[place]
+    return _Tape(
+        trace.cpu[happens],
         codes[place],
         walk.slot[place],
-        trace.time_ns[happens[place]] - begin_time_ns(trace, begin),
-        end_time_ns(trace, begin, end),
-    )
-    return Program(
-        slots=walk.count,
-        tapes=tape.programs(vcpus),
-        operations=len(row),
-        initial=start_of(found, free, in_use, free_at_end, exact=False),
+        trace.time_ns[happens] - begin_time_ns(trace, found.begin),
+        end_time_ns(trace, found.begin, found.end),
     )
 
 
@@ -135,6 +157,7 @@ def exact_program(
     *,
     vcpus: int,
     free_at_end: npt.NDArray[np.bool_] | None = None,
+    movable: npt.NDArray[np.bool_] | None = None,
     kernel: str = "6.12",
     check: bool = False,
 ) -> Program:
@@ -149,6 +172,7 @@ def exact_program(
         free: Which pages were free at the first dump (`trace_state.read_page_flags`).
         vcpus: vCPUs of the guest.
         free_at_end: Which pages were free at the second dump, to compare with.
+        movable: Which pages were on an LRU list at the first dump (`trace_state.read_lru_pages`).
         kernel: The guest's kernel preset.
         check: Ask the model at every choice what it would have chosen.
 
@@ -180,7 +204,9 @@ def exact_program(
         slots=0,
         tapes=tape.programs(vcpus),
         operations=len(steps.row),
-        initial=start_of(found, free, in_use, free_at_end, exact=True, check=check),
+        initial=start_of(
+            found, free, in_use, free_at_end, exact=True, movable=movable, check=check
+        ),
     )
 
 
@@ -230,9 +256,9 @@ def allocation_flags(gfp: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
 def _without_compaction(found: History, steps: Steps) -> tuple[Steps, npt.NDArray[np.int64]]:
     """Allocations and frees, with each page that compaction moved as one step.
 
-    The modelled guest does not compact: what was moved stays where it is. The step that hands the
-    destination out becomes the move, and the free of its source goes; so do pages that compaction
-    took and did not need.
+    The model's own kcompactd moves as many pages, those of its choice. For the tapes the owner of
+    a page only goes on with another one: the step that hands the destination out becomes the move,
+    and the free of its source goes; so do pages that compaction took and did not need.
 
     Returns:
         The steps, and for each one the page that was left, or -1 when it is no move.

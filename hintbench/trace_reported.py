@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from hintbench.core.constants import MAX_PAGE_ORDER, PAGE_SHIFT
 from hintbench.errors import TraceError
+from hintbench.trace_fit import name_of
 
 if TYPE_CHECKING:
     from hintbench.traces import Trace
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
 Block = tuple[int, int]
 """First page and order."""
 
-_ENTRIES: Final = re.compile(r"\bnents=(\d+)")
+_ENTRIES: Final = re.compile(r"\bnents=(0x[0-9a-f]+|\d+)")
 _PASS: Final = re.compile(r"^\(page_reporting_process\+")
 _SAME_PASS_NS: Final = 500_000_000
+_COLUMNS: Final = ("address", "length")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +82,16 @@ def read_recorded(trace: Trace, reported: str | Path) -> list[Pass]:
     for text in trace.texts:
         at_ns = int(trace.time_ns[text.row])
         if match := _ENTRIES.search(text.text):
-            count = int(match[1])
+            count = int(match[1], 0)
             batches.append(Batch(at_ns, tuple(blocks[used : used + count])))
             used += count
         elif _PASS.match(text.text) and "<-" not in text.text:
             began.append(at_ns)
+    if not batches:
+        raise TraceError(
+            f"{name_of(trace)} has no probe that says nents=N: without one on the driver's report"
+            f" function nobody knows in which calls the {len(blocks)} blocks of {reported} went"
+        )
     if used != len(blocks):
         raise TraceError(
             f"{reported}: lists {len(blocks)} blocks, the trace's probes tell of {used}"
@@ -119,13 +126,23 @@ def _read_blocks(path: str | Path) -> list[Block]:
     """Read the blocks that the host was told of."""
     blocks = []
     try:
-        with open(path, encoding="ascii", newline="") as file:
-            for number, line in enumerate(csv.DictReader(file), 2):
-                blocks.append(_block(line, f"{path}: line {number}"))
-    except (OSError, UnicodeDecodeError) as error:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            lines = csv.reader(file, skipinitialspace=True)
+            columns = [name.strip().lower() for name in next(lines, [])]
+            absent = [name for name in _COLUMNS if name not in columns]
+            if absent:
+                raise TraceError(
+                    f"{path}: has no column {' and no column '.join(absent)}: its first line must"
+                    f" name them, and is {','.join(columns) or 'empty'}"
+                )
+            for number, line in enumerate(lines, 2):
+                if line:
+                    values = dict(zip(columns, line, strict=False))
+                    blocks.append(_block(values, f"{path}: line {number}"))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TraceError(f"{path}: cannot be read: {error}") from error
     if not blocks:
-        raise TraceError(f"{path}: lists no block; it needs the columns address and length")
+        raise TraceError(f"{path}: lists no block")
     return blocks
 
 

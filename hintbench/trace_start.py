@@ -11,6 +11,7 @@ from hintbench.core import tracewords
 from hintbench.core.constants import PAGEBLOCK_ORDER
 from hintbench.core.tracepages import HAND_OUT, NOTHING, PCP, RETURN
 from hintbench.jiffies import GRID_NS
+from hintbench.trace_compaction import compaction_of
 from hintbench.trace_compare import compare
 from hintbench.trace_history import History
 from hintbench.trace_load import load
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from hintbench.boot import Machine
+    from hintbench.compaction import CompactionStep
     from hintbench.trace_events import Trace
 
 # vmstat_update() is due every second; with HZ=250 the timer wheel makes 1.024 s of it.
@@ -83,7 +85,10 @@ class TraceStart:
         end_ns: The virtual time at which the replay ends.
         history: What the tapes were made from.
         free_at_end: Whether each page was free when the trace ended, if somebody dumped that.
+        movable: Whether each page was on an LRU list at the start, so that compaction and claims
+            take it for movable; None when unknown: then all that is in use is.
         check: Whether an exact replay asks the model at every choice what it would have chosen.
+        compaction: What kcompactd did; nothing in an exact replay, which follows it anyway.
     """
 
     exact: bool
@@ -101,7 +106,9 @@ class TraceStart:
     end_ns: int
     history: History
     free_at_end: npt.NDArray[np.bool_] | None = None
+    movable: npt.NDArray[np.bool_] | None = None
     check: bool = False
+    compaction: tuple[CompactionStep, ...] = ()
 
     def load(self, machine: Machine) -> None:
         """Put a booted guest whose zones are empty into this state.
@@ -133,7 +140,9 @@ def start_of(
     free_at_end: npt.NDArray[np.bool_] | None,
     *,
     exact: bool,
+    movable: npt.NDArray[np.bool_] | None = None,
     check: bool = False,
+    moves: npt.NDArray[np.int64] | None = None,
 ) -> TraceStart:
     """Gather what is known of the guest at the beginning.
 
@@ -143,7 +152,9 @@ def start_of(
         in_use: Blocks in use that the trace frees: pfn, order, slot.
         free_at_end: Which pages were free at the end, if that is known.
         exact: Whether the tapes name pages.
+        movable: Which pages were on an LRU list, if that is known.
         check: Whether the model is asked at every choice what it would have chosen.
+        moves: Rows at which compaction freed what it had moved; None: it is not modelled.
     """
     trace, begin, end = found.trace, found.begin, found.end
     begin_ns = begin_time_ns(trace, begin)
@@ -170,7 +181,9 @@ def start_of(
         end_ns=end_time_ns(trace, begin, end),
         history=found,
         free_at_end=free_at_end,
+        movable=movable,
         check=check,
+        compaction=() if moves is None else compaction_of(found, moves, begin_ns),
     )
 
 
@@ -254,11 +267,11 @@ def _pcp_at_start(found: History) -> PcpPages:
     """Blocks that an event finds on a per-CPU list before anything put them there."""
     trace = found.trace
     rows = np.flatnonzero(found.action[found.begin : found.end] != NOTHING) + found.begin
+    # Of most pages no event concerns a list at first: they need not be sorted.
+    rows = rows[found.first[trace.pfn[rows]] == PCP]
     _, index = np.unique(trace.pfn[rows], return_index=True)
     first_rows = rows[index]
-    on_list = (found.first[trace.pfn[first_rows]] == PCP) & np.isin(
-        found.action[first_rows], (HAND_OUT, RETURN)
-    )
+    on_list = np.isin(found.action[first_rows], (HAND_OUT, RETURN))
     first_rows = first_rows[on_list]
     # What was handed out stood at the head, what was drained at the tail, the last one first.
     is_cold = found.action[first_rows] == RETURN

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 UNKNOWN_TYPE: Final = 255
 """The migratetype of a pageblock of which nothing is known."""
-KPF_BUDDY: Final = 10  # include/uapi/linux/kernel-page-flags.h
+KPF_LRU: Final = 5  # include/uapi/linux/kernel-page-flags.h
+KPF_BUDDY: Final = 10
 _TYPES: Final = {"Unmovable": 0, "Movable": 1, "Reclaimable": 2, "HighAtomic": 3}
 _FREE_LINE: Final = re.compile(r"Node\s+(\d+), zone\s+(\w+), type\s+(\w+)((?:\s+>?\d+)+)\s*$")
 _BLOCKS_LINE: Final = re.compile(r"Node\s+(\d+), zone\s+(\w+)((?:\s+\d+)+)\s*$")
@@ -61,6 +62,25 @@ def read_page_flags(path: str | Path) -> npt.NDArray[np.bool_]:
     Raises:
         TraceError: When the file cannot be read or is no such copy.
     """
+    return _has_flag(path, KPF_BUDDY)
+
+
+def read_lru_pages(path: str | Path) -> npt.NDArray[np.bool_]:
+    """Read which pages are on an LRU list, and so can be moved, from a copy of /proc/kpageflags.
+
+    Args:
+        path: As for `read_page_flags`.
+
+    Returns:
+        For each page frame whether KPF_LRU is set.
+
+    Raises:
+        TraceError: When the file cannot be read or is no such copy.
+    """
+    return _has_flag(path, KPF_LRU)
+
+
+def _has_flag(path: str | Path, bit: int) -> npt.NDArray[np.bool_]:
     import numpy as np
 
     try:
@@ -79,7 +99,7 @@ def read_page_flags(path: str | Path) -> npt.NDArray[np.bool_]:
     flags = np.frombuffer(data, dtype="<u8")
     if (flags >> np.uint64(48) != 0).any():
         raise TraceError(f"{path}: is no copy of /proc/kpageflags: it has unknown flags")
-    return (flags >> np.uint64(KPF_BUDDY) & np.uint64(1)).astype(bool)
+    return (flags >> np.uint64(bit) & np.uint64(1)).astype(bool)
 
 
 def free_blocks(free: npt.NDArray[np.bool_]) -> FreeBlocks:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hintbench.core.constants import NR_PAGE_ORDERS
 from hintbench.core.tracepages import GIVE_BACK, RETURN
 from hintbench.trace_history import PCP_ORDERS, History
 
@@ -42,6 +43,21 @@ class Steps:
             self.derived[which],
         )
 
+    def with_inserted(self, at: npt.NDArray[np.integer], others: Steps) -> Steps:
+        """Other steps put between these.
+
+        Args:
+            at: For each of them the index before which it goes, ascending.
+            others: The steps.
+        """
+        return Steps(
+            np.insert(self.row, at, others.row),
+            np.insert(self.action, at, others.action),
+            np.insert(self.pfn, at, others.pfn),
+            np.insert(self.order, at, others.order),
+            np.insert(self.derived, at, others.derived),
+        )
+
 
 def steps_in_order(found: History) -> Steps:
     """All that happened to pages, events and derived steps, in order.
@@ -50,33 +66,29 @@ def steps_in_order(found: History) -> Steps:
     """
     trace = found.trace
     rows = np.flatnonzero(found.action[found.begin : found.end]) + found.begin
-    action = found.action[rows]
-    kept = PCP_ORDERS[found.kernel] >> found.order[rows].astype(int) & 1
-    direct = rows[(action == GIVE_BACK) & (kept == 0)]
-    steps = found.derived
-    # Before the event, the event, behind it.
-    phase = np.repeat([1, 2], [len(rows), len(direct)]).tolist()
-    phase += [3 if step.after else 0 for step in steps]
-    row = np.concatenate([rows, direct, np.array([step.row for step in steps], dtype=np.int64)])
-    merged = Steps(
-        row,
-        np.concatenate(
-            [
-                action,
-                np.full(len(direct), RETURN, dtype=np.uint8),
-                np.array([step.action for step in steps], dtype=np.uint8),
-            ]
-        ),
-        np.concatenate(
-            [trace.pfn[rows], trace.pfn[direct], np.array([s.pfn for s in steps], dtype=np.int64)]
-        ),
-        np.concatenate(
-            [
-                found.order[rows],
-                found.order[direct],
-                np.array([step.order for step in steps], dtype=np.int8),
-            ]
-        ),
-        np.arange(len(row)) >= len(rows) + len(direct),
+    events = Steps(
+        rows,
+        found.action[rows],
+        trace.pfn[rows],
+        found.order[rows],
+        np.zeros(len(rows), dtype=np.bool_),
     )
-    return merged.only(np.lexsort((np.arange(len(row)), phase, row)))
+    kept = np.array([PCP_ORDERS[found.kernel] >> order & 1 for order in range(NR_PAGE_ORDERS)])
+    direct = rows[(events.action == GIVE_BACK) & (kept[events.order] == 0)]
+    silent = found.derived
+    row = np.concatenate([direct, np.array([step.row for step in silent], dtype=np.int64)])
+    # Beside an event: what came before it, then its own return to the buddy, then what came behind.
+    phase = np.array([2] * len(direct) + [3 if step.after else 0 for step in silent])
+    between = Steps(
+        row,
+        np.array([RETURN] * len(direct) + [step.action for step in silent], dtype=np.uint8),
+        np.concatenate([trace.pfn[direct], np.array([s.pfn for s in silent], dtype=np.int64)]),
+        np.concatenate([found.order[direct], np.array([s.order for s in silent], dtype=np.int8)]),
+        np.arange(len(row)) >= len(direct),
+    )
+    place = np.lexsort((np.arange(len(row)), phase, row))
+    # They are few beside the events, which stand in order already: nothing that long is sorted.
+    at = np.where(
+        phase == 0, np.searchsorted(rows, row, "left"), np.searchsorted(rows, row, "right")
+    )
+    return events.with_inserted(at[place], between.only(place))

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from hintbench.config import GuestConfig, PluginSpec, load_guest
+from hintbench.core import tracewords
 from hintbench.core.constants import BUDDY, ISOLATED, KIND_MASK, ORDER_MASK
 from hintbench.errors import TraceError
 from hintbench.plugins import find_strategy, load_plugin
 from hintbench.runner import Run
-from hintbench.trace_fit import fitting_preset
+from hintbench.trace_fit import fitting_preset, name_of
 from hintbench.trace_program import exact_program
 from hintbench.trace_reported import Batch, Block, Pass, in_passes, read_recorded
 from hintbench.trace_state import read_page_flags
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 PASS_MARK: Final = "page_reporting_process"
 """What a strategy marks at the beginning of a pass (`Guest.mark`)."""
 _SAME_PASS_NS: Final = 1_000_000_000
+_NEEDED: Final = {
+    (tracewords.PAGE_ALLOC,): "mm_page_alloc",
+    (tracewords.PAGE_FREE, tracewords.PAGE_FREE_BATCHED): "mm_page_free",
+    (tracewords.ZONE_LOCKED,): "mm_page_alloc_zone_locked",
+    (tracewords.PCPU_DRAIN,): "mm_page_pcpu_drain",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +149,20 @@ def verify(request: VerifyRequest) -> Verification:
     spec = PluginSpec.parse(request.strategy, "strategy")
     strategy = find_strategy(spec.name)(dict(spec.parameters))
     trace = read_trace(request.trace, request.migratetypes)
+    _check_events(trace)
     recorded = read_recorded(trace, request.reported)
     guest = _guest(request, trace)
     return _Replay(trace, request.pages, recorded, strategy, guest, request.tolerance_ns).compare()
+
+
+def _check_events(trace: Trace) -> None:
+    """Refuse a trace without a kind of event that says where pages are."""
+    for kinds, name in _NEEDED.items():
+        if not any((trace.kind == kind).any() for kind in kinds):
+            raise TraceError(
+                f"{name_of(trace)} has no event {name}: the recorded kernel's free lists cannot be"
+                " followed without it, so record it too"
+            )
 
 
 def _guest(request: VerifyRequest, trace: Trace) -> GuestConfig:

@@ -7,7 +7,8 @@ need not mention every page, so there the number of pages proves nothing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 
 from hintbench.core.constants import (
     BUDDY,
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from hintbench.core.zone import Zone
     from hintbench.guest import Guest
 
+MAX_ORDER_PAGES: Final = 1 << MAX_PAGE_ORDER
+
 
 def validate(guest: Guest | Machine) -> list[str]:
     """Check a guest between two steps.
@@ -51,20 +54,20 @@ def validate(guest: Guest | Machine) -> list[str]:
     machine = guest.machine if isinstance(guest, Guest) else guest
     states = numpy.asarray(machine.pages.state)
     faults: list[str] = []
+    counts = []
     for zone in machine.zones:
-        faults += _free_lists(zone, states)
-        faults += _unmerged(zone, states)
+        counts.append(zone.pages.count_heads(zone.start_pfn, zone.end_pfn))
+        faults += _free_lists(zone, states, counts[-1])
+        faults += _unmerged(zone)
     faults += _pcp_lists(machine, states)
-    faults += _overlaps(machine, states)
+    faults += _overlaps(machine)
     if not machine.empty:
-        faults += _lost_pages(machine, states)
+        faults += _lost_pages(machine, counts)
     return faults
 
 
-def _free_lists(zone: Zone, states: numpy.ndarray) -> list[str]:
-    """Lists, heads and counters of one zone agree."""
-    import numpy
-
+def _free_lists(zone: Zone, states: numpy.ndarray, heads: Sequence[int]) -> list[str]:
+    """Lists, heads (counted by state) and counters of one zone agree."""
     faults = []
     listed = 0
     pages = 0
@@ -97,29 +100,30 @@ def _free_lists(zone: Zone, states: numpy.ndarray) -> list[str]:
         faults.append(
             f"{zone}: counts {zone.free_highatomic} free HIGHATOMIC pages, lists {reserved}"
         )
-    kinds = states[zone.start_pfn : zone.end_pfn] & KIND_MASK
-    heads = int(numpy.count_nonzero(kinds == BUDDY))
-    if heads != listed:
-        faults.append(f"{zone}: {heads} heads are marked free, {listed} are on lists")
-    isolated = states[zone.start_pfn : zone.end_pfn][kinds == ISOLATED] & ORDER_MASK
-    held = int((1 << isolated.astype(numpy.int64)).sum())
-    if held != zone.isolated_pages:
-        faults.append(f"{zone}: counts {zone.isolated_pages} isolated pages, marks {held}")
+    marked = sum(count for state, count in enumerate(heads) if state & KIND_MASK == BUDDY)
+    if marked != listed:
+        faults.append(f"{zone}: {marked} heads are marked free, {listed} are on lists")
+    isolated = sum(
+        count << (state & ORDER_MASK)
+        for state, count in enumerate(heads)
+        if state & KIND_MASK == ISOLATED
+    )
+    if isolated != zone.isolated_pages:
+        faults.append(f"{zone}: counts {zone.isolated_pages} isolated pages, marks {isolated}")
     return faults
 
 
-def _unmerged(zone: Zone, states: numpy.ndarray) -> list[str]:
+def _unmerged(zone: Zone) -> list[str]:
     """No two free buddies of one order, unless their migratetypes forbid the merge."""
-    import numpy
-
     faults = []
     types = zone.pages.pageblock_type
-    for order in range(MAX_PAGE_ORDER):
-        heads = numpy.flatnonzero(states[zone.start_pfn : zone.end_pfn] == BUDDY | order)
-        heads = heads + zone.start_pfn
-        left = heads[heads & (1 << order) == 0]
-        both = left[numpy.isin(left + (1 << order), heads)]
-        for pfn in both.tolist():
+    # Two buddies lie in one piece: pieces are aligned to blocks of the top order.
+    for heads, states in zone.pages.heads(zone.start_pfn & -MAX_ORDER_PAGES, zone.end_pfn):
+        orders = (states & ORDER_MASK).astype(heads.dtype)
+        mergeable = (states & KIND_MASK == BUDDY) & (orders < MAX_PAGE_ORDER)
+        left = mergeable[:-1] & (heads[:-1] >> orders[:-1] & 1 == 0) & (states[1:] == states[:-1])
+        left &= heads[1:] == heads[:-1] + (1 << orders[:-1])
+        for pfn, order in zip(heads[:-1][left].tolist(), orders[:-1][left].tolist(), strict=True):
             if order >= PAGEBLOCK_ORDER:
                 pair = (types[pfn >> PAGEBLOCK_ORDER], types[(pfn >> PAGEBLOCK_ORDER) + 1])
                 if pair[0] != pair[1] and max(pair) >= HIGHATOMIC:
@@ -130,8 +134,6 @@ def _unmerged(zone: Zone, states: numpy.ndarray) -> list[str]:
 
 def _pcp_lists(machine: Machine, states: numpy.ndarray) -> list[str]:
     """Per-CPU lists, heads and counters agree."""
-    import numpy
-
     faults = []
     listed = 0
     for vcpu in machine.simulation.vcpus:
@@ -154,40 +156,43 @@ def _pcp_lists(machine: Machine, states: numpy.ndarray) -> list[str]:
                         faults.append(f"{name}: pfn {pfn:#x} is of another zone")
             if pages != pcp.count:
                 faults.append(f"{name}: counts {pcp.count}, lists {pages}")
-    marked = int(numpy.count_nonzero(states & KIND_MASK == PCP))
+    heads = machine.pages.count_heads(0, machine.pages.page_count)
+    marked = sum(count for state, count in enumerate(heads) if state & KIND_MASK == PCP)
     # An exact replay takes pages from no list: its tapes name them.
     if not machine.empty and marked != listed:
         faults.append(f"{marked} heads are marked per-CPU, {listed} are on lists")
     return faults
 
 
-def _overlaps(machine: Machine, states: numpy.ndarray) -> list[str]:
+def _overlaps(machine: Machine) -> list[str]:
     """Every head is aligned, and no head lies inside another head's block."""
     import numpy
 
-    heads = numpy.flatnonzero(states)
-    orders = (states[heads] & ORDER_MASK).astype(numpy.int64)
-    faults = []
-    crooked = heads[(heads & ((1 << orders) - 1)) != 0]
-    faults += [f"head {pfn:#x} is not aligned to its order" for pfn in crooked[:10].tolist()]
-    ends = heads + (1 << orders)
-    inside = numpy.flatnonzero(heads[1:] < ends[:-1])
-    faults += [
-        f"head {heads[index + 1]:#x} lies inside the block of {heads[index]:#x}"
-        for index in inside[:10].tolist()
+    crooked: list[int] = []
+    inside: list[tuple[int, int]] = []
+    before, end = -1, 0
+    for heads, states in machine.pages.heads(0, machine.pages.page_count):
+        if not len(heads):
+            continue
+        sizes = 1 << (states & ORDER_MASK).astype(heads.dtype)
+        crooked += heads[heads & (sizes - 1) != 0].tolist()
+        ends = numpy.append(end, heads + sizes)
+        owners = numpy.append(before, heads)
+        found = numpy.flatnonzero(heads < ends[:-1])
+        inside += zip(heads[found].tolist(), owners[found].tolist(), strict=True)
+        before, end = owners[-1], ends[-1]
+    return [f"head {pfn:#x} is not aligned to its order" for pfn in crooked[:10]] + [
+        f"head {pfn:#x} lies inside the block of {owner:#x}" for pfn, owner in inside[:10]
     ]
-    return faults
 
 
-def _lost_pages(machine: Machine, states: numpy.ndarray) -> list[str]:
+def _lost_pages(machine: Machine, heads: Sequence[Sequence[int]]) -> list[str]:
     """Conservation: the blocks of a zone, whoever has them, make up its managed pages."""
-    import numpy
-
     faults = []
-    for zone in machine.zones:
-        mine = states[zone.start_pfn : zone.end_pfn]
-        orders = numpy.bincount(mine[mine != 0] & ORDER_MASK, minlength=1).tolist()
-        pages = sum(count << order for order, count in enumerate(orders))
+    for zone, counts in zip(machine.zones, heads, strict=True):
+        pages = sum(
+            count << (state & ORDER_MASK) for state, count in enumerate(counts) if state != 0
+        )
         if pages != zone.managed_pages:
             faults.append(f"{zone}: manages {zone.managed_pages} pages, its blocks have {pages}")
     return faults

@@ -15,6 +15,7 @@ from hintbench.parameters import NoParameters, read_parameters
 
 if TYPE_CHECKING:
     from hintbench.boot import Machine
+    from hintbench.compaction import CompactionStep
 
 PAGES_PER_MIB: Final = 256
 MOST_OPERATIONS: Final = 100_000_000_000
@@ -83,6 +84,10 @@ class InitialState(Protocol):
     @property
     def vmstat_ticks_ns(self) -> dict[int, list[int]] | None:
         """By CPU, when the recorded kernel's vmstat ran [virtual ns]; None: once a second."""
+
+    @property
+    def compaction(self) -> "tuple[CompactionStep, ...]":
+        """What the recorded kernel's kcompactd did."""
 
     def load(self, machine: "Machine") -> None:
         """Put a booted guest whose zones are empty into this state.

@@ -15,6 +15,7 @@ Known defects:
     * nothing below the watermark is ever reported, and no block that does not make up 2 MiB;
     * a request that the host did not take is not repeated; its blocks are held all the same.
     Windows also counts committed memory, and keeps a reserve of that; this guest has no such count.
+    In an exact replay of a trace it gets only memory that the recorded kernel never used.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ from hintbench import Claims, HookFilter, Strategy, hookimpl
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from hintbench import Block, Guest, Task, Zone
+    from hintbench import Block, Guest, Task, UnitFlags, Zone
 
 RESULT_BYTES = 16
 """An isolated page: its address and its order."""
@@ -88,6 +88,10 @@ class ZoneBitmap(Strategy):
             zone: guest.flags(f"bitmap {zone.index}", order=self.parameters.order, forget=forget)
             for zone in guest.zones
         }
+        self.spare = {
+            zone: guest.flags(f"spare {zone.index}", order=self.parameters.order, forget=forget)
+            for zone in (guest.zones if self.parameters.swap else ())
+        }
 
     def hook_filters(self) -> Mapping[str, HookFilter]:
         """Compare the order, which the allocator has at hand."""
@@ -123,33 +127,33 @@ class ZoneBitmap(Strategy):
         """scan_zone_bitmap(): isolate what is still free, and tell it in batches."""
         if not await self.guest.allocate_buffer(self.parameters.batch * RESULT_BYTES):
             return
-        bitmap = self.bitmaps[zone]
+        bitmap = await self._swap(zone) if self.parameters.swap else self.bitmaps[zone]
         isolated: list[Block] = []
-        for pfn in await self._swap(zone) if self.parameters.swap else self._set_bits(zone):
+        for pfn in self._set_bits(zone, bitmap):
             async with zone.lock:
                 if zone.free_order(pfn) >= self.parameters.order:
                     block = zone.isolate(pfn)  # None: the watermark forbids it, and the bit goes
                     isolated += [block] if block is not None else []
                 bitmap.clear(pfn)
-                self.guest.spend(self.guest.costs.flag_ns)  # atomic_dec(&free_pages)
+                if not self.parameters.swap:
+                    self.guest.spend(self.guest.costs.flag_ns)  # atomic_dec(&free_pages)
             if len(isolated) == self.parameters.batch:
                 await self._tell(zone, isolated)
         if isolated:
             await self._tell(zone, isolated)
 
-    def _set_bits(self, zone: Zone) -> Iterator[int]:
+    def _set_bits(self, zone: Zone, bitmap: UnitFlags) -> Iterator[int]:
         """for_each_set_bit(): one after the other, as they are when the search gets there."""
         pfn, unit_pages = zone.start_pfn, 1 << self.parameters.order
-        while found := self.bitmaps[zone].find(pfn, zone.end_pfn, limit=1):
+        while found := bitmap.find(pfn, zone.end_pfn, limit=1):
             yield found[0]
             pfn = found[0] + unit_pages
 
-    async def _swap(self, zone: Zone) -> list[int]:
+    async def _swap(self, zone: Zone) -> UnitFlags:
         """Duyck's proposal: an empty bitmap for the frees, and a private one for the scan."""
         async with zone.lock:
-            taken = self.bitmaps[zone].find(zone.start_pfn, zone.end_pfn)
-            for pfn in taken:
-                self.bitmaps[zone].clear(pfn)
+            taken = self.bitmaps[zone]
+            self.bitmaps[zone], self.spare[zone] = self.spare[zone], taken
         return taken
 
     async def _tell(self, zone: Zone, isolated: list[Block]) -> None:

@@ -65,9 +65,6 @@ def test_a_real_trace_is_replayed_under_every_strategy(
     pages = str(folder / "kpageflags-before.u64.gz")
     operations = set()
     for strategy in STRATEGIES:
-        if exact and strategy == "report-then-hold":
-            # It allocates blocks for itself, and the recorded kernel used those very blocks.
-            continue
         workload = TraceReplay(path=str(imported), pages=pages, exact=exact)
         result = hintbench.run(strategy, workload, name)
         assert result.violations == {}, strategy

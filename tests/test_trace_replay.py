@@ -13,6 +13,7 @@ from hintbench.trace_program import (
     modelled_program,
 )
 from hintbench.trace_start import UNKNOWN_TYPE, vmstat_ticks
+from hintbench.validation import validate
 from hintbench.workloads.trace import TraceReplay
 from recording import KERNEL_PAGE, USER_PAGE, Recording, flags, tape
 from small_guest import Silent, small_guest, zone
@@ -226,7 +227,29 @@ class TestExact:
         assert [[len(block) for block in of_cpu] for of_cpu in blocks] == [[1, 1], [1]]
         assert isinstance(blocks[0][0], OperationBlock)
 
-    def replay(self, recording, tmp_path, free):
+    def test_a_strategy_allocates_what_the_recording_never_names(self, recording, tmp_path):
+        class Holding(hintbench.Strategy):
+            name = "holding"
+
+            @hintbench.hookimpl
+            async def guest_started(self, guest):
+                (zone,) = guest.zones
+                async with zone.lock:
+                    self.held = [zone.hold(order) for order in (9, 9, 8, 8, 8)]
+                    zone.let_go(self.held[0])
+
+        strategy = Holding()
+        recording.lock(1030).alloc(1030).lock(2600)
+        machine = self.replay(
+            recording, tmp_path, flags(4096, (1024, 2047), (2560, 2815)), strategy
+        )
+        held = [block and block.pfn for block in strategy.held]
+        assert held == [1536, None, 1280, None, None], "neither what is named nor what is around it"
+        simulation = machine.simulation
+        assert (simulation.exact_taken_again, simulation.exact_waits) == (0, 0)
+        assert validate(machine) == []
+
+    def replay(self, recording, tmp_path, free, strategy=None):
         """Follow a trace on a guest of 16 MiB; the machine at its end."""
         from hintbench.runner import Run
         from hintbench.workload import Workload
@@ -241,7 +264,8 @@ class TestExact:
                 return program
 
         config = small_guest(zones=(zone(4, 0, low=40),))
-        running = Run(hintbench.strategies.none.Nothing(), Replay(), config, seed=1)
+        strategy = strategy or hintbench.strategies.none.Nothing()
+        running = Run(strategy, Replay(), config, seed=1)
         running.execute()
         return running.machine
 

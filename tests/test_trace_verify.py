@@ -178,6 +178,64 @@ class TestInputs:
         with pytest.raises(TraceError, match="lists 7 blocks, the trace's probes tell of 8"):
             read_recorded(read_trace(recording.trace), recording.reported)
 
+    def edit(self, file, old, new):
+        file.write_text(re.sub(old, new, file.read_text()), encoding="utf-8")
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [
+            (r"pfn=0x([0-9a-f]+)", lambda found: f"pfn={int(found[1], 16)}"),
+            (r"nents=(\d+)", lambda found: f"nents={int(found[1]):#x}"),
+            ("pr_process|pr_vbreport", "another"),
+            ("virtballoon_free_page_report", "hv_free_page_report"),
+            (r".*kpageflags-dumped.*\n", ""),
+            ("\n", "\r\n"),
+        ],
+        ids=["decimal", "hexadecimal", "names", "driver", "no marker", "line ends"],
+    )
+    def test_recordings_of_other_people(self, recording, old, new):
+        self.edit(recording.trace, old, new)
+        assert verify(recording.request()).agrees
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [
+            (r"0x([0-9a-f]+)", lambda found: str(int(found[1], 16))),
+            (",", " , "),
+            ("sequence,address", "\ufeffsequence,Address"),
+            (r"(?m)(?<=\d|h)$", ",more"),
+            ("\n", "\r\n"),
+        ],
+        ids=["decimal", "spaces", "mark", "columns", "line ends"],
+    )
+    def test_lists_of_other_people(self, recording, old, new):
+        self.edit(recording.reported, old, new)
+        assert verify(recording.request()).agrees
+
+    @pytest.mark.parametrize(
+        "name", ["mm_page_alloc", "mm_page_free", "mm_page_alloc_zone_locked", "mm_page_pcpu_drain"]
+    )
+    def test_a_kind_of_event_that_was_not_recorded(self, recording, name):
+        ends = "(_batched)?" if name == "mm_page_free" else ""
+        self.edit(recording.trace, rf".* {name}{ends}: .*\n", "")
+        with pytest.raises(TraceError, match=f"trace.txt has no event {name}: "):
+            verify(recording.request())
+
+    def test_no_probe_of_the_calls(self, recording):
+        self.edit(recording.trace, "nents=", "n=")
+        with pytest.raises(TraceError, match=r"no probe that says nents=N: .* the 8 blocks of "):
+            verify(recording.request())
+
+    def test_columns_of_other_names(self, recording):
+        self.edit(recording.reported, "address,length", "gpa,bytes")
+        with pytest.raises(TraceError, match=r"no column address and no column length: .*,gpa"):
+            verify(recording.request())
+
+    def test_a_machine_that_no_preset_is_like(self, recording):
+        self.edit(recording.trace, r"\[000\]", "[031]")
+        with pytest.raises(TraceError, match=r"no preset is like the traced machine: .*\[\[zones"):
+            verify(recording.request())
+
     def test_a_missing_file(self, recording, capsys):
         recording.reported.unlink()
         assert recording.command() == 2

@@ -6,7 +6,9 @@ and measured: refills, drains, free blocks at the end.
 
 *Exact* (``-w trace:PATH,exact=true,pages=KPAGEFLAGS``): the kernel's own choices are followed page
 by page, from the free blocks that a copy of /proc/kpageflags shows, so that a strategy meets the
-free lists that the real machine had. Only what the strategy itself takes out of them differs.
+free lists that the real machine had. Only what the strategy itself takes out of them differs: a
+vCPU waits for a block that is being reported, and a strategy that allocates for itself gets none of
+the pages that the recording ever names.
 
 Without a path (``-w trace --guest sample-trace``) a small trace is replayed that belongs to
 hintbench, with its page flags; ``exact=true`` works with it too.
@@ -29,6 +31,7 @@ from hintbench.replay import (
     SAMPLE_PAGES_END,
     exact_program,
     modelled_program,
+    read_lru_pages,
     read_page_flags,
     read_trace,
 )
@@ -83,6 +86,7 @@ class TraceReplay(Workload):
         if parameters.check and not parameters.exact:
             raise self.refusal("check=true needs exact=true: else the model's choices are followed")
         free = None if pages is None else read_page_flags(pages)
+        movable = None if pages is None else read_lru_pages(pages)
         end = None if pages_end is None else read_page_flags(pages_end)
         if parameters.path is None:
             trace = replace(read_trace(SAMPLE), sources=("sample-trace",))
@@ -94,11 +98,17 @@ class TraceReplay(Workload):
                 free,
                 vcpus=setting.vcpus,
                 free_at_end=end,
+                movable=movable,
                 kernel=setting.kernel,
                 check=parameters.check,
             )
         return modelled_program(
-            trace, vcpus=setting.vcpus, free=free, free_at_end=end, kernel=setting.kernel
+            trace,
+            vcpus=setting.vcpus,
+            free=free,
+            free_at_end=end,
+            movable=movable,
+            kernel=setting.kernel,
         )
 
     def _page_files(self) -> tuple[str | Path | None, str | Path | None]:

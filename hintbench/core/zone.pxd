@@ -13,6 +13,7 @@ cdef class Zone(FreeLists):
     cdef public Integral in_flight
     cdef public object held
     cdef public object torn
+    cdef public object named
     cdef public object refuse_isolation
     cdef int allocate_block(self, int order, int migratetype) except -2
     cdef bint _heads(self, int pfn, int state) noexcept

@@ -29,6 +29,7 @@ if cython.compiled:
     from cython.cimports.hintbench.core.freelists import FreeLists
     from cython.cimports.hintbench.core.hooks import Block, check_range, make_block
     from cython.cimports.hintbench.core.locks import LockTimeline
+    from cython.cimports.hintbench.core.spared import take_spared
 else:
     from hintbench.core.constants import (
         BUDDY,
@@ -54,6 +55,7 @@ else:
     from hintbench.core.freelists import FreeLists
     from hintbench.core.hooks import Block, check_range, make_block
     from hintbench.core.locks import LockTimeline
+    from hintbench.core.spared import take_spared
 
 
 @cython.final
@@ -77,6 +79,8 @@ class Zone(FreeLists):
         held_pages: pages that the strategy has allocated for itself.
         visits: structures that strategies have looked at: list entries, look-ups, pages.
         refuse_isolation: when set and true when called, the next isolation is refused.
+        named: in an exact replay a byte for each page, whether the recording names it; what a
+            strategy allocates for itself is none of these.
         torn: a :class:`hintbench.core.tearing.Tear`, when unlocked edits are carried out in parts.
     """
 
@@ -118,6 +122,7 @@ class Zone(FreeLists):
         self.in_flight = in_flight
         self.held = held
         self.torn = None
+        self.named: Any = None
         self.refuse_isolation = None
 
     # -- isolate and put back -------------------------------------------------------------------
@@ -278,6 +283,8 @@ class Zone(FreeLists):
 
     def allocate_block(self, order: cython.int, migratetype: cython.int) -> cython.int:
         """__rmqueue() for one block under the lock; -1 when there is none."""
+        if self.named is not None:
+            return take_spared(self, order, migratetype, self.named)
         return rmqueue(self, order, migratetype, False, FallbackMode())
 
     def allocate(self, order: int, migratetype: int = 1) -> int:

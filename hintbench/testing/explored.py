@@ -219,7 +219,7 @@ class ExploredRun(Run):
         self.guest.host.torn = self._preempt
         if self.watcher.wants("lock_taken") or self.watcher.wants("lock_released"):
             for zone in self.machine.zones:
-                zone.lock.observer = self._lock_event
+                zone.lock.observer = _join(zone.lock.observer, self._lock_event)
         self.faults = Faults(scenario.faults, self)
         self.faults.install()
         self.seal = Seal(self.guest)
@@ -605,6 +605,20 @@ class ExploredRun(Run):
             faults=sum(self.faults.happened.values()),
             operations=self.machine.simulation.operations,
         )
+
+
+def _join(
+    first: Callable[[str, Any], None] | None, second: Callable[[str, Any], None]
+) -> Callable[[str, Any], None]:
+    """Two observers of a lock as one."""
+    if first is None:
+        return second
+
+    def both(what: str, lock: Any) -> None:
+        first(what, lock)
+        second(what, lock)
+
+    return both
 
 
 def _file_of(strategy: object) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -29,6 +31,8 @@ LATE_NS: Final = 5_000_000_000
 """When every strategy has been stopped, which claims to tell within two seconds [virtual ns]."""
 TIMED_KINDS: Final = tuple(sorted(TIMED))
 _SCALE: Final = 1 << 20
+_INDEX_BITS: Final = 11
+"""Enough for the index of every allocation and free."""
 
 MIXES: Final[dict[str, Sequence[tuple[int, int, float]]]] = {
     "mixed": (
@@ -116,65 +120,121 @@ def draw_operations(
         pace: how many times longer than usual the pauses are.
     """
     draws = Draws(seed, 1)
-    mix = MIXES[family]
+    mix = _mix(family)
     cut = CUT if draws.below(2, 1)[0] else 0
     count = (OPERATIONS + cut) // 2
-    kinds = draws.choose([weight for _, weight, _ in mix], count)
-    orders = np.array([order for order, _, _ in mix])[kinds]
-    total = sum(weight for _, weight, _ in mix)
-    shares = np.array([live * total / (weight * count) for _, weight, live in mix])
-    begins = draws.below(_SCALE, count)
+    # All at once: a call of numpy's costs as much as the drawing of many numbers.
+    rows = (draws.raw(7 * count) >> np.uint64(32)).astype(np.int64).reshape(7, count)
+    kinds = mix.kinds[_scaled(rows[0], len(mix.kinds))]
+    begins = _scaled(rows[1], _SCALE)
     # Exponential life times would leave long tails in use; twice uniform has the same mean.
-    lives = draws.below(_SCALE, count) * (2 * shares * pages / 16_384)[kinds] + 1
-    vcpu = draws.below(vcpus, count)
-    other = draws.below(vcpus, count)
-    freeing = np.where(draws.below(5, count) == 0, other, vcpu)
-    slots = np.arange(count)
-    codes = encode(Operation.ALLOCATE, orders, _types(draws, count), _flags(draws, orders))
-    when = np.concatenate([begins, begins + lives.astype(np.int64)])
-    order = np.argsort(when, kind="stable")[:OPERATIONS]
+    spans = (2 * _SCALE * mix.shares[kinds] * (pages / 16_384 / count)).astype(np.int64) + 1
+    vcpu = _scaled(rows[3], vcpus)
+    # Every fifth is freed elsewhere.
+    elsewhere = _scaled(rows[4], 5 * vcpus)
+    freeing = np.where(elsewhere < vcpus, elsewhere, vcpu)
+    codes = mix.codes[kinds] | _TYPES[_scaled(rows[5], len(_TYPES))]
+    codes |= _FLAGS[mix.is_huge[kinds], _scaled(rows[6], len(_FLAGS[0]))]
+    # Packed with its index, each time can be sorted by value: stable, and faster than by index.
+    when = np.concatenate([begins, begins + 1 + _scaled(rows[2], spans)]) << _INDEX_BITS
+    order = np.sort(when | np.arange(2 * count))[:OPERATIONS] & ((1 << _INDEX_BITS) - 1)
+    slots = order % count
+    frees = order >= count
     everything = Operations(
-        np.concatenate([vcpu, freeing])[order].astype(np.int8),
-        np.concatenate([codes, np.full(count, encode(Operation.FREE))])[order].astype(np.uint32),
-        np.concatenate([slots, slots])[order].astype(np.int32),
+        np.where(frees, freeing[slots], vcpu[slots]).astype(np.int8),
+        np.where(frees, _FREE, codes[slots]).astype(np.uint32),
+        slots.astype(np.int32),
         np.zeros(len(order), dtype=np.int64),
     )
     return _with_pauses(everything, draws, pauses, pace)
 
 
-def _types(draws: Draws, count: int) -> np.ndarray:
-    kinds = (Migratetype.MOVABLE, Migratetype.UNMOVABLE, Migratetype.RECLAIMABLE)
-    return np.array([int(kind) for kind in kinds])[draws.choose((7, 2, 1), count)]
+def _scaled(drawn: np.ndarray, bound: int | np.ndarray) -> np.ndarray:
+    """Numbers below 2**32 as numbers below a bound."""
+    return drawn * bound >> 32
 
 
-def _flags(draws: Draws, orders: np.ndarray) -> np.ndarray:
-    """Cleared user pages mostly; slabs, atomic ones and such that may not retry."""
-    kinds = (
-        Flag.ZERO,
-        Flag.TOUCHED,
-        Flag.TOUCHED | Flag.SLAB,
-        Flag.TOUCHED | Flag.ATOMIC,
-        Flag.ZERO | Flag.NORETRY,
+@dataclass(frozen=True, slots=True)
+class _Mix:
+    """A row of `MIXES` as tables to look up drawn numbers in.
+
+    Attributes:
+        kinds: which kind of block, each as often as its weight says.
+        codes: by kind, the code of its allocation without migratetype and flags.
+        is_huge: by kind, 1 from order 9 on.
+        shares: by kind, the live blocks over the weight, in parts of all weights.
+    """
+
+    kinds: np.ndarray
+    codes: np.ndarray
+    is_huge: np.ndarray
+    shares: np.ndarray
+
+
+@cache
+def _mix(family: str) -> _Mix:
+    orders, weights, live = (np.array(column) for column in zip(*MIXES[family], strict=True))
+    return _Mix(
+        kinds=np.repeat(np.arange(len(orders)), weights),
+        codes=encode(Operation.ALLOCATE, orders).astype(np.int64),
+        is_huge=(orders >= 9).astype(np.int64),
+        shares=live * (weights.sum() / weights),
     )
-    flags = np.array([int(kind) for kind in kinds])[draws.choose((11, 2, 2, 1, 1), len(orders))]
-    huge = (orders >= 9) & (flags & int(Flag.SLAB) == 0)
-    return np.where(huge, flags | int(Flag.COMPOUND), flags)
+
+
+_TYPES: Final = np.repeat(
+    encode(
+        Operation.ALLOCATE,
+        0,
+        np.array((Migratetype.MOVABLE, Migratetype.UNMOVABLE, Migratetype.RECLAIMABLE)),
+    ).astype(np.int64),
+    (7, 2, 1),
+)
+"""Migratetypes, in a code's place, as often as they are drawn."""
+_PLAIN_FLAGS: Final = np.repeat(
+    np.array(
+        [
+            int(flags)
+            for flags in (
+                Flag.ZERO,
+                Flag.TOUCHED,
+                Flag.TOUCHED | Flag.SLAB,
+                Flag.TOUCHED | Flag.ATOMIC,
+                Flag.ZERO | Flag.NORETRY,
+            )
+        ]
+    ),
+    (11, 2, 2, 1, 1),
+)
+_FLAGS: Final = np.array(
+    (
+        _PLAIN_FLAGS,
+        np.where(_PLAIN_FLAGS & int(Flag.SLAB), _PLAIN_FLAGS, _PLAIN_FLAGS | int(Flag.COMPOUND)),
+    )
+)
+"""Cleared user pages mostly; slabs, atomic ones and such that may not retry. The second row is for
+huge blocks, which are compound."""
+_FREE: Final = int(encode(Operation.FREE))
+_PAUSES: Final = encode(np.array((Operation.IDLE, Operation.COMPUTE)))
 
 
 def _with_pauses(operations: Operations, draws: Draws, pauses: int, pace: int = 1) -> Operations:
     """Let time pass here and there: half a microsecond to half a millisecond, times the pace."""
-    at = np.flatnonzero(draws.below(pauses, len(operations)) == 0)
-    # Log-uniform: a power of two, and a mantissa.
-    length = ((1 << (9 + draws.below(10, len(at)))) + draws.below(512, len(at))) * pace
-    kinds = np.where(
-        draws.below(2, len(at)) == 0, encode(Operation.IDLE), encode(Operation.COMPUTE)
-    )
-    return Operations(
-        np.insert(operations.vcpu, at, operations.vcpu[at]),
-        np.insert(operations.code, at, kinds).astype(np.uint32),
-        np.insert(operations.value, at, 0),
-        np.insert(operations.time_ns, at, length),
-    )
+    count = len(operations)
+    drawn = (draws.raw(2 * count) >> np.uint64(32)).astype(np.int64).reshape(2, count)
+    at = np.flatnonzero(_scaled(drawn[0], pauses) == 0)
+    # Log-uniform: a power of two, and a mantissa; the lowest bits say which kind of pause.
+    bits = drawn[1][at]
+    length = ((1 << (9 + _scaled(bits, 10))) + (bits >> 1 & 511)) * pace
+    places = np.ones(count, dtype=np.int64)
+    places[at] = 2
+    everything = operations.keep(np.repeat(np.arange(count), places))
+    # The first of the two that stand there now is the pause before the other.
+    pause = at + np.arange(len(at))
+    everything.code[pause] = _PAUSES[bits & 1]
+    everything.value[pause] = 0
+    everything.time_ns[pause] = length
+    return everything
 
 
 def _draw_faults(rng: random.Random, vcpus: int) -> tuple[Fault, ...]:

@@ -153,6 +153,21 @@ class TestOptions:
         assert bits(running) == [2, 9]
         assert running.result.metrics["strategy_lock_takes"] == 1 + 4 + 1
 
+    @pytest.mark.parametrize(("swap", "kept"), [(True, [12]), (False, [])])
+    def test_a_bit_set_again_meanwhile_is_the_new_bitmaps(self, swap, kept):
+        """The scan works on a private copy; with one bitmap it clears what it comes across."""
+        runs = []
+
+        def set_again(guest):
+            runs[0].strategy.bitmaps[guest.zones[0]].set(block_at(12), 9)
+
+        # While the first batch is told, before the scan has come to block 12.
+        looks = {END // 4: set_again, END // 2 + SERVICE // 2: set_again}
+        tape = [take(range(16)), give([0, 2, 4]), rest(END // 2), give([6]), rest(END)]
+        running = scan(tape, before=runs.append, at=looks, swap=swap)
+        assert sorted(running.reports.blocks) == [0, 2, 4, 6]
+        assert bits(running) == kept
+
     def test_swapped_bits_start_the_next_run_by_themselves(self):
         tape = [take(range(16)), give(range(4)), rest(END // 2), give(range(8, 12)), rest(END)]
         assert scan(tape, swap=True).reports.sizes == [4, 4]

@@ -8,6 +8,7 @@ itself, which refuses or records what breaks them; their file says where.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
@@ -33,15 +34,21 @@ class Rule:
     @property
     def checker(self) -> type[Checker] | None:
         """Who checks it in a run; None when the guest itself or a comparison of runs does."""
-        module = import_module(f"hintbench.testing.rules.{self.name.replace('-', '_')}")
-        checker: type[Checker] | None = getattr(module, "RuleChecker", None)
-        return checker
+        return _checker_of(self.name)
 
     def applies(self, claims: Claims) -> str:
         """Why the rule does not apply to a strategy with these claims; "" when it does."""
         if self.name in _NEEDS and getattr(claims, _NEEDS[self.name]) in (None, False):
             return f"makes no claim ({_NEEDS[self.name]})"
         return ""
+
+
+@cache
+def _checker_of(rule: str) -> type[Checker] | None:
+    """Asked for every rule of every run."""
+    module = import_module(f"hintbench.testing.rules.{rule.replace('-', '_')}")
+    checker: type[Checker] | None = getattr(module, "RuleChecker", None)
+    return checker
 
 
 _NEEDS: Final = {

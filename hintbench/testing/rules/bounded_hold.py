@@ -7,36 +7,26 @@ Source: kernel-facts R14: v9 visits up to 256 x 1,024 pages under one hold.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from hintbench.core.holds import HoldMeter
 from hintbench.testing.explored import Checker
-
-if TYPE_CHECKING:
-    from hintbench.core.locks import LockTimeline
 
 
 class RuleChecker(Checker):
-    """Compares the zone's count of visits at the take and at the release."""
+    """Compares the zone's count of visits at the take and at the release, in the core."""
 
     rule = "bounded-hold"
 
     def __init__(self, run: Any) -> None:
         super().__init__(run)
-        self.zones = {zone.lock.name: zone for zone in run.guest.zones}
-        self.visits: dict[str, int] = {}
+        bound = run.claims.hold_visits
+        if bound is not None:
+            for zone in run.guest.zones:
+                zone.lock.observer = HoldMeter(zone, bound, self._exceeded)
 
-    def lock_taken(self, lock: LockTimeline) -> None:
-        """A hold begins."""
-        zone = self.zones.get(lock.name)
-        if zone is not None:
-            self.visits[lock.name] = zone.visits
-
-    def lock_released(self, lock: LockTimeline) -> None:
-        """A hold ends."""
-        zone, bound = self.zones.get(lock.name), self.run.claims.hold_visits
-        if zone is None or bound is None:
-            return
-        looked = zone.visits - self.visits.get(lock.name, zone.visits)
-        if looked > bound:
-            text = f"{looked} structures were looked at under one hold, declared are {bound}"
-            self.violate(text, "visits")
+    def _exceeded(self, looked: int) -> None:
+        """A hold ends under which too much was looked at."""
+        bound = self.run.claims.hold_visits
+        text = f"{looked} structures were looked at under one hold, declared are {bound}"
+        self.violate(text, "visits")

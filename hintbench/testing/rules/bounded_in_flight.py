@@ -40,7 +40,10 @@ class RuleChecker(Checker):
     def flag_set(self, flags: UnitFlags, pfn: int, order: int) -> None:
         """One more unit, perhaps in flight."""
         cap = self.run.claims.in_flight_pages
-        if cap is None or self.run.guest.flag_sets[flags.name][1] != "in-flight":
+        # Whatever the zone, there cannot be more than all that is marked.
+        if cap is None or flags.count << flags.order <= cap:
+            return
+        if self.run.guest.flag_sets[flags.name][1] != "in-flight":
             return
         zone = self.run.guest.zone_of(pfn)
         pages = sum(

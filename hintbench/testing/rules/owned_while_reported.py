@@ -10,6 +10,7 @@ Source: kernel-facts D5, D6, R6, R12.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from hintbench.core.constants import (
@@ -24,6 +25,7 @@ from hintbench.testing.explored import Checker
 if TYPE_CHECKING:
     from hintbench.contexts import Context
     from hintbench.core.flags import UnitFlags
+    from hintbench.core.hooks import Block
     from hintbench.reports import Report
 
 _IN_TRANSIT = ("page_freeing", "block_merged", "page_allocated")
@@ -66,16 +68,13 @@ class RuleChecker(Checker):
 
     def reported(self, report: Report, context: Context | None) -> None:
         """Ask who has each page."""
-        seen: set[int] = set()
-        for block in report.blocks:
+        for number, block in enumerate(report.blocks):
             pfn, pages = block.pfn, 1 << block.order
-            here = set(range(pfn, pfn + pages))
-            if not here.isdisjoint(seen) or any(
+            if _overlap(report.blocks[:number], pfn, pages) or any(
                 not other.reset and _covers(other, pfn, pages) for other in self.open
             ):
                 text = f"pfn {pfn:#x} order {block.order} is reported twice at once"
                 self.violate(text, "twice", pfn, pages)
-            seen |= here
             if not self._owned(pfn, pages) and not (
                 report.synchronous and self._carried(context, pfn, pages)
             ):
@@ -142,6 +141,14 @@ class RuleChecker(Checker):
 
 def _covers(report: Report, pfn: int, pages: int) -> bool:
     """Whether a report has any page of a range."""
-    return any(
-        block.pfn < pfn + pages and pfn < block.pfn + (1 << block.order) for block in report.blocks
-    )
+    return _overlap(report.blocks, pfn, pages)
+
+
+def _overlap(blocks: Iterable[Block], pfn: int, pages: int) -> bool:
+    """Whether one of some blocks has any page of a range."""
+    end = pfn + pages
+    for block in blocks:
+        first = block.pfn
+        if first < end and pfn < first + (1 << block.order):
+            return True
+    return False

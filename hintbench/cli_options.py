@@ -1,0 +1,31 @@
+"""Options that several commands have, and how a command ends."""
+
+from typing import Annotated
+
+import typer
+
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        "-p",
+        metavar="PLUGIN",
+        help="Load a plugin: FILE.py or package.module. Repeatable.",
+    ),
+]
+JsonFile = Annotated[
+    str | None,
+    typer.Option(
+        "--json", metavar="FILE", help="Also write the figures to FILE; - is standard output."
+    ),
+]
+
+
+def end_with(status: int) -> None:
+    """End a command with an exit status.
+
+    Raises:
+        typer.Exit: It is not 0.
+    """
+    if status:
+        raise typer.Exit(status)

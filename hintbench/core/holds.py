@@ -1,0 +1,40 @@
+"""How much is looked at under one hold of a zone lock, for explored runs.
+
+A lock is taken a few times for every allocation that reaches the free lists, so this looks at takes
+and releases without leaving the compiled core, and calls Python for what is too much only.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import cython
+
+if cython.compiled:
+    from cython.cimports.hintbench.core.zone import Zone
+else:
+    from hintbench.core.zone import Zone
+
+
+@cython.final
+@cython.cclass
+class HoldMeter:
+    """The observer of one zone's lock (`LockTimeline.observer`).
+
+    Args:
+        zone: whose lock it is.
+        bound: the most structures that may be looked at under one hold.
+        exceeded: called with the number that were, when they are more.
+    """
+
+    def __init__(self, zone: Zone, bound: int, exceeded: Callable[[int], None]) -> None:
+        self.zone = zone
+        self.bound = bound
+        self.exceeded = exceeded
+        self.visits = zone.visits
+
+    def __call__(self, what: str, lock: Any) -> None:
+        """The lock is taken (``"take"``) or released (``"release"``)."""
+        if what == "take":
+            self.visits = self.zone.visits
+        elif self.zone.visits - self.visits > self.bound:
+            self.exceeded(self.zone.visits - self.visits)

@@ -1,0 +1,134 @@
+"""What page migration does to the allocator: free blocks set aside, pages to move, their return.
+
+The part of mm/compaction.c that edits free lists and per-CPU lists; which pages are moved, and
+when, is :mod:`hintbench.compaction`'s business.
+"""
+
+from typing import Any
+
+import cython
+
+if cython.compiled:
+    from cython.cimports.hintbench.core.constants import (
+        BUDDY,
+        EVENT_FREED,
+        EVENT_TAKEN,
+        HIGHATOMIC,
+        IN_USE_MOVABLE,
+        MOVABLE,
+        ORDER_MASK,
+        PAGEBLOCK_ORDER,
+        REASON_ISOLATION,
+        TRANSIT,
+    )
+    from cython.cimports.hintbench.core.fallback import mark_isolated
+    from cython.cimports.hintbench.core.freeing import leave_user
+    from cython.cimports.hintbench.core.pages import Pages
+    from cython.cimports.hintbench.core.pcp import PerCpuPages
+    from cython.cimports.hintbench.core.simulation import Simulation
+    from cython.cimports.hintbench.core.zone import Zone
+else:
+    from hintbench.core.constants import (
+        BUDDY,
+        EVENT_FREED,
+        EVENT_TAKEN,
+        HIGHATOMIC,
+        IN_USE_MOVABLE,
+        MOVABLE,
+        ORDER_MASK,
+        PAGEBLOCK_ORDER,
+        REASON_ISOLATION,
+        TRANSIT,
+    )
+    from hintbench.core.fallback import mark_isolated
+    from hintbench.core.freeing import leave_user
+    from hintbench.core.pages import Pages
+    from hintbench.core.pcp import PerCpuPages
+    from hintbench.core.simulation import Simulation
+    from hintbench.core.zone import Zone
+
+
+@cython.ccall
+def isolate_free_blocks(
+    zone: Zone, first_pfn: cython.int, end_pfn: cython.int, wanted: cython.int
+) -> list[Any]:
+    """isolate_freepages_block(): whole free blocks of a range leave their lists, upwards.
+
+    The zone's lock must be held. It ends with the block that makes up ``wanted`` pages, and where
+    __isolate_free_page() refuses for the min watermark.
+
+    Returns:
+        (pfn, order) of each block, which is in transit.
+    """
+    pages: Pages = zone.pages
+    pfn: cython.int = first_pfn
+    state: cython.int
+    order: cython.int
+    found: list = []
+    while pfn < end_pfn and wanted > 0:
+        state = pages.state[pfn]
+        order = state & ORDER_MASK
+        if state == BUDDY | order:
+            if zone.free_pages - zone.free_highatomic <= zone.watermark_min + (1 << order):
+                break
+            zone.take_block(
+                pfn, order, order, pages.pageblock_type[pfn >> PAGEBLOCK_ORDER], REASON_ISOLATION
+            )
+            mark_isolated(zone, pfn, order)
+            zone.clock.digest.add(zone.clock.now, zone.clock.cpu, EVENT_TAKEN, pfn, order)
+            found.append((pfn, order))
+            wanted -= 1 << order
+        pfn += 1 << order
+    return found
+
+
+@cython.ccall
+def movable_pages(
+    pages: Pages, first_pfn: cython.int, end_pfn: cython.int, most: cython.int
+) -> list[int]:
+    """isolate_migratepages_block(): pages of a range that can be moved, upwards, single ones."""
+    pfn: cython.int = first_pfn
+    state: cython.int
+    found: list = []
+    while pfn < end_pfn and len(found) < most:
+        state = pages.state[pfn]
+        if state == IN_USE_MOVABLE:
+            found.append(pfn)
+        pfn += 1 << (state & ORDER_MASK)
+    return found
+
+
+@cython.ccall
+def move_page(
+    sim: Simulation, source: cython.int, destination: cython.int, slot: cython.int
+) -> cython.int:
+    """The owner of ``source`` goes on with ``destination``, unless it has freed it meanwhile.
+
+    Returns:
+        1 when it was moved; 0 when ``source`` is in use no more, or by another slot. -1 is the
+        slot of an owner that never frees it.
+    """
+    if sim.pages.state[source] != IN_USE_MOVABLE or (slot >= 0 and sim.slots[slot] != source):
+        return 0
+    leave_user(sim, source, 0)
+    sim.pages.state[source] = TRANSIT
+    sim.pages.state[destination] = IN_USE_MOVABLE
+    sim.backing.used.change(sim.clock.now, 1)
+    if slot >= 0:
+        sim.slots[slot] = destination
+    return 1
+
+
+@cython.ccall
+def free_to_pcp(
+    sim: Simulation, pcp: PerCpuPages, pfn: cython.int, order: cython.int
+) -> cython.Py_ssize_t:
+    """free_unref_page() of a block in transit; how many pages are to be drained then."""
+    migratetype: cython.int = sim.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
+    if migratetype >= HIGHATOMIC:
+        migratetype = MOVABLE
+    sim.clock.now += sim.clock.costs.pcp_free_ns
+    sim.clock.digest.add(sim.clock.now, sim.clock.cpu, EVENT_FREED, pfn, order)
+    pcp.alloc_factor >>= 1
+    pcp.push(pfn, order, migratetype)
+    return pcp.to_drain(order)

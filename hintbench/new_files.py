@@ -1,0 +1,139 @@
+"""`hintbench new`: files to start from, written from the templates that come with hintbench."""
+
+import json
+import keyword
+import re
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Final
+
+import typer
+
+from hintbench.errors import UsageError
+
+# A package: without --no-deps asv would find the wheels of its requirements, too.
+_FROM_WHEEL: Final = """\
+    "build_command": ["python -m pip wheel --no-deps -w {build_cache_dir} {build_dir}"],
+    "install_command": [
+        "in-dir={env_dir} python -m pip install --no-deps --force-reinstall {wheel_file}"
+    ],"""
+# A single file: there is nothing to build, and it is importable once it is in place.
+_COPY: Final = "import shutil, sysconfig; shutil.copy('$file', sysconfig.get_path('purelib'))"
+_FROM_FILE: Final = f"""\
+    "build_command": [],
+    "install_command": ["python -c \\"{_COPY}\\""],"""
+_PLUGIN_NAME: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+
+def write_new_strategy(name: str, folder: Path | None = None) -> Path:
+    """Write a strategy plugin to start from.
+
+    Args:
+        name: The strategy's name: lower-case letters, digits and single hyphens.
+        folder: Where to; None for the current one.
+
+    Returns:
+        The file.
+
+    Raises:
+        UsageError: The name cannot be one, or is taken, or the file exists.
+    """
+    from hintbench.plugins import OWN_STRATEGIES
+
+    module = name.replace("-", "_")
+    if not _PLUGIN_NAME.fullmatch(name) or not module.isidentifier() or keyword.iskeyword(module):
+        raise UsageError(
+            f"{name!r} cannot be a strategy's name: lower-case letters, digits and single hyphens,"
+            " starting with a letter, such as 'my-strategy'"
+        )
+    if name in OWN_STRATEGIES:
+        raise UsageError(f"{name!r} is the name of one of hintbench's own strategies")
+    path = (folder or Path()) / f"{module}.py"
+    class_name = "".join(part.capitalize() for part in name.split("-"))
+    _write(path, "strategy.py.txt", name=name, class_name=class_name, file=path.name)
+    typer.echo(f"wrote {path}; try it: hintbench run -p {path} -s none -s {name} -w churn")
+    return path
+
+
+def write_new_benchmarks(plugin: str, folder: Path | None = None) -> None:
+    """Write what tracks a plugin's strategies from commit to commit with asv.
+
+    Args:
+        plugin: A FILE.py in the repository, or the module that the repository installs.
+        folder: The repository; None for the current folder.
+
+    Raises:
+        UsageError: The plugin has no strategy or is not in the repository, or a file exists.
+        PluginError: It cannot be loaded.
+    """
+    from hintbench import __version__
+
+    repository = (folder or Path()).resolve()
+    strategies = _strategies_of(plugin)
+    commands, module = _FROM_WHEEL, plugin
+    if plugin.endswith(".py"):
+        path = Path(plugin).resolve()
+        module = path.stem
+        if not path.is_relative_to(repository) or not module.isidentifier():
+            raise UsageError(
+                f"{plugin}: must be in this repository, and its name one that can be imported"
+            )
+        commands = Template(_FROM_FILE).substitute(file=path.relative_to(repository).as_posix())
+    configuration = repository / "asv.conf.json"
+    benchmarks = repository / "benchmarks" / f"{module.rpartition('.')[2]}.py"
+    for path in (configuration, benchmarks):
+        if path.exists():
+            raise UsageError(f"{path} exists already and is left as it is")
+    _write(
+        configuration,
+        "asv.conf.json.txt",
+        project=repository.name,
+        version=__version__,
+        commands=commands,
+    )
+    names = ", ".join(json.dumps(name) for name in strategies)
+    _write(benchmarks.with_name("__init__.py"), "", exist_ok=True)
+    _write(benchmarks, "benchmarks.py.txt", module=module, strategies=f"({names},)")
+    typer.echo(
+        f"wrote {configuration.name} and benchmarks/{benchmarks.name} for {', '.join(strategies)};"
+        " commit the strategy, then: pip install asv virtualenv && asv machine --yes && asv run"
+    )
+
+
+def _strategies_of(plugin: str) -> list[str]:
+    """Names of the strategies that a plugin contributes."""
+    from hintbench import Strategy
+    from hintbench.plugins import load_plugin
+
+    module = load_plugin(plugin)
+    found = [
+        each.name
+        for each in vars(module).values()
+        if isinstance(each, type)
+        and issubclass(each, Strategy)
+        and each.__module__ == module.__name__
+        and each.name
+    ]
+    if not found:
+        raise UsageError(
+            f"plugin {plugin!r} has no strategy with a name: there is nothing to track"
+        )
+    return found
+
+
+def _write(path: Path, template: str, exist_ok: bool = False, **values: str) -> None:
+    """Write a file from a template, and never over another one."""
+    text = ""
+    if template:
+        source = files("hintbench").joinpath("templates", template)
+        text = Template(source.read_text(encoding="utf-8")).substitute(values)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        if not exist_ok:
+            raise UsageError(f"{path} exists already and is left as it is") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror}") from None

@@ -1,0 +1,145 @@
+"""kcompactd: which pages it moves, where to, and what it leaves to the per-CPU lists."""
+
+import pytest
+
+from hintbench import hookimpl
+from hintbench.compaction import Compaction, CompactionStep, Scanners
+from hintbench.core.constants import BUDDY, IN_USE, KIND_MASK
+from hintbench.core.migration import isolate_free_blocks
+from hintbench.operations import Flag, allocate, free, idle
+from hintbench.validation import validate
+from small_guest import MS, START, Silent, boot, small_guest, zone
+
+PAGEBLOCK = 512
+MOVABLE = {"migratetype": 1, "flags": Flag.TOUCHED}
+
+
+def fragmented(strategy=None):
+    """32 MiB: below a movable page in 64 is in use, in the upper half every second one."""
+    pages = range(8000)
+    kept = [page for page in pages if page % (64 if page < 4096 else 2) == 0]
+    tape = [
+        allocate(pages, order=0, **MOVABLE),
+        free(sorted(set(pages) - set(kept))),
+        idle([100 * MS]),
+    ]
+    return boot(strategy or Silent(), tape, config=small_guest(zones=(zone(8, low=40),)))
+
+
+def compact(running, pages, at_ms=50, **given):
+    """Let kcompactd move some pages, and the guest run to its end."""
+    step = CompactionStep(at_ms * MS, 0, START, pages, last=True, **given)
+    running.threads.compact([step])
+    running.result = running.execute()
+    return running
+
+
+def used(running):
+    """Which slots hold which pages."""
+    slots = running.machine.simulation.slot_pfns()
+    return {slot: int(pfn) for slot, pfn in enumerate(slots) if pfn >= 0}
+
+
+def moved_by(running):
+    """Where pages were that have moved, and where they are now, by slot."""
+    before, after = used(compact(fragmented(), 0)), used(running)
+    moved = [slot for slot in before if before[slot] != after[slot]]
+    return {slot: before[slot] for slot in moved}, {slot: after[slot] for slot in moved}
+
+
+def test_pages_move_from_the_lower_half_to_the_top():
+    running = compact(fragmented(), 16)
+    before, after = moved_by(running)
+    assert len(before) == 16
+    assert max(before.values()) < START + 8 * PAGEBLOCK
+    assert min(after.values()) >= START + 15 * PAGEBLOCK
+    assert running.result.violations == {}
+    assert validate(running.machine) == []
+
+
+def test_pageblocks_whose_pages_have_moved_are_free_blocks():
+    running = compact(fragmented(), 16)
+    before, _ = moved_by(running)
+    blocks = {pfn & -PAGEBLOCK for pfn in before.values()}
+    assert len(blocks) == 2, "those which the fast search finds, free in part"
+    pages = running.machine.pages
+    assert all(pages.state[pages.head_of(pfn)] & KIND_MASK == BUDDY for pfn in blocks)
+
+
+def test_every_pages_owner_still_frees_it():
+    running = fragmented()
+    running.threads.compact([CompactionStep(50 * MS, 0, START, 32, last=True)])
+    result = running.execute()
+    assert result.violations == {}
+    assert len(set(used(running).values())) == 64 + 1952
+
+
+def test_kernel_pages_stay():
+    running = boot(
+        Silent(),
+        [allocate(range(64), order=0, migratetype=0, flags=Flag.TOUCHED), idle([100 * MS])],
+        config=small_guest(zones=(zone(8, low=40),)),
+    )
+    before = used(compact(running, 8))
+    assert all(running.machine.pages.state[pfn] == IN_USE for pfn in before.values())
+
+
+def test_the_free_scanner_respects_the_min_watermark():
+    zone = compact(fragmented(), 0).machine.zones[0]
+    first, end = START + 10 * PAGEBLOCK, START + 11 * PAGEBLOCK
+    zone.set_watermarks(zone.free_pages, zone.free_pages, minimum=zone.free_pages - 3)
+    assert len(isolate_free_blocks(zone, first, end, 32)) == 2, "until three above are left"
+    assert isolate_free_blocks(zone, first, end, 32) == []
+
+
+def test_all_per_cpu_lists_are_drained_behind_a_run_through_the_zone():
+    pcp = compact(fragmented(), 4).machine.simulation.vcpus[0].pcps[0]
+    assert pcp.count > 0
+    pcp = compact(fragmented(), 4, drain_all=True).machine.simulation.vcpus[0].pcps[0]
+    assert pcp.count == 0
+
+
+def test_scanners_that_meet_end_the_run():
+    running = fragmented()
+    compaction = Compaction(running.threads)
+    scanners = Scanners(running.machine.zones[0])
+    scanners.migrate_pfn = scanners.free_pfn
+    assert scanners.met
+    assert scanners.next_sources(32) == []
+    assert list(scanners.targets()) == []
+    assert compaction.moved_pages == 0
+
+
+class Counting(Silent):
+    """Counts what compaction allocates and frees."""
+
+    name = "counting"
+
+    @hookimpl
+    def guest_started(self, guest):
+        self.guest, self.allocated, self.freed = guest, [], []
+
+    @hookimpl
+    def page_allocated(self, pfn):
+        if self.guest.now >= 50 * MS:
+            self.allocated.append(pfn)
+
+    @hookimpl
+    def page_freeing(self, pfn):
+        if self.guest.now >= 50 * MS:
+            self.freed.append(pfn)
+
+
+def test_hooks_see_destinations_and_sources():
+    strategy = Counting()
+    before, after = moved_by(compact(fragmented(strategy=strategy), 16))
+    assert set(after.values()) == set(strategy.allocated)
+    assert set(before.values()) <= set(strategy.freed)
+
+
+@pytest.mark.parametrize("name", ["bitmap-and-spin", "page-reporting", "sync-hypercall"])
+def test_strategies_keep_their_rules(name):
+    from hintbench.plugins import find_strategy
+
+    running = compact(fragmented(strategy=find_strategy(name)()), 32, drain_all=True)
+    assert running.result.violations == {}
