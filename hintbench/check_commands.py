@@ -27,6 +27,7 @@ from hintbench.testing.races import RACES
 from hintbench.testing.rules import RULES
 from hintbench.testing.stories import describe_violation, tell
 from hintbench.testing.subjects import Subject
+from hintbench.watchdog import watch
 
 _FAILED: Final = 1
 _MARKS: Final = {
@@ -74,7 +75,9 @@ def run_check(request: CheckRequest) -> int:
         raise UsageError("check: --schedules and --seconds must be positive, --seed 0..4294967295")
     subjects = [Subject(text, request.plugins) for text in request.strategies]
     for subject in subjects:
-        subject.maker()
+        # Its module and its constructor are run here, before there is a process to kill.
+        with watch(lambda subject=subject: subject.text):  # type: ignore[misc]
+            subject.maker()
     checks: list[Check] = []
     console = Console(highlight=False)
     try:

@@ -38,7 +38,10 @@ SHORT: Final = 12
 """Steps of a counterexample that need not be made shorter."""
 SILENCE_SECONDS: Final = 12.0
 """A worker that begins no scenario for so long hangs, and is killed [wall s]."""
+COMPARE_SECONDS: Final = 30.0
+"""How long its comparisons of runs may take, which come before the first scenario [wall s]."""
 _START_SECONDS: Final = 60.0
+"""How long a process may take to start, and a scenario that has not begun [wall s]."""
 
 HOLDS, BROKEN, DECLARED, UNSHOWN, NOT_APPLICABLE = (
     "holds",
@@ -343,7 +346,10 @@ class _Pool:
             while worker.connection.poll():
                 what, value = worker.connection.recv()
                 worker.deadline = time.monotonic() + SILENCE_SECONDS
-                if what == "seed":
+                if what == "begun":
+                    if value == "compare":
+                        worker.deadline = time.monotonic() + COMPARE_SECONDS
+                elif what == "seed":
                     worker.seed = value
                     self._begun += 1
                     if self._on_progress is not None:
@@ -359,7 +365,8 @@ class _Pool:
             self._give_up(worker, f"its process ended with status {code}")
             return True, None
         if time.monotonic() > worker.deadline and worker.task != "shrink":
-            self._give_up(worker, f"does not come back within {SILENCE_SECONDS:.0f} s")
+            limit = COMPARE_SECONDS if worker.task == "compare" else SILENCE_SECONDS
+            self._give_up(worker, f"does not come back within {limit:.0f} s")
             return True, None
         return False, None
 

@@ -21,9 +21,14 @@ from hintbench.processors import as_coroutine
 from hintbench.runner import STOP_LIMIT_NS
 from hintbench.testing.checker import Checker
 from hintbench.testing.faults import Faults
+<<<<<<< HEAD
 from hintbench.testing.outcome import RACE, Outcome, ScheduleStoppedError, Violation
 from hintbench.testing.scenario import Scenario
 from hintbench.testing.watched import WatchedRun
+=======
+from hintbench.testing.integrity import Seal
+from hintbench.testing.scenario import Scenario, ScenarioWorkload
+>>>>>>> rules
 from hintbench.watching import Watcher
 
 if TYPE_CHECKING:
@@ -107,6 +112,7 @@ class ExploredRun(WatchedRun):
                 zone.lock.observer = _join(zone.lock.observer, self._lock_event)
         self.faults = Faults(scenario.faults, self)
         self.faults.install()
+        self.seal = Seal(self.guest)
 
     # -- the run --------------------------------------------------------------------------------
 
@@ -125,6 +131,12 @@ class ExploredRun(WatchedRun):
                 self.outcome.error = str(error)
         finally:
             self._abandon()
+        if replaced := self.seal.broken():
+            # What the checkers have seen of such a guest means nothing.
+            self.outcome.error = (
+                f"plugin {self.scheduler.plugin!r}: replaces {replaced}, which is not a strategy's"
+                " to change: call the guest's services, and leave them as they are"
+            )
         self._cover()
         self.outcome.digest = self.machine.clock.digest.hexadecimal()
         return self.outcome

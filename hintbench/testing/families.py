@@ -58,11 +58,17 @@ MIXES: Final[dict[str, Sequence[tuple[int, int, float]]]] = {
 }
 """By family (order, weight, live blocks): how often an order is asked for, and how many blocks of
 it are in use at a time on a guest of 16,384 pages."""
+<<<<<<< HEAD
 LAYOUTS: Final = ("one", "one", "one", "half", "halves", "half-nodes", "two")
 """Of `ZONE_LAYOUTS`: on small guests the same pages are met again sooner, on the largest a drain
 takes more than one page at a time."""
 PAUSES: Final = (2, 4, 8)
 """One operation in so many is followed by a pause."""
+=======
+PACES: Final = (1, 1, 1, 1, 1, 1, 16, 128)
+"""How many times longer the pauses are: most scenarios take some milliseconds, some a second, in
+which a strategy with a timer of 50 ms has its passes while memory is still in use."""
+>>>>>>> rules
 FAMILIES: Final = (
     *2 * ("mixed", "huge", "fragments", "pressure", "splits", "splits"),
     "drains",
@@ -92,7 +98,12 @@ def draw_scenario(seed: int, kernels: Sequence[str] = ("6.12", "5.0")) -> Scenar
     guest = small_guest(kernel, layout, host, khugepaged=rng.random() < 0.3)
     zones = ZONE_LAYOUTS[layout]
     pages = sum(blocks for _, _, blocks, _ in zones) << 10
+<<<<<<< HEAD
     operations = draw_operations(seed, family, guest.vcpus, pages, rng.choice(PAUSES))
+=======
+    pauses, pace = rng.choice((2, 4, 8)), rng.choice(PACES)
+    operations = draw_operations(seed, family, guest.vcpus, pages, pauses, pace)
+>>>>>>> rules
     operations = begin(family, operations, guest.vcpus, pages)
     preemptions = draw_preemptions(rng, len(operations))
     faults = {*_draw_faults(rng, guest.vcpus), *interrupts_of(rng, family, guest.vcpus, pages)}
@@ -107,7 +118,9 @@ def draw_scenario(seed: int, kernels: Sequence[str] = ("6.12", "5.0")) -> Scenar
     )
 
 
-def draw_operations(seed: int, family: str, vcpus: int, pages: int, pauses: int) -> Operations:
+def draw_operations(
+    seed: int, family: str, vcpus: int, pages: int, pauses: int, pace: int = 1
+) -> Operations:
     """Draw what the vCPUs do.
 
     Args:
@@ -116,6 +129,7 @@ def draw_operations(seed: int, family: str, vcpus: int, pages: int, pauses: int)
         vcpus: how many CPUs share the work.
         pages: the size of the guest.
         pauses: one operation in so many is followed by a pause.
+        pace: how many times longer than usual the pauses are.
     """
     draws = Draws(seed, 1)
     mix = _mix(family)
@@ -144,7 +158,7 @@ def draw_operations(seed: int, family: str, vcpus: int, pages: int, pauses: int)
         slots.astype(np.int32),
         np.zeros(len(order), dtype=np.int64),
     )
-    return _with_pauses(everything, draws, pauses)
+    return _with_pauses(everything, draws, pauses, pace)
 
 
 def _scaled(drawn: np.ndarray, bound: int | np.ndarray) -> np.ndarray:
@@ -216,14 +230,14 @@ _FREE: Final = int(encode(Operation.FREE))
 _PAUSES: Final = encode(np.array((Operation.IDLE, Operation.COMPUTE)))
 
 
-def _with_pauses(operations: Operations, draws: Draws, pauses: int) -> Operations:
-    """Let time pass here and there: half a microsecond to half a millisecond."""
+def _with_pauses(operations: Operations, draws: Draws, pauses: int, pace: int = 1) -> Operations:
+    """Let time pass here and there: half a microsecond to half a millisecond, times the pace."""
     count = len(operations)
     drawn = (draws.raw(2 * count) >> np.uint64(32)).astype(np.int64).reshape(2, count)
     at = np.flatnonzero(_scaled(drawn[0], pauses) == 0)
     # Log-uniform: a power of two, and a mantissa; the lowest bits say which kind of pause.
     bits = drawn[1][at]
-    length = (1 << (9 + _scaled(bits, 10))) + (bits >> 1 & 511)
+    length = ((1 << (9 + _scaled(bits, 10))) + (bits >> 1 & 511)) * pace
     places = np.ones(count, dtype=np.int64)
     places[at] = 2
     everything = operations.keep(np.repeat(np.arange(count), places))

@@ -64,6 +64,7 @@ def work(connection: Connection[Any, Any], subject: Subject) -> None:
             if name == "enough":
                 continue
             try:
+                connection.send(("begun", name))
                 connection.send(("done", getattr(tasks, name)(*arguments)))
             except HintbenchError as error:
                 connection.send(("failed", str(error)))
