@@ -21,14 +21,10 @@ from hintbench.processors import as_coroutine
 from hintbench.runner import STOP_LIMIT_NS
 from hintbench.testing.checker import Checker
 from hintbench.testing.faults import Faults
-<<<<<<< HEAD
+from hintbench.testing.integrity import Seal
 from hintbench.testing.outcome import RACE, Outcome, ScheduleStoppedError, Violation
 from hintbench.testing.scenario import Scenario
 from hintbench.testing.watched import WatchedRun
-=======
-from hintbench.testing.integrity import Seal
-from hintbench.testing.scenario import Scenario, ScenarioWorkload
->>>>>>> rules
 from hintbench.watching import Watcher
 
 if TYPE_CHECKING:
