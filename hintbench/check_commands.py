@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -76,7 +79,7 @@ def run_check(request: CheckRequest) -> int:
     subjects = [Subject(text, request.plugins) for text in request.strategies]
     for subject in subjects:
         # Its module and its constructor are run here, before there is a process to kill.
-        with watch(lambda subject=subject: subject.text):  # type: ignore[misc]
+        with watch(lambda subject=subject: subject.text), _printing_to_stderr():  # type: ignore[misc]
             subject.maker()
     checks: list[Check] = []
     console = Console(highlight=False)
@@ -90,6 +93,25 @@ def run_check(request: CheckRequest) -> int:
     return 0 if all(check.passed for check in checks) else _FAILED
 
 
+@contextmanager
+def _printing_to_stderr() -> Iterator[None]:
+    """Standard output is for results: what a strategy's module prints goes elsewhere."""
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+    except OSError:
+        # There is no standard output.
+        yield
+        return
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
 def _check_one(subject: Subject, request: CheckRequest) -> Check:
     """Check one strategy with a progress bar on standard error."""
     columns = (
@@ -98,7 +120,8 @@ def _check_one(subject: Subject, request: CheckRequest) -> Check:
         TextColumn("{task.completed}/{task.total} schedules"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    with progress, _printing_to_stderr():
         task = progress.add_task(subject.text, total=request.schedules)
         return checking.check_strategy(
             subject,
@@ -174,12 +197,13 @@ def _print_races(console: Console, check: Check) -> None:
 
 
 def _summary(check: Check) -> str:
-    broken = [each.rule for each in check.verdicts if each.verdict == BROKEN]
-    unshown = [each.rule for each in check.verdicts if each.verdict == UNSHOWN]
+    broken, unshown = check.failing(BROKEN), check.failing(UNSHOWN)
     if check.error:
         return f"{check.strategy}: failed by its own fault"
     if broken:
         return f"{check.strategy}: refuted by {', '.join(broken)}"
+    if check.idle:
+        return f"{check.strategy}: {check.idle}"
     if unshown:
         return (
             f"{check.strategy}: declares to break {', '.join(unshown)}, which no schedule showed:"
@@ -209,7 +233,7 @@ def _write_json(target: str, checks: Sequence[Check]) -> None:
             {
                 "strategy": check.strategy,
                 "passed": check.passed,
-                "error": check.error,
+                "error": check.error or check.idle,
                 "seed": check.seed,
                 "schedules": check.exploration.schedules,
                 "schedules_with_reports": check.exploration.with_reports,

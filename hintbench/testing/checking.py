@@ -27,7 +27,7 @@ from hintbench.testing.worker import Told, work
 from hintbench.watchdog import watch
 
 if TYPE_CHECKING:
-    from hintbench.strategy import Strategy
+    from hintbench.strategy import Claims, Strategy
     from hintbench.testing.scenario import Scenario
 
 SCHEDULES: Final = 2_000
@@ -100,6 +100,7 @@ class Check:
         seconds: wall time of all of it.
         seed: of the first scenario.
         races: by name, in how many schedules each race that concerns the strategy happened.
+        idle: why the check says nothing, since the strategy did nothing; "" if it did.
     """
 
     strategy: str
@@ -111,12 +112,33 @@ class Check:
     seed: int = 1
     progress: Progress = field(default_factory=Progress)
     races: dict[str, int] = field(default_factory=dict)
+    idle: str = ""
 
     @property
     def passed(self) -> bool:
-        """Whether nothing is broken but what is declared, and all of that."""
-        bad = (BROKEN, UNSHOWN)
-        return not self.error and not any(each.verdict in bad for each in self.verdicts)
+        """Whether nothing is broken but what is declared, and all of that, by one that reported."""
+        return not (self.error or self.idle or self.failing(BROKEN, UNSHOWN))
+
+    def failing(self, *verdicts: str) -> list[str]:
+        """The rules with one of some verdicts."""
+        return [each.rule for each in self.verdicts if each.verdict in verdicts]
+
+    def conclude(self, instance: Strategy) -> None:
+        """Come to the verdicts on what was explored.
+
+        Args:
+            instance: of the strategy.
+        """
+        claims, declared = instance.claims(), dict(instance.declared_failures)
+        unknown = sorted(set(declared) - set(RULES))
+        if self.exploration.error is not None:
+            self.error = self.error or self.exploration.error[0]
+        if unknown:
+            self.error = self.error or f"declares to fail {', '.join(unknown)}, which is no rule"
+        self.verdicts = _verdicts(self, claims, declared)
+        self.races = {race.name: 0 for race in races_of(instance)} | self.exploration.races
+        if not self.error:
+            self.idle = _idleness(self.exploration, claims)
 
 
 def check_strategy(
@@ -146,7 +168,6 @@ def check_strategy(
     began = time.perf_counter()
     instance = subject.maker()()
     declared = dict(instance.declared_failures)
-    unknown = sorted(set(declared) - set(RULES))
     check = Check(subject.text, seed=seed)
     pool = _Pool(subject, max(1, jobs), on_progress)
     try:
@@ -171,12 +192,7 @@ def check_strategy(
     finally:
         pool.close()
     check.error = pool.error
-    if check.exploration.error is not None:
-        check.error = check.error or check.exploration.error[0]
-    if unknown:
-        check.error = check.error or f"declares to fail {', '.join(unknown)}, which is no rule"
-    check.verdicts = _verdicts(check, instance.claims(), declared)
-    check.races = {race.name: 0 for race in races_of(instance)} | check.exploration.races
+    check.conclude(instance)
     check.seconds = time.perf_counter() - began
     return check
 
@@ -215,10 +231,7 @@ def check_here(
             )
     except HintbenchError as error:
         check.error = str(error)
-    if check.exploration.error is not None:
-        check.error = check.error or check.exploration.error[0]
-    check.verdicts = _verdicts(check, instance.claims(), dict(instance.declared_failures))
-    check.races = {race.name: 0 for race in races_of(instance)} | check.exploration.races
+    check.conclude(instance)
     check.seconds = time.perf_counter() - began
     return check
 
@@ -258,7 +271,22 @@ def _undeclared(found: Exploration, declared: Iterable[str]) -> bool:
     return found.error is not None or bool(set(found.counts) - set(declared))
 
 
-def _verdicts(check: Check, claims: Any, declared: dict[str, str]) -> list[Verdict]:
+def _idleness(explored: Exploration, claims: Claims) -> str:
+    """Why an exploration says nothing of a strategy that did nothing in it; "" if it did."""
+    if claims.reports_nothing:
+        if explored.with_reports:
+            return f"claims to report nothing, and reported in {explored.with_reports:,} schedules"
+        return ""
+    if explored.with_reports:
+        return ""
+    return (
+        f"reported nothing in any of {explored.schedules:,} schedules, so nothing was checked:"
+        " give it check_parameters that are small enough for some milliseconds on 64 MiB, or"
+        " claims() with reports_nothing=True"
+    )
+
+
+def _verdicts(check: Check, claims: Claims, declared: dict[str, str]) -> list[Verdict]:
     verdicts = []
     texts = {key[0]: violation.text for key, (violation, _) in check.exploration.found.items()}
     for name, rule in RULES.items():

@@ -70,7 +70,7 @@ class StrategyConformance:
 
     def test_something_was_explored(self, hintbench_check: Check) -> None:
         """A run that checked nothing fails."""
-        expect_exploration(hintbench_check, maker_of(self.strategy, ()))
+        expect_exploration(hintbench_check)
 
     @pytest.mark.parametrize("rule", RULES)
     def test_rule(self, rule: str, hintbench_check: Check) -> None:
@@ -106,17 +106,13 @@ def check_once(make: Callable[[], Strategy], schedules: int, seconds: float, see
     return check_here(make, schedules=schedules, seconds=seconds, seed=seed)
 
 
-def expect_exploration(check: Check, make: Callable[[], Strategy]) -> None:
+def expect_exploration(check: Check) -> None:
     """Fail when the strategy failed by its own fault, or nothing happened that could be checked."""
     if check.error:
         pytest.fail(f"{check.strategy}: {check.error}", pytrace=False)
-    explored = check.exploration
-    assert explored.schedules > 0, "no schedule was explored"
-    if make().claims().liveness_bound_ns is not None:
-        assert explored.coverage.get("reports", 0) > 0, (
-            f"{check.strategy} reported nothing in {explored.schedules} schedules:"
-            " set check_parameters small enough for a guest of 64 MiB"
-        )
+    assert check.exploration.schedules > 0, "no schedule was explored"
+    if check.idle:
+        pytest.fail(f"{check.strategy} {check.idle}", pytrace=False)
 
 
 def expect_rule(check: Check, rule: str, make: Callable[[], Strategy]) -> None:

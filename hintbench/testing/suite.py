@@ -58,11 +58,9 @@ def hintbench_check(
     )
 
 
-def test_something_was_explored(
-    hintbench_check: Check, hintbench_maker: Callable[[], Strategy]
-) -> None:
+def test_something_was_explored(hintbench_check: Check) -> None:
     """A run that checked nothing fails."""
-    expect_exploration(hintbench_check, hintbench_maker)
+    expect_exploration(hintbench_check)
 
 
 @pytest.mark.parametrize("rule", RULES)
