@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from hintbench import __version__
 from hintbench.config import GuestConfig
 from hintbench.errors import ResultFileError, describe
+from hintbench.results import write_text
 from hintbench.testing.scenario import Fault, Operations, Preemption, Scenario
 
 if TYPE_CHECKING:
@@ -111,9 +112,9 @@ class Counterexample(BaseModel):
         text = json.dumps(self.sealed().model_dump(mode="json", exclude_defaults=False))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text + "\n", encoding="utf-8")
         except OSError as error:
             raise ResultFileError(f"{path} cannot be written: {describe(error)}") from None
+        write_text(path, text + "\n")
 
 
 def read_counterexample(path: Path) -> Counterexample:
