@@ -47,10 +47,11 @@ class SavedScenario(BaseModel):
     def of(cls, scenario: Scenario) -> Self:
         """A scenario as it is saved."""
         operations = scenario.operations
-        columns = (operations.vcpu, operations.code, operations.value, operations.time_ns)
+        vcpus, codes = operations.vcpu.tolist(), operations.code.tolist()
+        values, times_ns = operations.value.tolist(), operations.time_ns.tolist()
         return cls(
             guest=scenario.guest.model_dump(mode="json", exclude={"memory", "movable"}),
-            operations=[tuple(int(x) for x in row) for row in zip(*columns, strict=True)],  # type: ignore[misc]
+            operations=list(zip(vcpus, codes, values, times_ns, strict=True)),
             preemptions=[(each.point, each.number, each.delay_ns) for each in scenario.preemptions],
             faults=[(each.kind, each.number, each.amount, each.cpu) for each in scenario.faults],
             seed=scenario.seed,
