@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 _HUGE_BYTES: Final = PAGEBLOCK_PAGES * PAGE_SIZE
 
 
+def _nothing() -> None:
+    """What a report calls that has been answered."""
+
+
 class HostFaults(Protocol):
     """How a host misbehaves; each is asked once for what it is named after."""
 
@@ -471,7 +475,9 @@ class Host:
         if self.watcher is not None:
             self.watcher.answered(report)
         now = self.clock.now
-        report.finished()
+        # What is called knows the report: kept, each would be a circle for the garbage collector.
+        finished, report.finished = report.finished, _nothing
+        finished()
         # A spinner that polled has spent its own time, not the host's.
         self.clock.now = now
 

@@ -9,6 +9,8 @@ by :class:`hintbench.core.audit.Auditor` instead, without leaving the compiled c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 EVENTS: Final = (
@@ -39,7 +41,8 @@ EVENTS: Final = (
 * ``fetched(completion)``: somebody polled it.
 * ``discarded(pfn, pages)``: the host takes the memory of these pages, now.
 * ``isolated(zone, pfn, order)``, ``put_back(zone, pfn, order)``: under the lock or without it.
-* ``flag_set(flags, pfn, order)``, ``flag_cleared(flags, pfn, order)``: by a strategy.
+* ``flag_set(flags, pfn, order)``, ``flag_cleared(flags, pfn, order)``: by a strategy; a checker
+  that has an attribute ``flag_meanings`` hears of flags with these meanings only.
 * ``per_cpu_touched(cpu)``: somebody looked at this CPU's part of ``guest.per_cpu(...)``.
 * ``dropped(reason, count)``: ``guest.count_drop``.
 * ``lock_taken(lock)``, ``lock_released(lock)``: by anybody.
@@ -55,7 +58,7 @@ class Watcher:
     """Hands every event to the checkers that have a method for it.
 
     Args:
-        checkers: objects with methods named like :data:`EVENTS`.
+        checkers: objects whose classes have methods named like :data:`EVENTS`.
     """
 
     reported: Callable[..., None]
@@ -77,14 +80,55 @@ class Watcher:
     overwritten: Callable[..., None]
 
     def __init__(self, checkers: Iterable[object]) -> None:
-        checkers = tuple(checkers)
-        for event in EVENTS:
-            calls = [getattr(checker, event) for checker in checkers if hasattr(checker, event)]
-            setattr(self, event, _join(calls))
+        self._checkers = tuple(checkers)
+        for event, who in _listeners(tuple(type(each) for each in self._checkers)):
+            setattr(self, event, _join([getattr(self._checkers[at], event) for at in who]))
 
     def wants(self, event: str) -> bool:
         """Whether any checker has a method for an event."""
         return getattr(self, event) is not _nobody
+
+    def of_flags(self, meaning: str) -> FlagWatcher | None:
+        """Who watches flags of a meaning; None when nobody does.
+
+        Args:
+            meaning: as in `Guest.flags`.
+        """
+        wanted = [
+            checker
+            for checker in self._checkers
+            if meaning in getattr(checker, "flag_meanings", (meaning,))
+        ]
+        flags_set, flags_cleared = _calls(wanted, "flag_set"), _calls(wanted, "flag_cleared")
+        if not flags_set and not flags_cleared:
+            return None
+        return FlagWatcher(_join(flags_set), _join(flags_cleared))
+
+
+@dataclass(frozen=True, slots=True)
+class FlagWatcher:
+    """What one set of flags calls.
+
+    Attributes:
+        flag_set, flag_cleared: as the events of these names.
+    """
+
+    flag_set: Callable[..., None]
+    flag_cleared: Callable[..., None]
+
+
+@lru_cache(maxsize=64)
+def _listeners(checkers: tuple[type, ...]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """For every event which of some classes have a method for it; a run has the same again."""
+    return tuple(
+        (event, tuple(at for at, each in enumerate(checkers) if hasattr(each, event)))
+        for event in EVENTS
+    )
+
+
+def _calls(checkers: Iterable[object], event: str) -> list[Callable[..., None]]:
+    """The methods of those that have one for an event."""
+    return [getattr(checker, event) for checker in checkers if hasattr(checker, event)]
 
 
 def _nobody(*_arguments: Any) -> None:

@@ -16,7 +16,10 @@ Known defects:
     * freed pages that do not merge to `order`, because a neighbour lies on a per-CPU list, are
       not told, and what a huge page leaves on its per-CPU list neither;
     * a reported block that merges or is split is reported again;
-    * after an error of the host the pass ends, and nothing asks for another until the next free;
+    * only a free of a large block asks for a pass: what a split leaves over on a list that the pass
+      has behind it waits for the next one;
+    * after an error of the host, or without memory for the scatter list, the pass ends, and nothing
+      asks for another until the next free;
     * a blocking allocation can fail while up to `capacity` blocks are in flight.
 """
 
@@ -83,6 +86,8 @@ class PageReporting(Strategy):
     check_parameters: ClassVar[Mapping[str, Any]] = {"delay_ns": 0, "capacity": 2}
     declared_failures: Mapping[str, str] = {
         "no-false-oom": "nothing makes an allocation wait for the blocks that are being reported",
+        "liveness": "only a free notifies: what a split leaves over behind a pass, or what a pass"
+        " without memory for its list skips, waits for the next free of a large block",
     }
 
     # -- page_reporting_register() and page_reporting_unregister() ------------------------------

@@ -56,7 +56,7 @@ else:
     from hintbench.core.vcpu import DIRECT_TAKE, FIND_ZONE, HAND_OVER, REFILL, SLOW_PATH, Vcpu
     from hintbench.core.zone import Zone
 
-_LARGEST_BULK = cython.declare(cython.longlong, 32768)
+_LARGEST_BULK = cython.declare(cython.longlong, 4095)
 
 
 @cython.cfunc

@@ -22,6 +22,7 @@ cdef class Backing:
     cdef int _count_early(self, int pfn, int pages) except -1
     cdef Py_ssize_t fault(self, int pfn, int order) except -1
     cdef int backed_pages(self, int pfn, int order) except -1
+    cdef int backed_block(self, int pfn, int order) except -1
     cpdef int count_range(self, int pfn, int pages) except -1
     cdef int _back_unit(self, int unit) except -1
     cpdef int discard(self, int pfn, int order) except -1

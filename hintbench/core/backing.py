@@ -120,6 +120,12 @@ class Backing:
                 count += _population(word)
         return count
 
+    def backed_block(self, pfn: cython.int, order: cython.int) -> cython.int:
+        """:meth:`backed_pages` of a block that exists: all, while the host has taken nothing."""
+        if self.reclaimed.value == 0:
+            return 1 << order
+        return self.backed_pages(pfn, order)
+
     def count_backed(self, pfn: int, order: int) -> int:
         """:meth:`backed_pages`, from Python."""
         return self.backed_pages(pfn, order)

@@ -47,8 +47,9 @@ def replay(zone: Zone, slots: Any, table: Any) -> int:
                 pfn = pfns[order_of[index + _AHEAD // 2]]
                 if pfn >= 0:
                     prefetch(cython.address(zone.pages.state[pfn]))
-                    prefetch(cython.address(zone.pages.next[pfn]))
-                    prefetch(cython.address(zone.pages.prev[pfn]))
+                    prefetch(
+                        cython.address(zone.pages.links[2 * cython.cast(cython.Py_ssize_t, pfn)])
+                    )
         slot = order_of[index]
         pfn = pfns[slot]
         if pfn >= 0:

@@ -34,22 +34,24 @@ cdef class Buddy:
     @cython.final
     cdef int free_one_page(self, int pfn, int order, int migratetype, bint to_tail, int origin) except -1
     @cython.final
-    cdef int merge(self, int pfn, int order, int migratetype, bint to_tail, int origin, int freed_pfn, int freed_order) except -1
+    cdef inline int merge(self, int pfn, int order, int migratetype, bint to_tail, int origin, int freed_pfn, int freed_order) except -1
     @cython.final
-    cdef int finish_free(self, int pfn, int order, int migratetype, int to_tail, int origin, int freed_pfn, int freed_order) except -1
+    cdef inline int finish_free(self, int pfn, int order, int migratetype, int to_tail, int origin, int freed_pfn, int freed_order) except -1
     @cython.final
     cdef int rmqueue_smallest(self, int order, int migratetype) except -2
     @cython.final
-    cdef int take_block(self, int pfn, int block_order, int order, int migratetype, int reason) except -1
+    cdef inline int take_block(self, int pfn, int block_order, int order, int migratetype, int reason) except -1
     @cython.final
-    cdef int list_of(self, int order, int migratetype) noexcept
+    cdef inline int list_of(self, int order, int migratetype) noexcept
     @cython.final
-    cdef int charge_block(self, int pfn) except -1
+    cdef inline int charge_block(self, int pfn) except -1
     @cython.final
-    cdef bint concerns(self, HookPoint point, int pfn, int order) except? -1
+    cdef inline bint concerns(self, HookPoint point, int pfn, int order) except? -1
     @cython.final
-    cdef int call_block_taken(self, int pfn, int order, int reason) except -1
+    cdef inline int call_block_taken(self, int pfn, int order, int reason) except -1
+    @cython.final
+    cdef int _tell_taken(self, int pfn, int order, int reason) except -1
     @cython.final
     cdef int set_pageblock_types(self, int pfn, int order, int migratetype) except -1
     @cython.final
-    cdef bint has_free(self, int order, int migratetype) noexcept
+    cdef inline bint has_free(self, int order, int migratetype) noexcept

@@ -269,6 +269,15 @@ class Buddy:
         self, pfn: cython.int, order: cython.int, reason: cython.int
     ) -> cython.int:
         """A block has left its free list: flags that do not outlive this go, the hook fires."""
+        if self.clock.digest.listener is None and (
+            self.hooks is None
+            or (self.hooks.block_taken is None and len(self.hooks.forget_when_taken) == 0)
+        ):
+            return 0
+        return self._tell_taken(pfn, order, reason)
+
+    def _tell_taken(self, pfn: cython.int, order: cython.int, reason: cython.int) -> cython.int:
+        """Somebody wants to hear of a block that has left its list."""
         begun: cython.longlong
         if self.clock.digest.listener is not None:
             self.clock.digest.listener.block_taken(pfn, order, reason)

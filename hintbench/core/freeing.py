@@ -75,7 +75,7 @@ else:
     )
     from hintbench.core.zone import Zone
 
-_LARGEST_BULK = cython.declare(cython.longlong, 32768)
+_LARGEST_BULK = cython.declare(cython.longlong, 4095)
 
 
 @cython.cfunc
@@ -124,7 +124,7 @@ def leave_user(sim: Simulation, pfn: cython.int, order: cython.int) -> cython.in
         if sim.backing.is_backed(pfn):
             sim.backing.used.change(now, -1)
     else:
-        sim.backing.used.change(now, -sim.backing.backed_pages(pfn, order))
+        sim.backing.used.change(now, -sim.backing.backed_block(pfn, order))
     if sim.claim_freed and order >= sim.claim_order:
         # The oracle's zero-time service.
         sim.backing.claim(pfn, order)

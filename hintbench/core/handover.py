@@ -169,7 +169,7 @@ def finish_allocation(sim: Simulation, vcpu: Vcpu) -> cython.int:
         touch_pages(sim, vcpu, pfn, order, flags & FLAG_ZERO != 0)
         sim.backing.used.change(sim.clock.now, 1 << order)
     else:
-        sim.backing.used.change(sim.clock.now, sim.backing.backed_pages(pfn, order))
+        sim.backing.used.change(sim.clock.now, sim.backing.backed_block(pfn, order))
     waiting = sim.slots[vcpu.slot]
     sim.slots[vcpu.slot] = pfn
     if waiting <= SLOT_WAITED:

@@ -30,6 +30,7 @@ if cython.compiled:
         TOUCH,
     )
     from cython.cimports.hintbench.core.exact import exact_step
+    from cython.cimports.hintbench.core.fastpath import look_ahead, run_fast
     from cython.cimports.hintbench.core.freeing import (
         begin_free,
         commit_free,
@@ -39,7 +40,7 @@ if cython.compiled:
     )
     from cython.cimports.hintbench.core.handover import finish_allocation, hand_over, touch_pages
     from cython.cimports.hintbench.core.preemption import Preemptions
-    from cython.cimports.hintbench.core.simulation import Simulation, prefetch
+    from cython.cimports.hintbench.core.simulation import Simulation
     from cython.cimports.hintbench.core.vcpu import (
         COMMIT_FREE,
         DIRECT_AGAIN,
@@ -83,6 +84,7 @@ else:
         TOUCH,
     )
     from hintbench.core.exact import exact_step
+    from hintbench.core.fastpath import look_ahead, run_fast
     from hintbench.core.freeing import (
         begin_free,
         commit_free,
@@ -117,10 +119,6 @@ else:
 # Declared, since a literal of more than 31 bits would be a Python object.
 _CODE_MASK = cython.declare(cython.ulonglong, 0xFFFFFFFF)
 _SIGNAL_CHECK_MASK = cython.declare(cython.longlong, 0xFFFF)
-# How many operations ahead the tape is fetched, the slots, and what the slots then point at.
-_WORDS_AHEAD = cython.declare(cython.int, 32)
-_SLOTS_AHEAD = cython.declare(cython.int, 6)
-_PAGES_AHEAD = cython.declare(cython.int, 3)
 
 
 @cython.cfunc
@@ -142,33 +140,6 @@ def _touch(sim: Simulation, vcpu: Vcpu) -> cython.int:
         sim.backing.used.change(sim.clock.now, (1 << order) - before)
     sim.touches += 1
     return end_free(sim, vcpu)
-
-
-@cython.cfunc
-@cython.exceptval(check=False)
-def _look_ahead(sim: Simulation, vcpu: Vcpu) -> cython.int:
-    """Fetch what this vCPU's next operations will look at, while the others take their turns.
-
-    A simulation is bound by cache misses: one to the slot, then three to the page that it holds.
-    """
-    if cython.compiled:
-        word: cython.ulonglong
-        pfn: cython.int
-        if vcpu.position + _SLOTS_AHEAD >= vcpu.length:
-            return 0
-        if vcpu.position + _WORDS_AHEAD < vcpu.length:
-            prefetch(cython.address(vcpu.words[vcpu.position + _WORDS_AHEAD]))
-        word = vcpu.words[vcpu.position + _SLOTS_AHEAD]
-        if (word & 15) <= TOUCH:
-            prefetch(cython.address(sim.slots[word >> 32]))
-        word = vcpu.words[vcpu.position + _PAGES_AHEAD]
-        if (word & 15) == FREE or (word & 15) == TOUCH:
-            pfn = sim.slots[word >> 32]
-            if pfn >= 0:
-                prefetch(cython.address(sim.pages.state[pfn]))
-                prefetch(cython.address(sim.pages.next[pfn]))
-                prefetch(cython.address(sim.pages.prev[pfn]))
-    return 0
 
 
 @cython.cfunc
@@ -206,7 +177,7 @@ def _next_operation(sim: Simulation, vcpu: Vcpu) -> cython.int:
         sim.clock.now = when
         return sim.requeue(vcpu)
     vcpu.started = sim.clock.now
-    _look_ahead(sim, vcpu)
+    look_ahead(sim, vcpu)
     if operation == ALLOCATE:
         vcpu.slot = word >> 32
         vcpu.order = (code >> 4) & 15
@@ -308,6 +279,8 @@ def run_tapes(sim: Simulation) -> cython.bint:
             if sim.next_event_ns == NEVER:
                 return False
             sim.run_event()
+            continue
+        if cython.cast(Vcpu, sim.vcpus[first]).phase == READY and run_fast(sim):
             continue
         sim.progress += 1
         if cython.compiled:

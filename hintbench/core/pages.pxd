@@ -2,8 +2,9 @@ cdef class Pages:
     cdef readonly int page_count
     cdef int next_list
     cdef int last_list
-    cdef public int[::1] next
-    cdef public int[::1] prev
+    cdef int[::1] links
+    cdef public int[:] next
+    cdef public int[:] prev
     cdef public unsigned char[::1] state
     cdef public unsigned char[::1] pageblock_type
     cdef public short[::1] pageblock_cpu

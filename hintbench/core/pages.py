@@ -2,9 +2,11 @@
 
 A page is its pfn.  ``next`` and ``prev`` are ``page->lru``: circular doubly linked lists as in
 ``include/linux/list.h``, whose heads are extra elements behind the last page, so that neither
-adding nor removing has a special case.  ``state`` holds a kind and an order for the *head* of
-every block (free, on a per-CPU list, in use, isolated ...) and zero for every other page; the
-enclosing block of any page is found by looking at the aligned heads above it (:meth:`head_of`).
+adding nor removing has a special case.  Both are views of one array, ``links``, in which the two
+of a page lie side by side: they are needed together, and would be two cache misses apart.
+``state`` holds a kind and an order for the *head* of every block (free, on a per-CPU list, in use,
+isolated ...) and zero for every other page; the enclosing block of any page is found by looking at
+the aligned heads above it (:meth:`head_of`).
 """
 
 from collections.abc import Iterator
@@ -50,8 +52,10 @@ class Pages:
         self.next_list = page_count
         self.last_list = page_count + list_heads
         # calloc'ed: pages nobody ever touches cost the simulator's host nothing.
-        self.next = memoryview(numpy.zeros(page_count + list_heads, dtype=numpy.int32))
-        self.prev = memoryview(numpy.zeros(page_count + list_heads, dtype=numpy.int32))
+        links = numpy.zeros(2 * (page_count + list_heads), dtype=numpy.int32)
+        self.links = memoryview(links)
+        self.next = memoryview(links[0::2])
+        self.prev = memoryview(links[1::2])
         self.state = memoryview(numpy.zeros(page_count, dtype=numpy.uint8))
         blocks = page_count >> PAGEBLOCK_ORDER
         self.pageblock_type = memoryview(numpy.ones(blocks, dtype=numpy.uint8))
@@ -71,28 +75,34 @@ class Pages:
 
     def add_head(self, head: cython.int, pfn: cython.int) -> cython.int:
         """list_add()."""
-        first: cython.int = self.next[head]
-        self.next[pfn] = first
-        self.prev[pfn] = head
-        self.prev[first] = pfn
-        self.next[head] = pfn
+        # Twice a pfn needs more than 31 bits in a guest of more than 4 TiB.
+        page: cython.Py_ssize_t = 2 * cython.cast(cython.Py_ssize_t, pfn)
+        before: cython.Py_ssize_t = 2 * cython.cast(cython.Py_ssize_t, head)
+        first: cython.Py_ssize_t = self.links[before]
+        self.links[page] = cython.cast(cython.int, first)
+        self.links[page + 1] = head
+        self.links[2 * first + 1] = pfn
+        self.links[before] = pfn
         return 0
 
     def add_tail(self, head: cython.int, pfn: cython.int) -> cython.int:
         """list_add_tail()."""
-        last: cython.int = self.prev[head]
-        self.next[pfn] = head
-        self.prev[pfn] = last
-        self.next[last] = pfn
-        self.prev[head] = pfn
+        page: cython.Py_ssize_t = 2 * cython.cast(cython.Py_ssize_t, pfn)
+        after: cython.Py_ssize_t = 2 * cython.cast(cython.Py_ssize_t, head)
+        last: cython.Py_ssize_t = self.links[after + 1]
+        self.links[page] = head
+        self.links[page + 1] = cython.cast(cython.int, last)
+        self.links[2 * last] = pfn
+        self.links[after + 1] = pfn
         return 0
 
     def remove(self, pfn: cython.int) -> cython.int:
         """list_del()."""
-        before: cython.int = self.prev[pfn]
-        after: cython.int = self.next[pfn]
-        self.next[before] = after
-        self.prev[after] = before
+        page: cython.Py_ssize_t = 2 * cython.cast(cython.Py_ssize_t, pfn)
+        after: cython.Py_ssize_t = self.links[page]
+        before: cython.Py_ssize_t = self.links[page + 1]
+        self.links[2 * before] = cython.cast(cython.int, after)
+        self.links[2 * after + 1] = cython.cast(cython.int, before)
         return 0
 
     def head_of(self, pfn: cython.int) -> cython.int:

@@ -68,9 +68,7 @@ class RetainedSplit:
 
     def count_backed(self, pfn: cython.int, order: cython.int) -> cython.int:
         """How many pages of a block the host backs; all of them while it has taken none."""
-        if self.backing.reclaimed.value == 0:
-            return 1 << order
-        return self.backing.backed_pages(pfn, order)
+        return self.backing.backed_block(pfn, order)
 
     def freed(
         self,

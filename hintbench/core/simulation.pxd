@@ -40,6 +40,7 @@ cdef class Simulation:
     cdef readonly int running
     cdef readonly long long progress
     cdef readonly long long last_ns
+    cdef public bint fast_path
     cdef public bint claim_freed
     cdef public int claim_order
     # counters

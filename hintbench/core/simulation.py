@@ -33,8 +33,9 @@ else:
     from hintbench.core.measures import Latencies
     from hintbench.core.vcpu import IN_HOOK, Vcpu
 
-# Refills and drains are counted by size up to this many pages.
-LARGEST_BULK = 32768
+# Refills and drains are counted by size up to this many pages. The kernel moves at most
+# 63 << PCP_BATCH_SCALE_MAX pages at a time, and one huge page more.
+LARGEST_BULK = 4095
 
 
 class Timer:
@@ -70,6 +71,9 @@ class Simulation:
         driver: who runs coroutines, a :class:`hintbench.tasks.Scheduler`.
         truth: asked at each choice of an exact replay, a
             :class:`hintbench.trace_truth.AllocatorTruth`; None: nobody is.
+
+    Attributes:
+        fast_path: whether :mod:`hintbench.core.fastpath` may be taken; the results are the same.
     """
 
     def __init__(
@@ -108,6 +112,7 @@ class Simulation:
         self.running = 0
         self.progress = 0
         self.last_ns = 0
+        self.fast_path = True
         self.claim_freed = False
         self.claim_order = 0
         self.operations = 0
@@ -124,7 +129,6 @@ class Simulation:
         self.exact_waits = 0
         self.taken_by_order = memoryview(array.array("q", [0] * NR_PAGE_ORDERS))
         self.drained_by_order = memoryview(array.array("q", [0] * NR_PAGE_ORDERS))
-        # calloc'ed: a bulk of a size that never comes costs no memory, and booting no time.
         self.refills = memoryview(numpy.zeros(LARGEST_BULK + 1, dtype=numpy.int64))
         self.drains = memoryview(numpy.zeros(LARGEST_BULK + 1, dtype=numpy.int64))
 

@@ -10,7 +10,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from hintbench.testing.explored import Checker, ExploredRun, Outcome, Violation
-from hintbench.testing.families import draw_scenario, tiny_scenario
+from hintbench.testing.families import OPERATIONS, draw_scenario, tiny_scenario
+from hintbench.testing.handfuls import handful_scenario
 from hintbench.testing.races import races_of
 from hintbench.testing.rules import RULES
 from hintbench.testing.scenario import EDIT, HOLD, STEP, Scenario
@@ -18,6 +19,7 @@ from hintbench.testing.schedules.depth_first import enumerate_preemptions
 
 if TYPE_CHECKING:
     from hintbench.strategy import Strategy
+    from hintbench.testing.races.race import Race
 
 DEPTH_FIRST: Final = 400
 """How many schedules a depth-first search tries: all with one preemption, some with two."""
@@ -39,6 +41,10 @@ class Exploration:
         raced: for every race that happened the smallest scenario with it.
         with_reports: how many scenarios had at least one report.
         seconds: wall time.
+        unreplayed: by rule, what was broken with the strategy's own constants only.
+        unshown: by rule, why it could not be put to the test.
+        long_seconds: CPU time of the schedules of `OPERATIONS` operations and more [s].
+        long_reports: by number of reports, how many of those schedules had so many.
     """
 
     schedules: int = 0
@@ -48,12 +54,20 @@ class Exploration:
     coverage: dict[str, int] = field(default_factory=dict)
     with_reports: int = 0
     seconds: float = 0.0
+    long_seconds: float = 0.0
+    long_reports: dict[int, int] = field(default_factory=dict)
     races: dict[str, int] = field(default_factory=dict)
     raced: dict[str, tuple[Violation, Scenario]] = field(default_factory=dict)
+    unreplayed: dict[str, str] = field(default_factory=dict)
+    unshown: dict[str, str] = field(default_factory=dict)
 
-    def add(self, scenario: Scenario, outcome: Outcome) -> None:
-        """Enter one run."""
+    def add(self, scenario: Scenario, outcome: Outcome, seconds: float = 0.0) -> None:
+        """Enter one run, which took so long [CPU s]."""
         self.schedules += 1
+        if len(scenario.operations) >= OPERATIONS:
+            reports = outcome.coverage.get("reports", 0)
+            self.long_reports[reports] = self.long_reports.get(reports, 0) + 1
+            self.long_seconds += seconds
         for key, violation in outcome.violations.items():
             known = self.found.get(key)
             if known is None or scenario.size < known[1].size:
@@ -70,11 +84,35 @@ class Exploration:
             self.coverage[name] = self.coverage.get(name, 0) + count
         self.with_reports += outcome.coverage.get("reports", 0) > 0
 
-    def add_counts(self, outcome: Outcome) -> None:
-        """Enter a run whose violations are to be counted but not kept."""
+    def add_unreplayed(self, scenario: Scenario, outcome: Outcome) -> None:
+        """Enter a run with the strategy's own constants, with which no scenario is replayed."""
         self.schedules += 1
         for rule in outcome.counts:
             self.counts[rule] = self.counts.get(rule, 0) + 1
+        for (rule, _), violation in outcome.violations.items():
+            self.unreplayed.setdefault(rule, f"with its own constants: {violation.text}")
+        if outcome.error and self.error is None:
+            self.error = f"with its own constants: {outcome.error}", scenario
+
+    @property
+    def long_schedules(self) -> int:
+        """How many of the schedules had `OPERATIONS` operations and more."""
+        return sum(self.long_reports.values())
+
+    @property
+    def long_per_minute(self) -> float:
+        """How many of those one core explores in a minute; 0 if there were none."""
+        return 60 * self.long_schedules / self.long_seconds if self.long_seconds else 0.0
+
+    @property
+    def median_reports(self) -> int:
+        """How many reports the median of those held."""
+        left = (self.long_schedules + 1) // 2
+        for reports, schedules in sorted(self.long_reports.items()):
+            left -= schedules
+            if left <= 0:
+                return reports
+        return 0
 
     def merge(self, other: Exploration) -> None:
         """Enter what somebody else explored."""
@@ -92,6 +130,11 @@ class Exploration:
         ):
             for name, count in theirs.items():
                 mine[name] = mine.get(name, 0) + count
+        for reports, schedules in other.long_reports.items():
+            self.long_reports[reports] = self.long_reports.get(reports, 0) + schedules
+        self.long_seconds += other.long_seconds
+        self.unreplayed = other.unreplayed | self.unreplayed
+        self.unshown = other.unshown | self.unshown
         self.error = self.error or other.error
         self.with_reports += other.with_reports
         self.seconds = max(self.seconds, other.seconds)
@@ -112,6 +155,7 @@ def run_scenario(
     told: Callable[[str, str], None] | None = None,
     stop_at: tuple[str, str] | None = None,
     attach: Callable[[ExploredRun], None] | None = None,
+    races: Iterable[type[Race]] | None = None,
 ) -> Outcome:
     """Run one scenario with a fresh instance of a strategy.
 
@@ -123,16 +167,22 @@ def run_scenario(
         told: called with what happens besides: preemptions, faults, violations.
         stop_at: rule and kind of the violation that ends the run even if tolerated.
         attach: called with the run before it begins.
+        races: which races are looked for; None: all that concern the strategy.
     """
     strategy = make()
     if tolerated is None:
         tolerated = frozenset(strategy.declared_failures)
-    checkers, races = checkers_for(strategy), races_of(strategy)
+    checkers = checkers_for(strategy)
+    if races is None:
+        races = races_of(strategy)
     run = ExploredRun(strategy, scenario, checkers, tolerated, journal, told, races)
     run.stop_at = stop_at
     if attach is not None:
         attach(run)
-    return run.explore()
+        return run.explore()
+    outcome = run.explore()
+    run.dismantle()
+    return outcome
 
 
 def explore(
@@ -188,6 +238,20 @@ def search_depth_first(
     return explore_scenarios(make, scenarios, seconds=seconds, stop=stop, before=before)
 
 
+def explore_handfuls(
+    make: Callable[[], Strategy],
+    seeds: Iterable[int],
+    *,
+    seconds: float | None = None,
+    stop: bool = True,
+    before: Callable[[int], bool] | None = None,
+) -> Exploration:
+    """Run scenarios of a handful of operations; arguments as `explore`."""
+    kernels = type(make()).kernels
+    scenarios = ((seed, handful_scenario(seed, kernels)) for seed in seeds)
+    return explore_scenarios(make, scenarios, seconds=seconds, stop=stop, before=before)
+
+
 def explore_scenarios(
     make: Callable[[], Strategy],
     scenarios: Iterable[tuple[int, Scenario]],
@@ -204,12 +268,15 @@ def explore_scenarios(
     gc.disable()
     # What exists by now stays; without this every collection would look through it again.
     gc.freeze()
+    ended = time.process_time()
     try:
         for number, (seed, scenario) in enumerate(scenarios):
             if before is not None and not before(seed):
                 break
             outcome = run_scenario(make, scenario)
-            exploration.add(scenario, outcome)
+            # From the end of the one before it: drawing a scenario counts as well.
+            started, ended = ended, time.process_time()
+            exploration.add(scenario, outcome, ended - started)
             undeclared = set(outcome.counts) - declared
             if stop and (undeclared or outcome.error):
                 break

@@ -7,9 +7,7 @@ violation of a rule that the strategy does not declare ends it.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from hintbench.core import machine as core_machine
@@ -20,14 +18,20 @@ from hintbench.core.preemption import EndlessRunError, Preemptions
 from hintbench.core.tearing import Tear
 from hintbench.errors import HintbenchError, TaskLeakError
 from hintbench.processors import as_coroutine
-from hintbench.runner import STOP_LIMIT_NS, Run
+from hintbench.runner import STOP_LIMIT_NS
+from hintbench.testing.checker import Checker
 from hintbench.testing.faults import Faults
-from hintbench.testing.scenario import Scenario, ScenarioWorkload
+from hintbench.testing.integrity import Seal
+from hintbench.testing.outcome import RACE, Outcome, ScheduleStoppedError, Violation
+from hintbench.testing.scenario import Scenario
+from hintbench.testing.watched import WatchedRun
 from hintbench.watching import Watcher
 
 if TYPE_CHECKING:
     from hintbench.strategy import Strategy
     from hintbench.testing.races.race import Race
+
+__all__ = ["RACE", "Checker", "ExploredRun", "Outcome", "ScheduleStoppedError", "Violation"]
 
 MOST_NESTED: Final = 2
 """How deep unlocked edits may stand inside each other."""
@@ -37,114 +41,9 @@ FIRST_LOOK_NS: Final = 1_000_000
 """How soon after the last operation it is asked whether all is told, then ever later."""
 EVENT_KINDS: Final = 16
 """More than there are kinds of events in the history."""
-FATAL: Final = frozenset({"conservation"})
-"""After these nothing that happens means anything: the lists may lead anywhere."""
 
 
-RACE: Final = "race"
-"""Stands where a violation has its rule, for what is no violation: its kind is the race's name."""
-
-
-class ScheduleStoppedError(BaseException):
-    """Ends a run at a violation; no plugin can catch it by accident."""
-
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """A rule was broken.
-
-    Attributes:
-        rule: which.
-        kind: a word that tells ways of breaking one rule apart; may be "".
-        text: what happened.
-        time_ns: when [virtual ns].
-        cpu: on which CPU; -1 on the host's side.
-        context: in which hook, task or interrupt, or "vCPU n".
-        pfn, pages: which pages; 0 pages when it is not about pages.
-        locks: who holds which lock.
-        line: the line of the strategy that did it, as ``file:number in function``; "" if none did.
-    """
-
-    rule: str
-    kind: str
-    text: str
-    time_ns: int
-    cpu: int
-    context: str
-    pfn: int = 0
-    pages: int = 0
-    locks: tuple[str, ...] = ()
-    line: str = ""
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """Rule and kind: what makes two violations the same story."""
-        return self.rule, self.kind
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What came of a scenario.
-
-    Attributes:
-        violations: the first of each rule and kind, in the order in which they happened.
-        counts: how often each rule was broken.
-        error: the strategy's own fault if it raised, hung or misused the guest; else "".
-        digest: of the whole event history.
-        coverage: what the run held: reports, contended takes, preemptions, interrupts, faults ...
-        races: by name the first time that each race happened which was looked for.
-    """
-
-    violations: dict[tuple[str, str], Violation] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-    error: str = ""
-    digest: str = ""
-    coverage: dict[str, int] = field(default_factory=dict)
-    races: dict[str, Violation] = field(default_factory=dict)
-
-    def shown(self, key: tuple[str, str]) -> Violation | None:
-        """The first violation with this rule and kind, or the race (``("race", name)``)."""
-        return self.races.get(key[1]) if key[0] == RACE else self.violations.get(key)
-
-    @property
-    def first(self) -> Violation | None:
-        """The first violation of all."""
-        return next(iter(self.violations.values()), None)
-
-
-class Checker:
-    """Base of every rule's checker; one instance sees one run.
-
-    Besides the methods below a checker has methods for the events of `hintbench.watching` that it
-    wants to see.
-    """
-
-    rule = ""
-
-    def __init__(self, run: ExploredRun) -> None:
-        self.run = run
-
-    def at_settled(self) -> None:
-        """The workload has ended and the strategy had the time that it claims to need."""
-
-    def at_stuck(self) -> None:
-        """Nobody can go on any more."""
-
-    def at_stopping(self) -> None:
-        """The strategy is about to be told to stop."""
-
-    def at_stopped(self) -> None:
-        """guest_stopping has ended, at this very moment."""
-
-    def at_end(self) -> None:
-        """The strategy has been stopped, and all that could still happen has."""
-
-    def violate(self, text: str, kind: str = "", pfn: int = 0, pages: int = 0) -> None:
-        """Say that the rule is broken."""
-        self.run.violate(self.rule, text, kind, pfn, pages)
-
-
-class ExploredRun(Run):
+class ExploredRun(WatchedRun):
     """A run of a scenario under observation.
 
     Args:
@@ -153,19 +52,16 @@ class ExploredRun(Run):
         checkers: classes of `Checker`, one for each rule that is checked.
         tolerated: rules whose violation does not end the run: those the strategy declares.
         journal: called with (time, CPU, kind, pfn, order) for every event; for stories.
-        told: called with what happens besides, for stories.
+        told: called with what happens besides: (what, text).
         races: what is looked for besides the rules.
 
     Attributes:
         auditor: who has each page.
         claims: what the strategy says of itself.
-        outcome: what has come of it so far.
-        stop_at: rule and kind of the violation that ends the run in any case.
         settled: the time that the strategy claims to need has passed.
         stopped: guest_stopping has ended.
         dropped_blocks: pfn and order of the blocks whose hints the strategy said it dropped.
         stopping_ns: when it was told to stop; None before.
-        hook: the strategy's hook that runs, and its arguments.
     """
 
     def __init__(
@@ -178,22 +74,13 @@ class ExploredRun(Run):
         told: Callable[[str, str], None] | None = None,
         races: Iterable[type[Race]] = (),
     ) -> None:
-        workload: Any = ScenarioWorkload(scenario.operations)
-        super().__init__(strategy, workload, scenario.guest, scenario.seed)
-        self.scenario = scenario
-        self.tolerated = tolerated
-        self.told = told
-        self.outcome = Outcome()
+        super().__init__(strategy, scenario, tolerated, told)
         self.claims = strategy.claims()
-        self.stop_at: tuple[str, str] | None = None
         self.settled = False
         self.stopped = False
         self.dropped_blocks: set[tuple[int, int]] = set()
         self.stopping_ns: int | None = None
-        self.hook: tuple[str, tuple[Any, ...]] = ("", ())
         self.depth = 0
-        self.dead = False
-        self.strategy_file = _file_of(strategy)
         self.preemptions = Preemptions(
             (each.point, each.number, each.delay_ns) for each in scenario.preemptions
         )
@@ -205,7 +92,7 @@ class ExploredRun(Run):
         clock: Any = self.machine.clock
         clock.digest.listener = self.auditor
         self.checkers = [checker(self) for checker in checkers]
-        self.races = [race(self) for race in races]
+        self.races: list[Race] = [race(self) for race in races]
         self.checkers += self.races
         self.auditor.journal = self._journal(journal)
         self.watcher = Watcher((*self.checkers, self))
@@ -221,6 +108,7 @@ class ExploredRun(Run):
                 zone.lock.observer = _join(zone.lock.observer, self._lock_event)
         self.faults = Faults(scenario.faults, self)
         self.faults.install()
+        self.seal = Seal(self.guest)
 
     # -- the run --------------------------------------------------------------------------------
 
@@ -239,6 +127,12 @@ class ExploredRun(Run):
                 self.outcome.error = str(error)
         finally:
             self._abandon()
+        if replaced := self.seal.broken():
+            # What the checkers have seen of such a guest means nothing.
+            self.outcome.error = (
+                f"plugin {self.scheduler.plugin!r}: replaces {replaced}, which is not a strategy's"
+                " to change: call the guest's services, and leave them as they are"
+            )
         self._cover()
         self.outcome.digest = self.machine.clock.digest.hexadecimal()
         return self.outcome
@@ -324,15 +218,21 @@ class ExploredRun(Run):
         return int(simulation.clock.now)
 
     def _idle(self) -> bool:
-        """Whether all that could be told is told, and nothing is under way."""
-        from hintbench.testing.untold import untold_blocks
+        """Whether all that could be told is told, and nothing is under way.
+
+        Who claims no time gets what a run's end has, or until no huge page is untold.
+        """
+        from hintbench.testing.untold import untold_blocks, untold_huge_pages
 
         flags = self.guest.flag_sets.values()
+        untold = untold_blocks(self)
+        if self.claims.liveness_bound_ns is None and not self.claims.reports_nothing:
+            untold = untold_huge_pages(self)
         return (
             not any(zone.isolated_pages for zone in self.machine.zones)
             and not any(each.count for each, meaning in flags if meaning == "in-flight")
             and not self.guest.host.has_completions
-            and next(untold_blocks(self), None) is None
+            and next(untold, None) is None
         )
 
     def _attach(self, hooks: Any) -> None:
@@ -386,6 +286,25 @@ class ExploredRun(Run):
                 # The run is over; what its plugin does on the way out concerns nobody.
                 continue
 
+    def dismantle(self) -> None:
+        """Take the run apart: it is a knot of references, and looking for those costs a tenth."""
+        machine, guest, scheduler = self.machine, self.guest, self.scheduler
+        simulation: Any = machine.simulation
+        simulation.hooks = simulation.driver = None
+        simulation.events.clear()
+        zones: list[Any] = machine.zones
+        for zone in zones:
+            zone.hooks = zone.violate = zone.torn = zone.refuse_isolation = None
+            zone.lock.observer = zone.lock.taken_in_place = None
+        clock: Any = machine.clock
+        clock.digest.listener = None
+        for flags, _ in guest.flag_sets.values():
+            known: Any = flags
+            known.guest = known.on_clear = known.watcher = known.split = None
+        parts = (*self.checkers, guest.host, guest, scheduler.processors, scheduler.rules)
+        for part in (*parts, scheduler, self.threads, self.faults, self.watcher, machine, self):
+            part.__dict__.clear()
+
     # -- late contexts and torn edits -----------------------------------------------------------
 
     def _preempt(self, part: str) -> None:
@@ -431,61 +350,20 @@ class ExploredRun(Run):
 
     def check_lists(self) -> None:
         """Whether the free lists are in order; they must be whenever nobody edits them."""
+        if self._merge_waits():
+            return
         for zone in self.machine.zones:
             fault = list_fault(zone)
             if fault is not None:
                 self.violate("conservation", fault[1], fault[0])
 
-    # -- violations -----------------------------------------------------------------------------
+    def _merge_waits(self) -> bool:
+        """Whether a hook has dropped the lock in the middle of a merge: the block is on no list."""
+        interrupts = (cpu.interrupt for cpu in self.scheduler.processors.cpus)
+        contexts = (*self.scheduler.contexts, *self.scheduler.hooks, *interrupts)
+        return any(each is not None and each.name == "block_merged" for each in contexts)
 
-    def violate(self, rule: str, text: str, kind: str = "", pfn: int = 0, pages: int = 0) -> None:
-        """Record a violation; end the run unless its rule is tolerated.
-
-        Raises:
-            ScheduleStoppedError: the run is over.
-        """
-        if self.dead:
-            return
-        self._quietly(rule, text, kind, pfn, pages)
-        if rule not in self.tolerated or rule in FATAL or (rule, kind) == self.stop_at:
-            raise ScheduleStoppedError
-
-    def _quietly(self, rule: str, text: str, kind: str = "", pfn: int = 0, pages: int = 0) -> None:
-        outcome = self.outcome
-        outcome.counts[rule] = outcome.counts.get(rule, 0) + 1
-        if (rule, kind) in outcome.violations:
-            return
-        violation = self._violation(rule, text, kind, pfn, pages)
-        outcome.violations[rule, kind] = violation
-        self.tell("violation", f"{rule}: {text}")
-        for race in self.races:
-            race.violated(violation)
-
-    def _violation(self, rule: str, text: str, kind: str, pfn: int, pages: int) -> Violation:
-        """What happens now, with all that is to be said of where and by whom."""
-        clock = self.machine.clock
-        locks = tuple(
-            f"{zone.lock.name} held by {self.name_of(zone.lock.holder)}"
-            for zone in self.machine.zones
-            if zone.lock.held
-        )
-        time_ns, where = int(clock.now), self.context_name
-        return Violation(
-            rule, kind, text, time_ns, clock.cpu, where, pfn, pages, locks, self._line()
-        )
-
-    def provoked(self, name: str, text: str, pfn: int = 0, pages: int = 0) -> None:
-        """A race has happened that was looked for.
-
-        Raises:
-            ScheduleStoppedError: the run was to end with it.
-        """
-        if self.dead or name in self.outcome.races:
-            return
-        self.outcome.races[name] = self._violation(RACE, text, name, pfn, pages)
-        self.tell("race", text)
-        if self.stop_at == (RACE, name):
-            raise ScheduleStoppedError
+    # -- what happens ----------------------------------------------------------------------------
 
     def _journal(
         self, listener: Callable[[int, int, int, int, int], None] | None
@@ -494,9 +372,13 @@ class ExploredRun(Run):
         calls: list[list[Any]] = [[] for _ in range(EVENT_KINDS)]
         for race in self.races:
             for kind in race.kinds:
-                calls[kind].append(race.page_event)  # type: ignore[attr-defined]
+                calls[kind].append(race.page_event)
         if not any(calls):
             return listener
+        if listener is None:
+            self.auditor.journal_kinds = sum(
+                1 << kind for kind in range(EVENT_KINDS) if calls[kind]
+            )
 
         def event(time_ns: int, cpu: int, kind: int, pfn: int, order: int) -> None:
             if listener is not None:
@@ -537,60 +419,11 @@ class ExploredRun(Run):
         end = pfn + (1 << order)
         return any(first < end and pfn < first + (1 << size) for first, size in self.dropped_blocks)
 
-    @property
-    def context_name(self) -> str:
-        """Who runs."""
-        current = self.scheduler.current
-        if current is not None:
-            return f"{current.kind} {current.name}"
-        if self.hook[0]:
-            return f"hook {self.hook[0]}"
-        cpu = self.machine.clock.cpu
-        return f"vCPU {cpu}" if cpu >= 0 else "the host"
-
-    @property
-    def interrupts_off(self) -> bool:
-        """Whether the running context has interrupts off."""
-        current = self.scheduler.current
-        if current is None:
-            name = self.hook[0]
-            if name == "free_completed":
-                return bool(self.config.kernel == "5.0")
-            return name in ("block_merged", "block_freed", "block_taken")
-        if current.kind == "interrupt" or current.interrupts_off:
-            return True
-        number = self.machine.clock.context
-        return any(zone.lock.held and zone.lock.holder == number for zone in self.machine.zones)
-
-    def name_of(self, number: int) -> str:
-        """The name of the context with a number."""
-        interrupts = (cpu.interrupt for cpu in self.scheduler.processors.cpus)
-        for context in (*self.scheduler.contexts, *self.scheduler.hooks, *interrupts):
-            if context is not None and context.number == number:
-                return f"{context.kind} {context.name}"
-        return f"vCPU {number}"
-
-    def tell(self, what: str, text: str) -> None:
-        """Add a line to the story, if anybody listens."""
-        if self.told is not None:
-            self.told(what, text)
-
-    def _line(self) -> str:
-        """The innermost line of the strategy's file that is being executed."""
-        frame = sys._getframe(1)
-        step: Any = frame
-        while step is not None:
-            if step.f_code.co_filename == self.strategy_file:
-                name = self.strategy_file.replace("\\", "/").rsplit("/", 1)[-1]
-                return f"{name}:{step.f_lineno} in {step.f_code.co_name}"
-            step = step.f_back
-        return ""
-
     def _cover(self) -> None:
         """What the run held."""
         host, processors = self.guest.host, self.scheduler.processors
         self.outcome.coverage.update(
-            reports=host.reported_batches,
+            reports=host.reported_batches + host.shared.takings + host.backing.claimed_blocks,
             contended_takes=sum(zone.lock.contended for zone in self.machine.zones),
             preemptions=self.preemptions.taken,
             interrupts=processors.interrupts_taken,
@@ -611,9 +444,3 @@ def _join(
         second(what, lock)
 
     return both
-
-
-def _file_of(strategy: object) -> str:
-    """The file a strategy's class was written in."""
-    module = sys.modules.get(type(strategy).__module__)
-    return str(getattr(module, "__file__", "") or "")

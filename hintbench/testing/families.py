@@ -16,7 +16,7 @@ import numpy as np
 
 from hintbench.operations import Flag, Migratetype, Operation, encode
 from hintbench.tapes import Draws
-from hintbench.testing.encounters import DRAINED, ENCOUNTERS, begin, interrupts_of
+from hintbench.testing.encounters import DRAINED, ENCOUNTERS, SLOW_HOSTS, begin, interrupts_of
 from hintbench.testing.faults import KINDS, TIMED
 from hintbench.testing.guests import HOSTS, ZONE_LAYOUTS, small_guest
 from hintbench.testing.scenario import Fault, Operations, Scenario
@@ -47,7 +47,7 @@ MIXES: Final[dict[str, Sequence[tuple[int, int, float]]]] = {
     "huge": ((0, 600, 40), (3, 200, 8), (9, 50, 10), (10, 20, 5)),
     "fragments": ((0, 900, 500), (1, 60, 30), (3, 80, 120), (9, 10, 5)),
     # Sizes that no per-CPU list takes: large blocks are split and merge all the time.
-    "splits": ((0, 200, 30), (5, 200, 30), (7, 200, 15), (8, 150, 8), (9, 100, 6), (10, 40, 2)),
+    "splits": ((0, 300, 30), (5, 200, 30), (7, 100, 15), (8, 60, 8), (9, 30, 6), (10, 12, 2)),
     # Pages come out of large blocks through per-CPU lists, and go back while the host works.
     "drains": ((0, 800, 1200), (2, 120, 120), (3, 80, 80), (9, 20, 4), (10, 10, 2)),
     # Interrupts on all CPUs at once take what is being told.
@@ -58,14 +58,20 @@ MIXES: Final[dict[str, Sequence[tuple[int, int, float]]]] = {
 }
 """By family (order, weight, live blocks): how often an order is asked for, and how many blocks of
 it are in use at a time on a guest of 16,384 pages."""
+LAYOUTS: Final = ("one", "one", "one", "half", "halves", "half-nodes", "two")
+"""Of `ZONE_LAYOUTS`: on small guests the same pages are met again sooner, on the largest a drain
+takes more than one page at a time."""
+PAUSES: Final = (2, 4, 8)
+"""One operation in so many is followed by a pause."""
+PACES: Final = (1, 1, 1, 1, 1, 1, 16, 128)
+"""How many times longer the pauses are: most scenarios take some milliseconds, some a second, in
+which a strategy with a timer of 50 ms has its passes while memory is still in use."""
 FAMILIES: Final = (
     *2 * ("mixed", "huge", "fragments", "pressure", "splits", "splits"),
     "drains",
     "storms",
     "depletion",
 )
-SLOW_HOSTS: Final = ("slow", "slower")
-"""Hosts that have a report long enough for something to happen to its pages."""
 
 
 def draw_scenario(seed: int, kernels: Sequence[str] = ("6.12", "5.0")) -> Scenario:
@@ -77,7 +83,7 @@ def draw_scenario(seed: int, kernels: Sequence[str] = ("6.12", "5.0")) -> Scenar
     """
     rng = random.Random(seed)
     family = rng.choice(FAMILIES)
-    layout = rng.choice(("one", "one", "two", "nodes"))
+    layout = rng.choice(LAYOUTS)
     host = rng.choice(("device", "small-granule", "slow", *sorted(HOSTS)))
     if family in ENCOUNTERS:
         layout = "tiny" if family == "depletion" else "one"
@@ -87,7 +93,8 @@ def draw_scenario(seed: int, kernels: Sequence[str] = ("6.12", "5.0")) -> Scenar
     guest = small_guest(kernel, layout, host, khugepaged=rng.random() < 0.3)
     zones = ZONE_LAYOUTS[layout]
     pages = sum(blocks for _, _, blocks, _ in zones) << 10
-    operations = draw_operations(seed, family, guest.vcpus, pages, rng.choice((2, 4, 8)))
+    pauses, pace = rng.choice(PAUSES), rng.choice(PACES)
+    operations = draw_operations(seed, family, guest.vcpus, pages, pauses, pace)
     operations = begin(family, operations, guest.vcpus, pages)
     preemptions = draw_preemptions(rng, len(operations))
     faults = {*_draw_faults(rng, guest.vcpus), *interrupts_of(rng, family, guest.vcpus, pages)}
@@ -102,7 +109,9 @@ def draw_scenario(seed: int, kernels: Sequence[str] = ("6.12", "5.0")) -> Scenar
     )
 
 
-def draw_operations(seed: int, family: str, vcpus: int, pages: int, pauses: int) -> Operations:
+def draw_operations(
+    seed: int, family: str, vcpus: int, pages: int, pauses: int, pace: int = 1
+) -> Operations:
     """Draw what the vCPUs do.
 
     Args:
@@ -111,6 +120,7 @@ def draw_operations(seed: int, family: str, vcpus: int, pages: int, pauses: int)
         vcpus: how many CPUs share the work.
         pages: the size of the guest.
         pauses: one operation in so many is followed by a pause.
+        pace: how many times longer than usual the pauses are.
     """
     draws = Draws(seed, 1)
     mix = _mix(family)
@@ -139,7 +149,7 @@ def draw_operations(seed: int, family: str, vcpus: int, pages: int, pauses: int)
         slots.astype(np.int32),
         np.zeros(len(order), dtype=np.int64),
     )
-    return _with_pauses(everything, draws, pauses)
+    return _with_pauses(everything, draws, pauses, pace)
 
 
 def _scaled(drawn: np.ndarray, bound: int | np.ndarray) -> np.ndarray:
@@ -211,14 +221,14 @@ _FREE: Final = int(encode(Operation.FREE))
 _PAUSES: Final = encode(np.array((Operation.IDLE, Operation.COMPUTE)))
 
 
-def _with_pauses(operations: Operations, draws: Draws, pauses: int) -> Operations:
-    """Let time pass here and there: half a microsecond to half a millisecond."""
+def _with_pauses(operations: Operations, draws: Draws, pauses: int, pace: int = 1) -> Operations:
+    """Let time pass here and there: half a microsecond to half a millisecond, times the pace."""
     count = len(operations)
     drawn = (draws.raw(2 * count) >> np.uint64(32)).astype(np.int64).reshape(2, count)
     at = np.flatnonzero(_scaled(drawn[0], pauses) == 0)
     # Log-uniform: a power of two, and a mantissa; the lowest bits say which kind of pause.
     bits = drawn[1][at]
-    length = (1 << (9 + _scaled(bits, 10))) + (bits >> 1 & 511)
+    length = ((1 << (9 + _scaled(bits, 10))) + (bits >> 1 & 511)) * pace
     places = np.ones(count, dtype=np.int64)
     places[at] = 2
     everything = operations.keep(np.repeat(np.arange(count), places))

@@ -34,7 +34,10 @@ TIMED: Final = frozenset({"interrupt", "interrupt-allocates"})
 """Kinds that happen at a time, on a CPU."""
 _OF_THE_GUEST: Final = frozenset({"isolation-refused", "buffer-fails", "interrupt-in-allocation"})
 HINDERS_TELLING: Final = frozenset(
-    {"host-refuses", "device-missing", "device-reset", "queue-full", "isolation-refused"}
+    {
+        *("host-refuses", "device-missing", "device-reset", "queue-full"),
+        *("isolation-refused", "buffer-fails"),
+    }
 )
 """After these a block may have to wait for a strategy's back-off, or for ever."""
 
@@ -173,19 +176,31 @@ class Faults:
         # What a hook does from here on is not done under this take.
         await guest.step()
         for pfn in taken:
-            await self._hand_out(cpu, pfn)
+            if self._concerns_hook(pfn):
+                await self._call_hook(cpu, pfn)
+            self._hand_out(cpu, pfn)
 
-    async def _hand_out(self, cpu: int, pfn: int) -> None:
-        """post_alloc_hook() in an interrupt."""
-        guest, clock = self._run.guest, self._run.machine.clock
-        hooks: Any = guest.hooks
+    def _concerns_hook(self, pfn: int) -> bool:
+        """Whether the strategy is to hear of a single page."""
+        hooks: Any = self._run.guest.hooks
         point = hooks.page_allocated
-        if point is not None and point.min_order == 0 and (not point.flags or point.flags.any(pfn)):
-            with self._run.scheduler.as_hook("page_allocated"):
-                waiting = point.function(guest, cpu, pfn, 0)
-                if waiting is not None:
-                    await waiting
-        for flags in hooks.forget_when_allocated:
+        if point is None or point.min_order > 0:
+            return False
+        return point.flags is None or bool(point.flags.any(pfn))
+
+    async def _call_hook(self, cpu: int, pfn: int) -> None:
+        """arch_alloc_page() in an interrupt."""
+        guest = self._run.guest
+        hooks: Any = guest.hooks
+        with self._run.scheduler.as_hook("page_allocated"):
+            waiting = hooks.page_allocated.function(guest, cpu, pfn, 0)
+            if waiting is not None:
+                await waiting
+
+    def _hand_out(self, cpu: int, pfn: int) -> None:
+        """The end of post_alloc_hook() in an interrupt."""
+        clock = self._run.machine.clock
+        for flags in self._run.guest.hooks.forget_when_allocated:
             flags.clear(pfn)
         clock.digest.record(clock.now, cpu, EVENT_ALLOCATED, pfn, 0)
         self._run.machine.pages.state[pfn] = IN_USE

@@ -1,4 +1,4 @@
-"""The small guests that scenarios run on: 32 to 64 MiB, two to four vCPUs, every kind of host."""
+"""The small guests that scenarios run on: 16 to 64 MiB, two to four vCPUs, every kind of host."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ BLOCK: Final = 1024
 """Pages of the largest free block."""
 ZONE_LAYOUTS: Final = {
     "one": (("DMA32", 4, 16, 0),),
+    "half": (("DMA32", 4, 8, 0),),
     "two": (("DMA32", 4, 8, 0), ("Normal", 16, 8, 0)),
-    "nodes": (("Normal", 4, 8, 0), ("Normal", 16, 8, 1)),
+    "halves": (("DMA32", 4, 4, 0), ("Normal", 8, 4, 0)),
+    "half-nodes": (("Normal", 4, 4, 0), ("Normal", 8, 4, 1)),
     "tiny": (("DMA32", 4, 4, 0),),
     "large": (("Normal", 4, 256, 0),),
 }
@@ -53,7 +55,7 @@ def small_guest(
     least = BLOCK // KHUGEPAGED_SHARE if khugepaged else 8
     zones = tuple(
         ZoneConfig(
-            name=name,  # type: ignore[arg-type]
+            name=name,  # type: ignore[arg-type]  # a plain str; pydantic refuses other names
             start_pfn=first * BLOCK,
             spanned_pages=blocks * BLOCK,
             node=node,
@@ -66,7 +68,7 @@ def small_guest(
     return GuestConfig(
         zones=zones,
         vcpus=vcpus,
-        kernel=kernel,  # type: ignore[arg-type]
+        kernel=kernel,  # type: ignore[arg-type]  # likewise
         host=HostConfig(**HOSTS[host]),
         costs=Costs(),
     )

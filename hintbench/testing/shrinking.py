@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
+from hintbench.operations import ORDER_SHIFT, Operation
 from hintbench.testing.exploration import run_scenario
 from hintbench.testing.guests import small_guest
+from hintbench.testing.outcome import RACE
+from hintbench.testing.races import races_of
 from hintbench.testing.rules import RULES
 from hintbench.testing.scenario import Operations, Scenario
 
@@ -63,21 +67,30 @@ class _Shrinker:
         self.key = key
         self.until = until
         self.tolerated = frozenset(RULES)
+        # Detectors change nothing, and to look for nothing else saves a third of the time.
+        self.races = [race for race in races_of(make()) if key == (RACE, race.name)]
 
     def shrink(self) -> Scenario:
+        if self.best.preemptions or self.best.faults:
+            # Most need neither, and then every step below costs less.
+            self._try(self.best.but(preemptions=(), faults=()))
+        self._cut_tail()
+        self._no_pauses()
         for _ in range(MOST_ROUNDS):
-            before = self.best.size, self.best.guest.vcpus, self.best.guest.memory_pages
-            self._cut_tail()
+            before = self._measure()
             self._fewer_operations()
             self._fewer("preemptions")
             self._fewer("faults")
             self._fewer_vcpus()
             self._smaller_guest()
+            self._larger_blocks()
             self._rounder_delays()
-            after = self.best.size, self.best.guest.vcpus, self.best.guest.memory_pages
-            if after == before or self._late:
+            if self._measure() == before or self._late:
                 break
         return self.best
+
+    def _measure(self) -> tuple[int, int, int]:
+        return self.best.size, self.best.guest.vcpus, self.best.guest.memory_pages
 
     @property
     def _late(self) -> bool:
@@ -87,7 +100,9 @@ class _Shrinker:
         """Keep a scenario if it shows the violation."""
         if self._late:
             return False
-        outcome = run_scenario(self.make, scenario, self.tolerated, stop_at=self.key)
+        outcome = run_scenario(
+            self.make, scenario, self.tolerated, stop_at=self.key, races=self.races
+        )
         if outcome.shown(self.key) is not None:
             self.best = scenario
             return True
@@ -96,12 +111,26 @@ class _Shrinker:
     # -- operations -----------------------------------------------------------------------------
 
     def _cut_tail(self) -> None:
-        """Halve what comes last, as long as that works: most of a run comes after the violation."""
-        while len(self.best.operations) > 1:
+        """Leave out what comes last, by halves: most of a run comes after the violation."""
+        cut = len(self.best.operations) // 2
+        while cut and not self._late:
             operations = self.best.operations
-            keep = np.arange(len(operations)) < len(operations) // 2
-            if not self._try(self.best.but(operations=_whole(operations, keep))):
-                break
+            keep = np.arange(len(operations)) < len(operations) - cut
+            if cut < len(operations) and self._try(
+                self.best.but(operations=_whole(operations, keep))
+            ):
+                cut = min(cut, len(self.best.operations) // 2)
+            else:
+                cut //= 2
+
+    def _no_pauses(self) -> None:
+        """Leave out all that only passes time, or all that is idle."""
+        operations = self.best.operations
+        if not operations.on_slots.all():
+            idle = operations.operation == int(Operation.IDLE)
+            for keep in (operations.on_slots, ~idle):
+                if self._try(self.best.but(operations=operations.keep(keep))):
+                    return
 
     def _fewer_operations(self) -> None:
         """Leave out groups: a slot's allocation and free together, or a pause."""
@@ -120,7 +149,7 @@ class _Shrinker:
         at = len(self.best.operations) - 1
         while at >= 0 and not self._late:
             operations = self.best.operations
-            if operations.code[at] & 15 == 1:
+            if operations.operation[at] == int(Operation.FREE):
                 keep = np.arange(len(operations)) != at
                 self._try(self.best.but(operations=operations.keep(keep)))
             at -= 1
@@ -163,11 +192,33 @@ class _Shrinker:
     def _smaller_guest(self) -> None:
         """Try the smallest guests."""
         config = self.best.guest
-        for layout in ("tiny", "one"):
+        for layout in ("tiny", "half", "one"):
             small = small_guest(config.kernel, layout, "device", config.vcpus)
             small = small.model_copy(update={"host": config.host})
             if small.memory_pages < config.memory_pages and self._try(self.best.but(guest=small)):
                 return
+
+    def _larger_blocks(self) -> None:
+        """One block of the largest order does for many that only use memory up.
+
+        Or it needs fewer to merge. What is too much for the guest fails, and shows nothing.
+        """
+        operations = self.best.operations
+        orders = operations.order
+        allocates = operations.operation == int(Operation.ALLOCATE)
+        for small in sorted(set(orders[allocates].tolist())):
+            for large in (10, 9, 7):
+                if small >= large or self._late:
+                    continue
+                code = operations.code.copy()
+                code[allocates & (orders == small)] += (large - small) << ORDER_SHIFT
+                before = self.best
+                if not self._try(before.but(operations=replace(operations, code=code))):
+                    continue
+                self._fewer_operations()
+                if len(self.best.operations) < len(operations):
+                    return
+                self.best = before
 
     def _rounder_delays(self) -> None:
         """Powers of ten are easier to read."""
@@ -183,6 +234,8 @@ class _Shrinker:
 
 def _whole(operations: Operations, keep: np.ndarray) -> Operations:
     """Without operations on slots whose allocation is left out."""
-    allocated = operations.value[keep & operations.on_slots & (operations.code & 15 == 0)]
+    allocated = operations.value[
+        keep & operations.on_slots & (operations.operation == int(Operation.ALLOCATE))
+    ]
     alive = ~operations.on_slots | np.isin(operations.value, allocated)
     return operations.keep(keep & alive)

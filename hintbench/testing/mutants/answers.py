@@ -66,6 +66,7 @@ class GivesUpWaiting(Mutant, Posting):
 
     name = "gives-up-waiting"
     breaks = ("ack-before-return",)
+    may_break = ("once", "returned", "no-false-oom")
 
     async def report(self, zone: Zone, taken: list[Block]) -> bool:
         """Wrong: a time-out is no answer; the host may still discard what it has been told of."""
@@ -129,6 +130,7 @@ class ForgetsWhatFailed(Mutant, Isolating):
 
     name = "forgets-what-failed"
     breaks = ("returned",)
+    may_break = ("teardown",)
 
     async def give_back(self, zone: Zone, blocks: Iterable[Block], ok: bool) -> None:
         """Wrong: a refusal, a full queue or a missing device leaks the batch."""
@@ -145,6 +147,7 @@ class ForgetsWhenRefused(Mutant, Isolating):
 
     name = "forgets-when-refused"
     breaks = ("returned",)
+    may_break = ("teardown",)
 
     async def collect(self, zone: Zone) -> tuple[list[Block], bool]:
         """Wrong: what it isolated before the refusal is isolated."""

@@ -87,7 +87,7 @@ class ReportsThenIsolates(Mutant, Isolating):
 
     name = "reports-then-isolates"
     breaks = ("owned-while-reported",)
-    may_break = ("no-discard-in-use",)
+    may_break = ("no-discard-in-use", "lock-takes")
 
     async def tell(self, zone: Zone) -> bool:
         """Wrong: from the call on nothing keeps them from being allocated."""

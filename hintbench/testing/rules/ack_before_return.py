@@ -22,6 +22,7 @@ class RuleChecker(Checker):
     """Keeps the reports that have not been answered."""
 
     rule = "ack-before-return"
+    flag_meanings = ("in-flight",)
 
     def __init__(self, run: Any) -> None:
         super().__init__(run)
@@ -44,8 +45,6 @@ class RuleChecker(Checker):
 
     def flag_cleared(self, flags: UnitFlags, pfn: int, order: int) -> None:
         """A mark goes."""
-        if self.run.guest.flag_sets[flags.name][1] != "in-flight":
-            return
         if self._open(pfn, 1 << order):
             text = f"{flags.name} of pfn {pfn:#x} is cleared before the host has answered"
             self.violate(text, "mark", pfn, 1 << order)

@@ -21,6 +21,7 @@ class RuleChecker(Checker):
     """Adds up what is in hand whenever there is more of it."""
 
     rule = "bounded-in-flight"
+    flag_meanings = ("in-flight",)
 
     def __init__(self, run: Any) -> None:
         super().__init__(run)
@@ -38,12 +39,10 @@ class RuleChecker(Checker):
             self.violate(text, "isolated", pfn, 1 << order)
 
     def flag_set(self, flags: UnitFlags, pfn: int, order: int) -> None:
-        """One more unit, perhaps in flight."""
+        """One more unit in flight."""
         cap = self.run.claims.in_flight_pages
         # Whatever the zone, there cannot be more than all that is marked.
         if cap is None or flags.count << flags.order <= cap:
-            return
-        if self.run.guest.flag_sets[flags.name][1] != "in-flight":
             return
         zone = self.run.guest.zone_of(pfn)
         pages = sum(

@@ -19,13 +19,13 @@ class RuleChecker(Checker):
     """Compares told units with the host's side of their pages."""
 
     rule = "flag-truth"
+    flag_meanings = ("told",)
 
     def flag_set(self, flags: UnitFlags, pfn: int, order: int) -> None:
         """Is it true?"""
-        if self.run.guest.flag_sets[flags.name][1] == "told":
-            pages = 1 << flags.order
-            for unit in range(pfn & -pages, pfn + (1 << order), pages):
-                self._look(flags, unit)
+        pages = 1 << flags.order
+        for unit in range(pfn & -pages, pfn + (1 << order), pages):
+            self._look(flags, unit)
 
     def at_settled(self) -> None:
         """Is all of it still true?"""

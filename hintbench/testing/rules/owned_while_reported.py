@@ -36,6 +36,7 @@ class RuleChecker(Checker):
     """Remembers which marks were set rightly, and asks for every page's owner at the call."""
 
     rule = "owned-while-reported"
+    flag_meanings = ("in-flight",)
 
     def __init__(self, run: Any) -> None:
         super().__init__(run)
@@ -50,8 +51,6 @@ class RuleChecker(Checker):
 
     def flag_set(self, flags: UnitFlags, pfn: int, order: int) -> None:
         """A mark counts if its unit was free, and that was seen under the lock."""
-        if self.run.guest.flag_sets[flags.name][1] != "in-flight":
-            return
         pages = 1 << flags.order
         first = pfn & -pages
         for unit in range(first, max(pfn + (1 << order), first + pages), pages):
