@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from hintbench import __version__
-from hintbench.errors import HintbenchError, ResultFileError, UsageError, describe
+from hintbench.errors import HintbenchError, PluginError, ResultFileError, UsageError, describe
 from hintbench.matrix import default_jobs
 from hintbench.plugins import load_plugin
 from hintbench.testing import checking
@@ -77,15 +77,16 @@ def run_check(request: CheckRequest) -> int:
     if request.schedules < 1 or request.seconds <= 0 or not 0 <= request.seed < 1 << 32:
         raise UsageError("check: --schedules and --seconds must be positive, --seed 0..4294967295")
     subjects = [Subject(text, request.plugins) for text in request.strategies]
-    for subject in subjects:
-        # Its module and its constructor are run here, before there is a process to kill.
-        with watch(lambda subject=subject: subject.text), _printing_to_stderr():  # type: ignore[misc]
-            subject.maker()
+    with watch(lambda: ", ".join(request.plugins)), _printing_to_stderr():
+        for plugin in request.plugins:
+            load_plugin(plugin)
+    faults = [_fault_of(subject) for subject in subjects]
     checks: list[Check] = []
     console = Console(highlight=False)
     try:
-        for subject in subjects:
-            checks.append(_check_one(subject, request))
+        for subject, fault in zip(subjects, faults, strict=True):
+            failed = Check(subject.text, error=fault, seed=request.seed)
+            checks.append(failed if fault else _check_one(subject, request))
             _print_check(console, checks[-1], _save(checks[-1], request))
     finally:
         if request.json is not None:
@@ -110,6 +111,20 @@ def _printing_to_stderr() -> Iterator[None]:
         sys.stdout.flush()
         os.dup2(kept, 1)
         os.close(kept)
+
+
+def _fault_of(subject: Subject) -> str:
+    """What is wrong with a strategy's module or constructor, which run here; "" if nothing is.
+
+    Raises:
+        HintbenchError: there is no such strategy, or it has no such parameter.
+    """
+    try:
+        with watch(lambda: subject.text), _printing_to_stderr():
+            subject.maker()
+    except PluginError as error:
+        return str(error)
+    return ""
 
 
 def _check_one(subject: Subject, request: CheckRequest) -> Check:
