@@ -18,11 +18,20 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from hintbench import __version__
-from hintbench.errors import HintbenchError, PluginError, ResultFileError, UsageError, describe
-from hintbench.matrix import default_jobs
+from hintbench.errors import HintbenchError, PluginError, UsageError
 from hintbench.plugins import load_plugin
+from hintbench.report_notes import open_console
+from hintbench.results import STDOUT, check_writable, write_text
 from hintbench.testing import checking
-from hintbench.testing.checking import BROKEN, DECLARED, HOLDS, NOT_APPLICABLE, UNSHOWN, Check
+from hintbench.testing.checking import (
+    BROKEN,
+    DECLARED,
+    HOLDS,
+    NOT_APPLICABLE,
+    UNSHOWN,
+    UNTRIED,
+    Check,
+)
 from hintbench.testing.counterexamples import read_counterexample, source_hash
 from hintbench.testing.explored import RACE
 from hintbench.testing.families import OPERATIONS
@@ -31,6 +40,7 @@ from hintbench.testing.rules import RULES
 from hintbench.testing.stories import describe_violation, tell
 from hintbench.testing.subjects import Subject
 from hintbench.watchdog import watch
+from hintbench.workers import worker_count
 
 _FAILED: Final = 1
 _MARKS: Final = {
@@ -38,6 +48,7 @@ _MARKS: Final = {
     BROKEN: "[bold red]BROKEN[/]",
     DECLARED: "[yellow]declared[/]",
     UNSHOWN: "[bold red]not shown[/]",
+    UNTRIED: "[bold red]not shown[/]",
     NOT_APPLICABLE: "[dim]n/a[/]",
 }
 _COVERED: Final = ("reports", "contended_takes", "preemptions", "interrupts", "faults")
@@ -63,7 +74,7 @@ class CheckRequest:
     schedules: int = checking.SCHEDULES
     seconds: float = checking.SECONDS
     seed: int = 1
-    jobs: int | None = None
+    jobs: int | str | None = None
     json: str | None = None
     save: str = "counterexamples"
     stories: bool = False
@@ -76,13 +87,17 @@ def run_check(request: CheckRequest) -> int:
         raise UsageError("check: name at least one strategy (hintbench list shows them)")
     if request.schedules < 1 or request.seconds <= 0 or not 0 <= request.seed < 1 << 32:
         raise UsageError("check: --schedules and --seconds must be positive, --seed 0..4294967295")
+    worker_count(request.jobs)
+    if request.json is not None:
+        check_writable(request.json)
+    _check_folder(Path(request.save))
     subjects = [Subject(text, request.plugins) for text in request.strategies]
     with watch(lambda: ", ".join(request.plugins)), _printing_to_stderr():
         for plugin in request.plugins:
             load_plugin(plugin)
     faults = [_fault_of(subject) for subject in subjects]
     checks: list[Check] = []
-    console = Console(highlight=False)
+    console = open_console(stderr=request.json == STDOUT, highlight=False)
     try:
         for subject, fault in zip(subjects, faults, strict=True):
             failed = Check(subject.text, error=fault, seed=request.seed)
@@ -143,7 +158,7 @@ def _check_one(subject: Subject, request: CheckRequest) -> Check:
             schedules=request.schedules,
             seconds=request.seconds,
             seed=request.seed,
-            jobs=request.jobs or default_jobs(),
+            jobs=worker_count(request.jobs),
             stories=request.stories,
             on_progress=lambda begun: progress.update(task, completed=begun),
         )
@@ -224,7 +239,19 @@ def _summary(check: Check) -> str:
             f"{check.strategy}: declares to break {', '.join(unshown)}, which no schedule showed:"
             " take the declaration away, or explore more (--schedules, --seconds)"
         )
+    if untried := check.failing(UNTRIED):
+        return f"{check.strategy}: claims {', '.join(untried)}, which was not shown"
     return f"{check.strategy}: nothing found that it does not declare"
+
+
+def _check_folder(folder: Path) -> None:
+    """Find out whether a folder for counterexamples can be made, without making it.
+
+    Raises:
+        ResultFileError: it cannot, or nothing can be written to it.
+    """
+    nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    check_writable(str(nearest / "counterexample.json"))
 
 
 def _save(check: Check, request: CheckRequest) -> dict[tuple[str, str], Path]:
@@ -276,13 +303,7 @@ def _write_json(target: str, checks: Sequence[Check]) -> None:
         ],
     }
     text = json.dumps(content, indent=1) + "\n"
-    if target == "-":
-        typer.echo(text, nl=False)
-        return
-    try:
-        Path(target).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ResultFileError(f"--json: {target} cannot be written: {describe(error)}") from None
+    write_text(target, text)
 
 
 def run_replay(path: str, trace: bool, plugins: tuple[str, ...] = ()) -> int:

@@ -95,7 +95,7 @@ class ExploredRun(WatchedRun):
         clock: Any = self.machine.clock
         clock.digest.listener = self.auditor
         self.checkers = [checker(self) for checker in checkers]
-        self.races = [race(self) for race in races]
+        self.races: list[Race] = [race(self) for race in races]
         self.checkers += self.races
         self.auditor.journal = self._journal(journal)
         self.watcher = Watcher((*self.checkers, self))
@@ -376,7 +376,7 @@ class ExploredRun(WatchedRun):
         calls: list[list[Any]] = [[] for _ in range(EVENT_KINDS)]
         for race in self.races:
             for kind in race.kinds:
-                calls[kind].append(race.page_event)  # type: ignore[attr-defined]
+                calls[kind].append(race.page_event)
         if not any(calls):
             return listener
         if listener is None:

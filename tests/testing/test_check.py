@@ -1,7 +1,6 @@
 """`hintbench check` and `hintbench replay`, and the suite for pytest, as a user has them."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from hintbench.testing.comparisons import compare
 from hintbench.testing.exploration import explore, explore_handfuls
 from hintbench.testing.rules import RULES
 from hintbench.testing.subjects import Subject
-from program import hintbench
+from program import hintbench, run_pytest
 
 ROOT = Path(__file__).parents[2]
 
@@ -128,8 +127,8 @@ def test_what_a_strategy_prints_is_not_ours(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "garbage" not in done.stdout
-    # The figures are the last of what is printed.
-    assert json.loads(done.stdout[done.stdout.index("\n{\n") :])["checks"][0]["passed"]
+    assert json.loads(done.stdout)["checks"][0]["passed"]
+    assert "no-discard-in-use" in done.stderr
 
 
 def test_a_strategy_that_reports_nothing_does_not_pass(tmp_path):
@@ -188,6 +187,10 @@ def test_what_newcomers_begin_with_reports_and_is_not_refuted(write, tmp_path):
     [
         (["check", "bitmap-and-spn"], "did you mean 'bitmap-and-spin'?"),
         (["check", "none", "--schedules", "0"], "--schedules"),
+        (["check", "none", "--jobs", "0"], "--jobs: '0' is not a number in 1..1024"),
+        (["check", "none", "--jobs", "-3"], "--jobs: '-3' is not a number in 1..1024"),
+        (["check", "none", "--json", "no/folder/out.json"], "out.json: cannot be written"),
+        (["check", "none", "--save", "file/folder"], "cannot be written"),
         (["check", "os:path"], "has no strategy"),
         (["check", "no.such.module:X"], "cannot be imported"),
         (["check", "bitmap-and-spin,batch=0"], "batch"),
@@ -195,24 +198,11 @@ def test_what_newcomers_begin_with_reports_and_is_not_refuted(write, tmp_path):
     ],
 )
 def test_wrong_input(arguments, message, tmp_path):
+    (tmp_path / "file").touch()
     done = hintbench(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
-
-
-def run_pytest(*arguments, cwd):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    environment.pop("PYTEST_ADDOPTS", None)
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=200,
-    )
 
 
 def test_the_suite_by_name(tmp_path):
