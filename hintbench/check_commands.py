@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from hintbench import __version__
-from hintbench.errors import HintbenchError, UsageError
+from hintbench.errors import HintbenchError, PluginError, UsageError
 from hintbench.plugins import load_plugin
 from hintbench.report_notes import open_console
 from hintbench.results import STDOUT, check_writable, write_text
@@ -93,15 +92,16 @@ def run_check(request: CheckRequest) -> int:
         check_writable(request.json)
     _check_folder(Path(request.save))
     subjects = [Subject(text, request.plugins) for text in request.strategies]
-    for subject in subjects:
-        # Its module and its constructor are run here, before there is a process to kill.
-        with watch(partial(getattr, subject, "text")), _printing_to_stderr():
-            subject.maker()
+    with watch(lambda: ", ".join(request.plugins)), _printing_to_stderr():
+        for plugin in request.plugins:
+            load_plugin(plugin)
+    faults = [_fault_of(subject) for subject in subjects]
     checks: list[Check] = []
     console = open_console(stderr=request.json == STDOUT, highlight=False)
     try:
-        for subject in subjects:
-            checks.append(_check_one(subject, request))
+        for subject, fault in zip(subjects, faults, strict=True):
+            failed = Check(subject.text, error=fault, seed=request.seed)
+            checks.append(failed if fault else _check_one(subject, request))
             _print_check(console, checks[-1], _save(checks[-1], request))
     finally:
         if request.json is not None:
@@ -126,6 +126,20 @@ def _printing_to_stderr() -> Iterator[None]:
         sys.stdout.flush()
         os.dup2(kept, 1)
         os.close(kept)
+
+
+def _fault_of(subject: Subject) -> str:
+    """What is wrong with a strategy's module or constructor, which run here; "" if nothing is.
+
+    Raises:
+        HintbenchError: there is no such strategy, or it has no such parameter.
+    """
+    try:
+        with watch(lambda: subject.text), _printing_to_stderr():
+            subject.maker()
+    except PluginError as error:
+        return str(error)
+    return ""
 
 
 def _check_one(subject: Subject, request: CheckRequest) -> Check:

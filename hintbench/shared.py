@@ -53,6 +53,8 @@ class SharedMemory:
             host.cpu_ns += cost
             host.clock.now += cost
             host.discard(pfn, pages, calls=1)
+        if host.watcher is not None:
+            host.watcher.taken_back(report.blocks)
 
     async def install(self, pfn: int, order: int) -> None:
         """A call of the guest: the host backs all huge pages around a block before it returns.

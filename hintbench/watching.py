@@ -31,6 +31,7 @@ EVENTS: Final = (
     "hook_called",
     "edit_preempted",
     "overwritten",
+    "taken_back",
 )
 """The events and their arguments:
 
@@ -51,6 +52,7 @@ EVENTS: Final = (
 * ``edit_preempted(part)``: an edit that nobody locked stands before this part of it, and others
   are about to run.
 * ``overwritten(report)``: two CPUs were in the queue at once, and the host will never see this.
+* ``taken_back(blocks)``: the host took these back by itself, having seen that they are free.
 """
 
 
@@ -78,6 +80,7 @@ class Watcher:
     hook_called: Callable[..., None]
     edit_preempted: Callable[..., None]
     overwritten: Callable[..., None]
+    taken_back: Callable[..., None]
 
     def __init__(self, checkers: Iterable[object]) -> None:
         self._checkers = tuple(checkers)

@@ -86,8 +86,9 @@ class PageReporting(Strategy):
     check_parameters: ClassVar[Mapping[str, Any]] = {"delay_ns": 0, "capacity": 2}
     declared_failures: Mapping[str, str] = {
         "no-false-oom": "nothing makes an allocation wait for the blocks that are being reported",
-        "liveness": "only a free notifies: what a split leaves over behind a pass, or what a pass"
-        " without memory for its list skips, waits for the next free of a large block",
+        "liveness": "only __free_one_page() notifies (mm/page_reporting.c): a block that is split"
+        " while a pass is beyond its halves' list, or that a pass without memory for its scatter"
+        " list leaves (goto err_out, state idle), waits for the next free of a large block",
     }
 
     # -- page_reporting_register() and page_reporting_unregister() ------------------------------

@@ -14,7 +14,7 @@ import numpy as np
 
 from hintbench.boot import pcp_batch
 from hintbench.operations import Flag, Migratetype, Operation, encode
-from hintbench.testing.guests import small_guest
+from hintbench.testing.guests import ZONE_LAYOUTS, small_guest
 from hintbench.testing.scenario import Fault, Operations, Scenario, join
 
 ENCOUNTERS: Final = frozenset({"drains", "storms", "depletion"})
@@ -93,7 +93,7 @@ def split_and_merged(rng: random.Random, kernels: Sequence[str]) -> Scenario:
         kernels: the kernels to choose from, the first of which is taken.
     """
     guest = small_guest(kernels[0], "one", rng.choice(SLOW_HOSTS), rng.randint(2, 4))
-    zone_pages = guest.zones[0].spanned_pages
+    zone_pages = max(blocks for _, _, blocks, _ in ZONE_LAYOUTS["one"]) * _BLOCK
     drains = range(_CROSSING_NS + rng.randint(2_000, 10_000), _CROSSING_NS + 60_000, 10_000)
     faults = [Fault("interrupt", at_ns, DRAINED, 1) for at_ns in drains]
     faults.append(Fault("interrupt-allocates", _REST_NS, _rest(zone_pages) - 1, 0))

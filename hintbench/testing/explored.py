@@ -64,6 +64,9 @@ class ExploredRun(WatchedRun):
         stopping_ns: when it was told to stop; None before.
     """
 
+    flag_meanings = ("in-flight",)
+    """Of the flags whose clearing it hears of."""
+
     def __init__(
         self,
         strategy: Strategy,
@@ -262,7 +265,8 @@ class ExploredRun(WatchedRun):
     def _stuck(self) -> HintbenchError:
         """Nothing can go on: a spinner that nobody ends is a rule of its own."""
         error = super()._stuck()
-        contexts = [*self.scheduler.hooks, *self.scheduler.contexts]
+        interrupts = (cpu.interrupt for cpu in self.scheduler.processors.cpus)
+        contexts = [*self.scheduler.hooks, *self.scheduler.contexts, *interrupts]
         spinning = [each for each in contexts if each is not None and each.parked == "spin"]
         if spinning:
             names = ", ".join(f"{each.name} on CPU {each.cpu}" for each in spinning)
@@ -403,6 +407,11 @@ class ExploredRun(WatchedRun):
             self.watcher.lock_taken(lock)
         else:
             self.watcher.lock_released(lock)
+
+    def flag_cleared(self, flags: Any, pfn: int, order: int) -> None:
+        """An event of the watcher's: a mark is gone, which other CPUs may see before any more."""
+        if not self.dead:
+            self._preempt("what follows the clearing of a mark")
 
     def discarded(self, pfn: int, pages: int) -> None:
         """An event of the watcher's: the memory of some pages goes."""

@@ -33,13 +33,17 @@ time; `Fault.amount` of these is how many batches or pages they drain or allocat
 TIMED: Final = frozenset({"interrupt", "interrupt-allocates"})
 """Kinds that happen at a time, on a CPU."""
 _OF_THE_GUEST: Final = frozenset({"isolation-refused", "buffer-fails", "interrupt-in-allocation"})
-HINDERS_TELLING: Final = frozenset(
+FAILURES: Final = frozenset(
     {
         *("host-refuses", "device-missing", "device-reset", "queue-full"),
         *("isolation-refused", "buffer-fails"),
     }
 )
-"""After these a block may have to wait for a strategy's back-off, or for ever."""
+"""After these a strategy has to try again."""
+HINDERS_TELLING: Final = frozenset({"host-refuses", "device-missing"})
+"""After these a block may wait for ever: no later pass follows a synchronous call that the host
+refuses, and a device that is gone is told nothing. What else fails, memory for a list of blocks or
+room in the queue, is no excuse: the declared time is long enough for a back-off."""
 
 
 class Faults:

@@ -15,7 +15,7 @@ import numpy as np
 
 from hintbench.operations import Flag, Migratetype, Operation, encode
 from hintbench.testing.encounters import everybody_spins, split_and_merged
-from hintbench.testing.faults import HINDERS_TELLING, KINDS, TIMED
+from hintbench.testing.faults import FAILURES, KINDS, TIMED
 from hintbench.testing.guests import HOSTS, small_guest
 from hintbench.testing.scenario import (
     EDIT,
@@ -129,7 +129,7 @@ def _faults(rng: random.Random, vcpus: int) -> tuple[Fault, ...]:
     faults = []
     if rng.random() < 0.4:
         kinds = [kind for kind in KINDS if kind not in TIMED]
-        kind = rng.choice([*kinds, *sorted(HINDERS_TELLING), "interrupt-in-allocation"])
+        kind = rng.choice([*kinds, *sorted(FAILURES), "interrupt-in-allocation"])
         first = rng.randint(1, 3)
         faults += [
             Fault(kind, first + extra, 1 << rng.randint(12, 26))

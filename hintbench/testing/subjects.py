@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hintbench.errors import PluginError, UsageError
+from hintbench.errors import HintbenchError, PluginError, UsageError
 from hintbench.plugins import find_strategy, load_plugin
 from hintbench.specs import PluginSpec
 from hintbench.strategy import Strategy
@@ -51,7 +51,12 @@ class Subject:
         def make() -> Strategy:
             return strategy_class(**parameters)
 
-        make()
+        try:
+            make()
+        except HintbenchError:
+            raise
+        except Exception as error:
+            raise PluginError(strategy_class.name or self.text, "__init__", error) from error
         return make
 
     def _resolve(self) -> tuple[type[Strategy], Mapping[str, Any]]:

@@ -88,6 +88,25 @@ def test_a_strategy_at_fault_is_told_and_the_others_are_kept(name, tmp_path):
     assert [each["passed"] for each in checks] == [False, True]
 
 
+def test_a_constructor_at_fault_is_told_and_the_others_are_kept(tmp_path):
+    text = (
+        "from hintbench import Strategy\n\n\n"
+        "class Breaks(Strategy):\n"
+        "    name = 'breaks'\n\n"
+        "    def __init__(self, *arguments, **keywords):\n"
+        "        raise OSError('no')\n"
+    )
+    (tmp_path / "breaks.py").write_text(text)
+    done = hintbench(
+        *("check", "breaks", "none", "-p", "breaks.py", "--schedules", "20", "--json", "out.json"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1
+    assert "OSError: no" in done.stdout
+    checks = json.loads((tmp_path / "out.json").read_text())["checks"]
+    assert [each["passed"] for each in checks] == [False, True]
+
+
 def test_what_a_strategy_prints_is_not_ours(tmp_path):
     text = (
         "import os\n"

@@ -10,7 +10,7 @@ import pytest
 from hintbench.plugins import find_strategy
 from hintbench.strategy import Strategy
 from hintbench.testing.comparisons import compare
-from hintbench.testing.exploration import Exploration, explore
+from hintbench.testing.exploration import Exploration, explore, explore_handfuls
 from hintbench.testing.mutants import BASES, MUTANTS
 from hintbench.testing.rules import RULES
 
@@ -41,12 +41,17 @@ def refute(name: str, rule: str, base: int) -> Exploration:
     others = {*mutant.breaks, *mutant.may_break} - {rule}
 
     def make() -> Strategy:
-        made = mutant()
+        made = mutant(**mutant.check_parameters)
         made.declared_failures = dict.fromkeys(others, "another subject")
         return made
 
     first = base * 10_000
-    return explore(make, range(first, first + MOST_SCHEDULES))
+    seeds = range(first, first + MOST_SCHEDULES)
+    exploration = explore(make, seeds)
+    if not exploration.counts and exploration.error is None:
+        # A check has both kinds of scenarios.
+        exploration.merge(explore_handfuls(make, seeds))
+    return exploration
 
 
 def check_refuted(name: str, rule: str, bases: int) -> list[Exploration]:

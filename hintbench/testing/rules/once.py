@@ -15,6 +15,9 @@ from hintbench.hookspecs import Origin
 from hintbench.testing.explored import Checker
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hintbench.core.hooks import Block
     from hintbench.reports import Report
 
 
@@ -27,17 +30,28 @@ class RuleChecker(Checker):
         """Has the host been told of just this block before?"""
         if not self.run.claims.once:
             return
-        for block in report.blocks:
+        self._compare(report.blocks)
+
+    def taken_back(self, blocks: Sequence[Block]) -> None:
+        """The host sees for itself what is free: it need not take it twice either."""
+        if self.run.claims.once:
+            self._compare(blocks)
+            self._note(blocks)
+
+    def answered(self, report: Report) -> None:
+        """What the host took, and nobody has taken meanwhile, it knows now."""
+        if report.ok:
+            self._note(report.blocks)
+
+    def _compare(self, blocks: Sequence[Block]) -> None:
+        for block in blocks:
             if self.run.auditor.told_as(block.pfn) == block.order:
                 text = f"pfn {block.pfn:#x} order {block.order} is told again, unchanged"
                 self.violate(text, "again", block.pfn, 1 << block.order)
 
-    def answered(self, report: Report) -> None:
-        """What the host took, and nobody has taken meanwhile, it knows now."""
-        if not report.ok:
-            return
+    def _note(self, blocks: Sequence[Block]) -> None:
         auditor = self.run.auditor
-        for block in report.blocks:
+        for block in blocks:
             pages = 1 << block.order
             if (
                 auditor.owner_of(block.pfn, pages, OWNER_STRATEGY) < 0
