@@ -16,7 +16,7 @@ import numpy as np
 
 from hintbench.operations import Flag, Migratetype, Operation, encode
 from hintbench.tapes import Draws
-from hintbench.testing.encounters import DRAINED, ENCOUNTERS, begin, interrupts_of
+from hintbench.testing.encounters import DRAINED, ENCOUNTERS, SLOW_HOSTS, begin, interrupts_of
 from hintbench.testing.faults import KINDS, TIMED
 from hintbench.testing.guests import HOSTS, ZONE_LAYOUTS, small_guest
 from hintbench.testing.scenario import Fault, Operations, Scenario
@@ -72,8 +72,6 @@ FAMILIES: Final = (
     "storms",
     "depletion",
 )
-SLOW_HOSTS: Final = ("slow", "slower")
-"""Hosts that have a report long enough for something to happen to its pages."""
 
 
 def draw_scenario(seed: int, kernels: Sequence[str] = ("6.12", "5.0")) -> Scenario:
