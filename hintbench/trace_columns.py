@@ -111,7 +111,7 @@ def save_aligned(file: IO[bytes], **arrays: npt.NDArray[Any]) -> None:
             padding = -(header + 4) % _ALIGNMENT
             member.extra = struct.pack("<HH", _PADDING, padding) + bytes(padding)
             with archive.open(member, "w", force_zip64=True) as out:
-                np.lib.format.write_array(out, np.ascontiguousarray(array), allow_pickle=False)
+                np.lib.format.write_array(out, array, allow_pickle=False)
 
 
 def mapped(path: Path, name: str, archive: zipfile.ZipFile) -> Any | None:
