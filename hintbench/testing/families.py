@@ -16,7 +16,7 @@ import numpy as np
 
 from hintbench.operations import Flag, Migratetype, Operation, encode
 from hintbench.tapes import Draws
-from hintbench.testing.encounters import DRAINED, ENCOUNTERS, begin, interrupts_of
+from hintbench.testing.encounters import DRAINED, ENCOUNTERS, SLOW_HOSTS, begin, interrupts_of
 from hintbench.testing.faults import KINDS, TIMED
 from hintbench.testing.guests import HOSTS, ZONE_LAYOUTS, small_guest
 from hintbench.testing.scenario import Fault, Operations, Scenario
@@ -58,25 +58,20 @@ MIXES: Final[dict[str, Sequence[tuple[int, int, float]]]] = {
 }
 """By family (order, weight, live blocks): how often an order is asked for, and how many blocks of
 it are in use at a time on a guest of 16,384 pages."""
-<<<<<<< HEAD
 LAYOUTS: Final = ("one", "one", "one", "half", "halves", "half-nodes", "two")
 """Of `ZONE_LAYOUTS`: on small guests the same pages are met again sooner, on the largest a drain
 takes more than one page at a time."""
 PAUSES: Final = (2, 4, 8)
 """One operation in so many is followed by a pause."""
-=======
 PACES: Final = (1, 1, 1, 1, 1, 1, 16, 128)
 """How many times longer the pauses are: most scenarios take some milliseconds, some a second, in
 which a strategy with a timer of 50 ms has its passes while memory is still in use."""
->>>>>>> rules
 FAMILIES: Final = (
     *2 * ("mixed", "huge", "fragments", "pressure", "splits", "splits"),
     "drains",
     "storms",
     "depletion",
 )
-SLOW_HOSTS: Final = ("slow", "slower")
-"""Hosts that have a report long enough for something to happen to its pages."""
 
 
 def draw_scenario(seed: int, kernels: Sequence[str] = ("6.12", "5.0")) -> Scenario:
@@ -98,12 +93,8 @@ def draw_scenario(seed: int, kernels: Sequence[str] = ("6.12", "5.0")) -> Scenar
     guest = small_guest(kernel, layout, host, khugepaged=rng.random() < 0.3)
     zones = ZONE_LAYOUTS[layout]
     pages = sum(blocks for _, _, blocks, _ in zones) << 10
-<<<<<<< HEAD
-    operations = draw_operations(seed, family, guest.vcpus, pages, rng.choice(PAUSES))
-=======
-    pauses, pace = rng.choice((2, 4, 8)), rng.choice(PACES)
+    pauses, pace = rng.choice(PAUSES), rng.choice(PACES)
     operations = draw_operations(seed, family, guest.vcpus, pages, pauses, pace)
->>>>>>> rules
     operations = begin(family, operations, guest.vcpus, pages)
     preemptions = draw_preemptions(rng, len(operations))
     faults = {*_draw_faults(rng, guest.vcpus), *interrupts_of(rng, family, guest.vcpus, pages)}
