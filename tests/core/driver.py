@@ -149,6 +149,7 @@ class Bench:
 
     def __init__(self, setup: Setup, seed: int = 1, **guest: Any) -> None:
         self.setup = setup
+        self.timer_phase_ns = 0
         self.config = GuestConfig(
             zones=setup.zones, kernel=setup.kernel, vcpus=setup.vcpus, **guest
         )
