@@ -32,16 +32,15 @@ from .side_by_side import (
     method_calls,
     tape,
 )
+from .startup import COMMAND
 from .traces import LINES
-
-COMMAND = "import sys; from hintbench.cli import main; sys.exit(main())"
 
 
 class Figure(NamedTuple):
     """A line of the table.
 
     Attributes:
-        what: what was measured; figures of the design begin with their number.
+        what: what was measured; what the project promises begins with a number.
         measured: with its unit.
         target: what it is held to.
         met: whether it is; None where it could not be measured.

@@ -7,14 +7,21 @@ from typing import Final
 
 from .simulations import run
 
-# As the installed script does; older commits cannot be run by `python -m`.
-_COMMAND: Final = "import sys; from hintbench.cli import main; sys.exit(main())"
+# As the installed script does, which began in another module on older commits.
+COMMAND: Final = """
+import sys
+try:
+    from hintbench.__main__ import main
+except ImportError:
+    from hintbench.cli import main
+sys.exit(main())
+"""
 
 
 def command(*arguments: str) -> str:
     """Run the command line in a process of its own; its standard output."""
     return subprocess.run(
-        [sys.executable, "-c", _COMMAND, *arguments],
+        [sys.executable, "-c", COMMAND, *arguments],
         check=True,
         capture_output=True,
         text=True,

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,11 +19,20 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from hintbench import __version__
-from hintbench.errors import HintbenchError, ResultFileError, UsageError, describe
-from hintbench.matrix import default_jobs
+from hintbench.errors import HintbenchError, UsageError
 from hintbench.plugins import load_plugin
+from hintbench.report_notes import open_console
+from hintbench.results import STDOUT, check_writable, write_text
 from hintbench.testing import checking
-from hintbench.testing.checking import BROKEN, DECLARED, HOLDS, NOT_APPLICABLE, UNSHOWN, Check
+from hintbench.testing.checking import (
+    BROKEN,
+    DECLARED,
+    HOLDS,
+    NOT_APPLICABLE,
+    UNSHOWN,
+    UNTRIED,
+    Check,
+)
 from hintbench.testing.counterexamples import read_counterexample, source_hash
 from hintbench.testing.explored import RACE
 from hintbench.testing.families import OPERATIONS
@@ -27,6 +40,8 @@ from hintbench.testing.races import RACES
 from hintbench.testing.rules import RULES
 from hintbench.testing.stories import describe_violation, tell
 from hintbench.testing.subjects import Subject
+from hintbench.watchdog import watch
+from hintbench.workers import worker_count
 
 _FAILED: Final = 1
 _MARKS: Final = {
@@ -34,6 +49,7 @@ _MARKS: Final = {
     BROKEN: "[bold red]BROKEN[/]",
     DECLARED: "[yellow]declared[/]",
     UNSHOWN: "[bold red]not shown[/]",
+    UNTRIED: "[bold red]not shown[/]",
     NOT_APPLICABLE: "[dim]n/a[/]",
 }
 _COVERED: Final = ("reports", "contended_takes", "preemptions", "interrupts", "faults")
@@ -59,7 +75,7 @@ class CheckRequest:
     schedules: int = checking.SCHEDULES
     seconds: float = checking.SECONDS
     seed: int = 1
-    jobs: int | None = None
+    jobs: int | str | None = None
     json: str | None = None
     save: str = "counterexamples"
     stories: bool = False
@@ -72,11 +88,17 @@ def run_check(request: CheckRequest) -> int:
         raise UsageError("check: name at least one strategy (hintbench list shows them)")
     if request.schedules < 1 or request.seconds <= 0 or not 0 <= request.seed < 1 << 32:
         raise UsageError("check: --schedules and --seconds must be positive, --seed 0..4294967295")
+    worker_count(request.jobs)
+    if request.json is not None:
+        check_writable(request.json)
+    _check_folder(Path(request.save))
     subjects = [Subject(text, request.plugins) for text in request.strategies]
     for subject in subjects:
-        subject.maker()
+        # Its module and its constructor are run here, before there is a process to kill.
+        with watch(partial(getattr, subject, "text")), _printing_to_stderr():
+            subject.maker()
     checks: list[Check] = []
-    console = Console(highlight=False)
+    console = open_console(stderr=request.json == STDOUT, highlight=False)
     try:
         for subject in subjects:
             checks.append(_check_one(subject, request))
@@ -87,6 +109,25 @@ def run_check(request: CheckRequest) -> int:
     return 0 if all(check.passed for check in checks) else _FAILED
 
 
+@contextmanager
+def _printing_to_stderr() -> Iterator[None]:
+    """Standard output is for results: what a strategy's module prints goes elsewhere."""
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+    except OSError:
+        # There is no standard output.
+        yield
+        return
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
 def _check_one(subject: Subject, request: CheckRequest) -> Check:
     """Check one strategy with a progress bar on standard error."""
     columns = (
@@ -95,14 +136,15 @@ def _check_one(subject: Subject, request: CheckRequest) -> Check:
         TextColumn("{task.completed}/{task.total} schedules"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    with progress, _printing_to_stderr():
         task = progress.add_task(subject.text, total=request.schedules)
         return checking.check_strategy(
             subject,
             schedules=request.schedules,
             seconds=request.seconds,
             seed=request.seed,
-            jobs=request.jobs or default_jobs(),
+            jobs=worker_count(request.jobs),
             stories=request.stories,
             on_progress=lambda begun: progress.update(task, completed=begun),
         )
@@ -173,18 +215,31 @@ def _print_races(console: Console, check: Check) -> None:
 
 
 def _summary(check: Check) -> str:
-    broken = [each.rule for each in check.verdicts if each.verdict == BROKEN]
-    unshown = [each.rule for each in check.verdicts if each.verdict == UNSHOWN]
+    broken, unshown = check.failing(BROKEN), check.failing(UNSHOWN)
     if check.error:
         return f"{check.strategy}: failed by its own fault"
     if broken:
         return f"{check.strategy}: refuted by {', '.join(broken)}"
+    if check.idle:
+        return f"{check.strategy}: {check.idle}"
     if unshown:
         return (
             f"{check.strategy}: declares to break {', '.join(unshown)}, which no schedule showed:"
             " take the declaration away, or explore more (--schedules, --seconds)"
         )
+    if untried := check.failing(UNTRIED):
+        return f"{check.strategy}: claims {', '.join(untried)}, which was not shown"
     return f"{check.strategy}: nothing found that it does not declare"
+
+
+def _check_folder(folder: Path) -> None:
+    """Find out whether a folder for counterexamples can be made, without making it.
+
+    Raises:
+        ResultFileError: it cannot, or nothing can be written to it.
+    """
+    nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    check_writable(str(nearest / "counterexample.json"))
 
 
 def _save(check: Check, request: CheckRequest) -> dict[tuple[str, str], Path]:
@@ -208,7 +263,7 @@ def _write_json(target: str, checks: Sequence[Check]) -> None:
             {
                 "strategy": check.strategy,
                 "passed": check.passed,
-                "error": check.error,
+                "error": check.error or check.idle,
                 "seed": check.seed,
                 "schedules": check.exploration.schedules,
                 "schedules_with_reports": check.exploration.with_reports,
@@ -236,13 +291,7 @@ def _write_json(target: str, checks: Sequence[Check]) -> None:
         ],
     }
     text = json.dumps(content, indent=1) + "\n"
-    if target == "-":
-        typer.echo(text, nl=False)
-        return
-    try:
-        Path(target).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ResultFileError(f"--json: {target} cannot be written: {describe(error)}") from None
+    write_text(target, text)
 
 
 def run_replay(path: str, trace: bool, plugins: tuple[str, ...] = ()) -> int:

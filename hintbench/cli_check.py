@@ -17,10 +17,19 @@ def check(
         ),
     ],
     schedules: Annotated[
-        int, typer.Option(metavar="N", help="Explore at most so many schedules of each.")
+        int,
+        typer.Option(
+            metavar="N",
+            help="Explore at most so many schedules of each, and three short ones for every four.",
+        ),
     ] = 2000,
     seconds: Annotated[
-        float, typer.Option(metavar="S", help="Explore each for at most so many seconds.")
+        float,
+        typer.Option(
+            metavar="S",
+            help="Explore each for at most so many seconds, and short schedules for half of that;"
+            " comparing runs and shrinking what was found come on top.",
+        ),
     ] = 25.0,
     seed: Annotated[int, typer.Option(metavar="N", help="Where the schedules begin.")] = 1,
     stories: Annotated[
@@ -31,7 +40,7 @@ def check(
     ] = "counterexamples",
     json: JsonFile = None,
     jobs: Annotated[
-        int | None,
+        str | None,
         typer.Option("--jobs", "-j", metavar="N", help="Worker processes. Default: one a CPU."),
     ] = None,
     plugin: Plugins = None,

@@ -13,13 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from hintbench import defaults
 from hintbench.config import Experiment, PluginSpec, explain, load_guest
 from hintbench.errors import ParameterError, UsageError
-from hintbench.matrix import Failure, Outcome, check, default_jobs, run_experiment
+from hintbench.matrix import Failure, Outcome, check, run_experiment
 from hintbench.report import Row, print_comparison
 from hintbench.report_notes import open_console
 from hintbench.results import STDOUT, Result, ResultWriter, with_ratios
+from hintbench.workers import worker_count
 
 _INTERRUPTED: Final = 130
-_MOST_JOBS: Final = 1024
 _MOST_SEEDS: Final = 1000
 
 
@@ -91,19 +91,6 @@ class RunRequest:
         # What is wrong with the first seed is said where every seed is looked at.
         return tuple(range(int(first), int(first) + int(count))) if first.isdecimal() else seeds
 
-    def worker_count(self) -> int:
-        """The number of worker processes.
-
-        Raises:
-            UsageError: It is not a number, or not a positive one.
-        """
-        if self.jobs is None:
-            return default_jobs()
-        text = str(self.jobs)
-        if not text.isdecimal() or not 1 <= int(text) <= _MOST_JOBS:
-            raise UsageError(f"--jobs: {text!r} is not a number in 1..{_MOST_JOBS}")
-        return int(text)
-
 
 def run_comparison(request: RunRequest, debug: bool = False) -> int:
     """Run a comparison with a progress bar, and print its table.
@@ -119,7 +106,7 @@ def run_comparison(request: RunRequest, debug: bool = False) -> int:
         HintbenchError: When the request is wrong; nothing has been run then.
     """
     experiment = request.experiment()
-    jobs = request.worker_count()
+    jobs = worker_count(request.jobs)
     check(experiment)
     writer = ResultWriter(request.json) if request.json is not None else None
     outcomes: list[Outcome] = []

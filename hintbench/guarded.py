@@ -48,11 +48,12 @@ def guard(target: Any, touched: Callable[[], None]) -> Any:
     if isinstance(target, int | float | str | bytes | bool | tuple | frozenset | type(None)):
         # What cannot change is no state that somebody else could touch.
         return target
-    return _guard_type(type(target))(target, touched)
+    kind: Any = type(target)
+    return _guard_type(kind)(target, touched)
 
 
 @cache
-def _guard_type(kind: type) -> type[Guard]:
+def _guard_type(kind: Any) -> type[Guard]:
     members: dict[str, Any] = {"__slots__": ()}
     for short in _SPECIAL:
         name = f"__{short}__"

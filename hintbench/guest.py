@@ -149,7 +149,6 @@ class Guest:
         self.buffer_fails: Callable[[], bool] | None = None
         self.drops: dict[str, int] = {}
         self.violations: dict[str, int] = {}
-        self.violation_texts: list[str] = []
         self.marks: list[tuple[int, int, str]] = []
         self.flag_sets: dict[str, tuple[UnitFlags, str]] = {}
         self._spinners: list[tuple[Context, Callable[[], bool]]] = []
@@ -452,8 +451,6 @@ class Guest:
         self.violations[rule] = self.violations.get(rule, 0) + 1
         if self.on_violation is not None:
             self.on_violation(rule, text, kind)
-        if len(self.violation_texts) < 100:
-            self.violation_texts.append(f"{self._clock.now} ns, CPU {self._clock.cpu}: {text}")
 
     def __repr__(self) -> str:
         return f"<Guest {self.kernel}, {len(self.cpus)} vCPUs, {len(self.zones)} zones>"

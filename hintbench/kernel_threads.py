@@ -13,6 +13,7 @@ from hintbench.contexts import RANK_TASK, Step
 from hintbench.core.constants import (
     FLAG_ATOMIC,
     FLAG_NORETRY,
+    HELD,
     ISOLATED,
     KERNEL_6_12,
     KIND_MASK,
@@ -286,10 +287,12 @@ class KernelThreads:
         """Whether a block in the strategy's hands is large enough for the allocation."""
         states = numpy.asarray(self.machine.pages.state)
         for zone in vcpu.zonelist:
-            if zone.number <= vcpu.highest_zone and zone.isolated_pages:
+            has_some = zone.isolated_pages or zone.held_pages
+            if zone.number <= vcpu.highest_zone and has_some:
                 mine = states[zone.start_pfn : zone.end_pfn]
-                isolated = mine[mine & KIND_MASK == ISOLATED]
-                if int((isolated & ORDER_MASK).max(initial=0)) >= vcpu.order and len(isolated):
+                kinds = mine & KIND_MASK
+                in_hand = mine[(kinds == ISOLATED) | (kinds == HELD)]
+                if int((in_hand & ORDER_MASK).max(initial=0)) >= vcpu.order and len(in_hand):
                     return True
         return False
 

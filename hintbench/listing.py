@@ -8,7 +8,6 @@ from typing import Any, Final, Literal, get_args, get_origin
 import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 from rich.console import Console
 
 from hintbench.config import PRESETS, allowed_range, load_guest
@@ -95,8 +94,6 @@ def default_text(field: FieldInfo) -> str | None:
     if field.is_required():
         return None
     value = field.get_default(call_default_factory=True)
-    if value is PydanticUndefined:
-        return None
     if isinstance(value, bool) or value is None:
         return str(value).lower()
     if isinstance(value, Enum):

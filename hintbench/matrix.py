@@ -5,14 +5,11 @@ a plugin or a worker that is killed, the others go on and finished results are k
 """
 
 import contextlib
-import multiprocessing
-import os
 import signal
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -21,8 +18,7 @@ from hintbench.config import Cell, Experiment, GuestConfig
 from hintbench.errors import HintbenchError, InternalError, PluginError, WorkerError, describe
 from hintbench.plugins import find_strategy, find_workload, load_plugin, make
 from hintbench.results import Result
-
-_SECONDS_TO_END = 2.0
+from hintbench.workers import SECONDS_TO_END, end_all, start_worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +84,9 @@ class _Worker:
         try:
             outcome = self.connection.recv()
         except (EOFError, OSError):
-            self.process.join(_SECONDS_TO_END)
+            self.process.join(SECONDS_TO_END)
             return None
         return outcome if isinstance(outcome, Outcome) else None
-
-
-def default_jobs() -> int:
-    """How many workers suit this machine: one for each CPU that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def check(experiment: Experiment) -> None:
@@ -187,17 +176,15 @@ class _Pool:
                     if worker.connection in ready:
                         self._take_answer(worker)
         finally:
-            for worker in self._workers:
-                worker.process.kill()
-            for worker in self._workers:
-                worker.process.join(_SECONDS_TO_END)
+            end_all(worker.process for worker in self._workers)
 
     def _start_worker(self) -> None:
         """Start a worker on the next cell, if there is one."""
         cell = self._next_cell()
         if cell is None:
             return
-        worker = _start(self._setting, cell)
+        process, connection = start_worker(_work, self._setting)
+        worker = _Worker(process, connection, cell)
         self._workers.append(worker)
         worker.send(cell)
 
@@ -214,7 +201,7 @@ class _Pool:
         worker.send(cell)
         if cell is None:
             self._workers.remove(worker)
-            worker.process.join(_SECONDS_TO_END)
+            worker.process.join(SECONDS_TO_END)
         else:
             worker.cell = cell
 
@@ -225,32 +212,6 @@ class _Pool:
                 return cell
             self._keep(Outcome(cell))
         return None
-
-
-def _start(setting: _Setting, cell: Cell) -> _Worker:
-    # Started afresh, not forked: numpy has threads by now, and a fork would copy their locks.
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, setting), daemon=True)
-    with interrupts_held_back():
-        process.start()
-    theirs.close()
-    return _Worker(process, ours, cell)
-
-
-@contextlib.contextmanager
-def interrupts_held_back() -> Iterator[None]:
-    """Let a worker inherit that Ctrl-C, which reaches the whole group, is not for it."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    # Starting the first worker starts this process too, and that lets interrupts in again.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _death(worker: _Worker) -> Failure:

@@ -4,12 +4,13 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hintbench.directions import Better, better
 from hintbench.quantities import format_amount, format_count, format_ns
 from hintbench.report_notes import LEAST_WIDTH, print_notes, print_violations, print_wrapped
 from hintbench.results import Result
@@ -18,6 +19,8 @@ from hintbench.seeds import interval
 REFERENCES: Final = ("none", "oracle")
 """Strategies that show what is possible; they are set apart and never the best of a column."""
 _ABSENT: Final = "-"
+_VIOLATIONS: Final = "violations.all"
+"""No metric: all broken rules together."""
 _INDENT: Final = "  "
 _FAILED: Final = "failed"
 _MARK: Final = "*"
@@ -45,17 +48,23 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """One measured column: where its value comes from and which end of it is better."""
+    """One measured column: its titles, its metric, and how that is written."""
 
     wide: str
     narrow: str
-    value: Callable[[Result], float | None]
+    metric: str
     write: Callable[[float], str]
-    better: Literal["high", "low"]
 
+    def value(self, result: Result) -> float | None:
+        """What a result has there; None when the metric does not apply."""
+        if self.metric == _VIOLATIONS:
+            return result.violation_count
+        return result.metrics.get(self.metric)
 
-def _metric(name: str) -> Callable[[Result], float | None]:
-    return lambda result: result.metrics.get(name)
+    @property
+    def better(self) -> Better | None:
+        """Which end is better, as everywhere; None: neither is."""
+        return better(self.metric)
 
 
 def _ratio(value: float) -> str:
@@ -63,43 +72,15 @@ def _ratio(value: float) -> str:
 
 
 _COLUMNS: Final = (
-    _Column(
-        "throughput\nratio\nto none ↑",
-        "ratio\nto\nnone↑",
-        _metric("throughput_ratio"),
-        _ratio,
-        "high",
-    ),
-    _Column(
-        "p99\nallocation\nlatency ↓", "p99\nalloc\n↓", _metric("alloc_p99_ns"), format_ns, "low"
-    ),
-    _Column("zone\nlock\nwait ↓", "lock\nwait\n↓", _metric("lock_wait_ns"), format_ns, "low"),
-    _Column(
-        "reports\n(blocks)\n↓",
-        "re-\nports\n↓",
-        _metric("reported_blocks"),
-        format_count,
-        "low",
-    ),
-    _Column(
-        "reclaimed\n(GiB·s)\n↑",
-        "recl.\nGiB·s\n↑",
-        _metric("reclaimed_gib_s"),
-        format_amount,
-        "high",
-    ),
-    _Column(
-        "retained\n(GiB·s)\n↓", "ret.\nGiB·s\n↓", _metric("retained_gib_s"), format_amount, "low"
-    ),
-    _Column("refaults\n\n↓", "re-\nfaults\n↓", _metric("refaults"), format_count, "low"),
-    _Column("false\nOOMs\n↓", "false\nOOM\n↓", _metric("false_ooms"), format_count, "low"),
-    _Column(
-        "rule\nviolations\n↓",
-        "viol.\n\n↓",
-        lambda result: result.violation_count,
-        format_count,
-        "low",
-    ),
+    _Column("throughput\nratio\nto none ↑", "ratio\nto\nnone↑", "throughput_ratio", _ratio),
+    _Column("p99\nallocation\nlatency ↓", "p99\nalloc\n↓", "alloc_p99_ns", format_ns),
+    _Column("zone\nlock\nwait ↓", "lock\nwait\n↓", "lock_wait_ns", format_ns),
+    _Column("reports\n(blocks)\n", "re-\nports\n", "reported_blocks", format_count),
+    _Column("reclaimed\n(GiB·s)\n↑", "recl.\nGiB·s\n↑", "reclaimed_gib_s", format_amount),
+    _Column("retained\n(GiB·s)\n↓", "ret.\nGiB·s\n↓", "retained_gib_s", format_amount),
+    _Column("refaults\n\n↓", "re-\nfaults\n↓", "refaults", format_count),
+    _Column("false\nOOMs\n↓", "false\nOOM\n↓", "false_ooms", format_count),
+    _Column("rule\nviolations\n↓", "viol.\n\n↓", _VIOLATIONS, format_count),
 )
 
 _FOOTNOTE: Final = (
@@ -306,10 +287,11 @@ def _best(strategies: dict[str, list[Row]], texts: dict[str, list[str]]) -> list
             label: value for label, values in rivals.items() if (value := values[i]) is not None
         }
         # What reads the same is equally good; where all are, there is no best.
-        if len(found) < 2 or len({texts[label][i] for label in rivals}) < 2:
+        equal = len(found) < 2 or len({texts[label][i] for label in rivals}) < 2
+        if equal or column.better is None:
             best.append(None)
             continue
-        winner = (max if column.better == "high" else min)(found, key=found.__getitem__)
+        winner = (max if column.better == "higher" else min)(found, key=found.__getitem__)
         best.append(texts[winner][i])
     return best
 

@@ -21,15 +21,16 @@ LEAST_WIDTH: Final = 40
 """Columns that are written at least, whatever a terminal says."""
 
 
-def open_console(stderr: bool = False) -> Console:
+def open_console(stderr: bool = False, highlight: bool = True) -> Console:
     """A console as wide as the terminal, or as what is read from a pipe or a file.
 
     Args:
         stderr: For standard error instead of standard output.
+        highlight: Whether numbers and names are coloured.
     """
-    console = Console(stderr=stderr)
+    console = Console(stderr=stderr, highlight=highlight)
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        return Console(stderr=stderr, width=PIPED_WIDTH)
+        return Console(stderr=stderr, highlight=highlight, width=PIPED_WIDTH)
     return console
 
 

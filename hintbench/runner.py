@@ -184,7 +184,7 @@ class Run:
         self.threads.hung = self._stuck
         if initial is not None:
             initial.load(self.machine)
-            self.scheduler.timer_phase_ns = getattr(initial, "timer_phase_ns", 0)
+            self.scheduler.timer_phase_ns = initial.timer_phase_ns
         self._follow()
         if config.discarded_at_start:
             self._discard_free()
@@ -370,9 +370,10 @@ class Run:
                 repr(contexts[0]),
                 "waits for something that never happens: the guest is deadlocked",
             )
-        return HintbenchError(
-            f"workload {self.workload_name!r}: its tapes wait for each other"
-            f" ({'; '.join(waiting[:4])})"
+        return PluginError(
+            self.workload_name,
+            "program",
+            f"its tapes wait for each other ({'; '.join(waiting[:4])})",
         )
 
     def _blame(self, error: BaseException) -> HintbenchError:

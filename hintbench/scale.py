@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import multiprocessing
 import statistics
 import sys
 import time
@@ -25,8 +24,8 @@ from typing import Any, Final, NamedTuple
 
 from hintbench.core import BUILD
 from hintbench.errors import InternalError, WorkerError
-from hintbench.matrix import interrupts_held_back
 from hintbench.speed import churn, time_once
+from hintbench.workers import SECONDS_TO_END, end_all, start_worker
 
 GIB: Final = 1 << 30
 ROUNDS: Final = 3
@@ -43,7 +42,6 @@ GUESTS: Final = (
 """(GiB, vCPUs) of each row of the table; the second is the standard tape's."""
 _INTERPRETED_SHARE: Final = 40
 SMALLEST: Final = 64 << 20
-_SECONDS_TO_END: Final = 2.0
 
 
 class Row(NamedTuple):
@@ -151,25 +149,18 @@ def _peak_bytes() -> int:
 
 def _in_process(memory_gib: int, vcpus: int) -> Row:
     """One row from a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(theirs, memory_gib, vcpus), daemon=True)
+    process, ours = start_worker(_work, memory_gib, vcpus)
     try:
-        with interrupts_held_back():
-            process.start()
-        theirs.close()
         row = ours.recv()
     except EOFError:
-        process.join(_SECONDS_TO_END)
+        process.join(SECONDS_TO_END)
         raise WorkerError(
             f"the process that measured {memory_gib} GiB with {vcpus} vCPUs ended with status"
             f" {process.exitcode}: is there memory enough (3 GiB for the largest guest)?"
         ) from None
     finally:
         ours.close()
-        if process.is_alive():
-            process.kill()
-        process.join(_SECONDS_TO_END)
+        end_all([process])
     if isinstance(row, BaseException):
         raise row
     return Row(*row)

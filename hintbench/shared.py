@@ -28,12 +28,14 @@ class SharedMemory:
     Attributes:
         lock: that lock; ``async with guest.host.shared.lock:`` in a thread of the host.
         installs: calls of the guest to install memory.
+        takings: how often the host took back anything.
     """
 
     def __init__(self, host: Host) -> None:
         self._host = host
         self.lock: Any = LockTimeline(host.clock, "the host's lock", None)
         self.installs = 0
+        self.takings = 0
 
     def take_back(self, blocks: Iterable[Block]) -> None:
         """Discard blocks at once, neighbours in one call; the running thread of the host pays.
@@ -43,6 +45,7 @@ class SharedMemory:
         """
         host = self._host
         report = Report(tuple(blocks), -1, joined=True)
+        self.takings += bool(report.blocks)
         host.reported_blocks += len(report.blocks)
         host.reported_pages += report.pages
         for pfn, pages in report.descriptors:

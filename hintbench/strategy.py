@@ -62,6 +62,8 @@ class Claims:
         one_zone: A batch holds blocks of one zone only.
         once: A block whose report was acknowledged is not reported again before it changed.
         any_pfn: The same block is found whichever of its pages was captured.
+        reports_nothing: It never tells the host of anything, as the baseline `none` does: a check
+            of any other strategy in which nothing was reported fails, and of this one if it was.
         gate: Whether a zone is too low on memory for the strategy to report there now; blocks
             that are untold behind a gate do not count against `liveness_bound_ns`.
     """
@@ -75,6 +77,7 @@ class Claims:
     one_zone: bool = False
     once: bool = False
     any_pfn: bool = False
+    reports_nothing: bool = False
     gate: "Callable[[Zone], bool] | None" = None
 
 

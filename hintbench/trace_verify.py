@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Final
 from hintbench.config import GuestConfig, PluginSpec, load_guest
 from hintbench.core import tracewords
 from hintbench.core.constants import BUDDY, ISOLATED, KIND_MASK, ORDER_MASK
-from hintbench.errors import TraceError
-from hintbench.plugins import find_strategy, load_plugin
+from hintbench.errors import InternalError, TraceError
+from hintbench.plugins import find_strategy, load_plugin, make
 from hintbench.runner import Run
 from hintbench.trace_fit import fitting_preset, name_of
 from hintbench.trace_program import exact_program
 from hintbench.trace_reported import Batch, Block, Pass, in_passes, read_recorded
+from hintbench.trace_start import TraceStart
 from hintbench.trace_state import read_page_flags
 from hintbench.traces import MigratetypeOrder, Trace, read_trace
 from hintbench.workload import Program, Workload, WorkloadSetting
@@ -147,7 +148,7 @@ def verify(request: VerifyRequest) -> Verification:
     for plugin in request.plugins:
         load_plugin(plugin)
     spec = PluginSpec.parse(request.strategy, "strategy")
-    strategy = find_strategy(spec.name)(dict(spec.parameters))
+    strategy = make("strategy", find_strategy(spec.name), dict(spec.parameters))
     trace = read_trace(request.trace, request.migratetypes)
     _check_events(trace)
     recorded = read_recorded(trace, request.reported)
@@ -206,8 +207,10 @@ class _Replay:
         self.tolerance_ns = tolerance_ns
         self.run = Run(strategy, _Exact(trace, pages), guest, seed=1)
         initial = self.run.program.initial
-        self.begin_ns: int = getattr(initial, "begin_ns", 0)
-        self.end_ns: int = getattr(initial, "end_ns", 0)
+        if not isinstance(initial, TraceStart):
+            raise InternalError("an exact replay begins in no state of a trace")
+        self.begin_ns = initial.begin_ns
+        self.end_ns = initial.end_ns
         self.found: dict[tuple[int, Block], str] = {}
 
     def compare(self) -> Verification:

@@ -12,13 +12,10 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from hintbench.errors import TraceError
 from hintbench.trace_events import Fault, Trace, TraceText, checked
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "SAMPLE",

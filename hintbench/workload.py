@@ -86,6 +86,10 @@ class InitialState(Protocol):
         """By CPU, when the recorded kernel's vmstat ran [virtual ns]; None: once a second."""
 
     @property
+    def timer_phase_ns(self) -> int:
+        """A time at which the recorded kernel's timer wheel stood at its beginning [virtual ns]."""
+
+    @property
     def compaction(self) -> "tuple[CompactionStep, ...]":
         """What the recorded kernel's kcompactd did."""
 

@@ -17,8 +17,9 @@ Known defects:
       not told, and what a huge page leaves on its per-CPU list neither;
     * a reported block that merges or is split is reported again;
     * only a free of a large block asks for a pass: what a split leaves over on a list that the pass
-      has behind it, or a pass skips without memory for its scatter list, waits for the next one;
-    * after an error of the host the pass ends, and nothing asks for another until the next free;
+      has behind it waits for the next one;
+    * after an error of the host, or without memory for the scatter list, the pass ends, and nothing
+      asks for another until the next free;
     * a blocking allocation can fail while up to `capacity` blocks are in flight.
 """
 

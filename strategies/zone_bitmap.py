@@ -32,7 +32,7 @@ from pydantic import BaseModel, Field
 from hintbench import Claims, HookFilter, Strategy, hookimpl
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from hintbench import Block, Guest, Task, UnitFlags, Zone
 

@@ -1,10 +1,13 @@
-"""The order of the long tests, of which a time limit lets only some run."""
+"""What all tests share: the order of the long ones, and that none sees another's plugins."""
 
 import os
 import random
 import signal
+from collections.abc import Iterator
 
 import pytest
+
+from hintbench import plugins
 
 # Started in the background by a shell, we ignore Ctrl-C, and so would the processes of the tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -19,3 +22,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     others = [item for item in items if not item.get_closest_marker("long")]
     random.Random(int(seed)).shuffle(long)
     items[:] = [*long, *others]
+
+
+@pytest.fixture(autouse=True)
+def plugins_of_this_test() -> Iterator[None]:
+    """Forget afterwards which plugins a test loaded: names are unique in a process."""
+    before = {kind: dict(classes) for kind, classes in plugins._contributed.items()}
+    files = dict(plugins._files)
+    yield
+    for kind, classes in before.items():
+        plugins._contributed[kind].clear()
+        plugins._contributed[kind].update(classes)
+    plugins._files.clear()
+    plugins._files.update(files)

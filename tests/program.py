@@ -16,3 +16,17 @@ def hintbench(*arguments, cwd, timeout=120):
         check=False,
         timeout=timeout,
     )
+
+
+def run_pytest(*arguments, cwd):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment.pop("PYTEST_ADDOPTS", None)
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )

@@ -16,10 +16,10 @@ from hintbench.defaults import STRATEGIES, WORKLOADS
 from hintbench.replay import read_trace
 from hintbench.runner import Run
 from hintbench.workloads.trace import TraceReplay
+from recordings import ABSENT, RECORDINGS
 from small_guest import Silent, Tapes
 
 ROOT = Path(__file__).parents[1]
-TRACES = ROOT.parent / "shared" / "traces"
 REPORTING = [name for name in STRATEGIES if name != "none"]
 MOST_BYTES_A_PAGE = 9.25
 
@@ -50,7 +50,7 @@ def test_a_page_takes_at_most_so_many_bytes() -> None:
     assert (large[0] - small[0]) / (large[1] - small[1]) <= MOST_BYTES_A_PAGE
 
 
-@pytest.mark.skipif(not TRACES.is_dir(), reason=f"the shared traces are not at {TRACES}")
+@pytest.mark.skipif(not RECORDINGS.is_dir(), reason=ABSENT)
 @pytest.mark.skipif(BUILD == "interpreted", reason="reading them takes minutes interpreted")
 @pytest.mark.parametrize("exact", [False, True], ids=["modelled", "exact"])
 @pytest.mark.parametrize("name", ["linux-6.12-1cpu-1gib", "linux-6.12-4cpu-512mib"])
@@ -59,7 +59,7 @@ def test_a_real_trace_is_replayed_under_every_strategy(
 ) -> None:
     from hintbench.traces import save_trace
 
-    folder = TRACES / name
+    folder = RECORDINGS / name
     imported = tmp_path / "trace.npz"
     save_trace(read_trace(folder / "trace.txt.gz"), imported)  # reading the text takes longest
     pages = str(folder / "kpageflags-before.u64.gz")

@@ -114,10 +114,16 @@ class TestMarks:
         text = printed([row("none"), row("mine", throughput_ratio=0.5), row("oracle")])
         assert "*" not in text.split("How to read it")[0]
 
-    def test_who_reports_nothing_has_not_reported_least(self):
-        rows = [row("a", reported_blocks=0), row("b", reported_blocks=10), row("c")]
+    def test_who_reports_nothing_has_not_done_it_cheaply(self):
+        rows = [
+            row("a", reported_blocks=0, refaults=0),
+            row("b", reported_blocks=10, refaults=7),
+            row("c", refaults=8),
+        ]
         text = printed(rows)
-        assert [cells_of(text, name)[3] for name in "abc"] == ["0", "10*", "1,234"]
+        assert [cells_of(text, name)[6] for name in "abc"] == ["0", "7*", "8"]
+        # How much was reported is a means: neither few nor many reports are best.
+        assert [cells_of(text, name)[3] for name in "abc"] == ["0", "10", "1,234"]
 
     def test_each_workload_has_its_own_best(self):
         rows = [

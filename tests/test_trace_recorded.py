@@ -3,7 +3,6 @@
 import csv
 import re
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,10 +30,10 @@ from hintbench.trace_state import (
 )
 from hintbench.traces import read_trace
 from hintbench.workloads.trace import TraceReplay
+from recordings import ABSENT, RECORDINGS
 
-FOLDER = Path(__file__).parents[2] / "shared" / "traces"
 pytestmark = [
-    pytest.mark.skipif(not FOLDER.is_dir(), reason=f"the shared traces are not at {FOLDER}"),
+    pytest.mark.skipif(not RECORDINGS.is_dir(), reason=ABSENT),
     pytest.mark.skipif(BUILD == "interpreted", reason="reading them takes minutes interpreted"),
 ]
 
@@ -58,7 +57,7 @@ class Recorded:
     """A trace with its page flags, understood."""
 
     def __init__(self, name):
-        self.folder = FOLDER / name
+        self.folder = RECORDINGS / name
         self.most_wrong, self.counts = TRACES[name]
         self.trace = read_trace(self.folder / "trace.txt.gz")
         self.before = read_page_flags(self.folder / "kpageflags-before.u64.gz")

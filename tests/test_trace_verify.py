@@ -2,7 +2,6 @@
 
 import gzip
 import re
-from pathlib import Path
 
 import pytest
 
@@ -13,6 +12,7 @@ from hintbench.strategies.page_reporting import PageReporting
 from hintbench.trace_reported import Batch, Pass, in_passes, read_recorded
 from hintbench.trace_verify import VerifyRequest, verify
 from hintbench.traces import SAMPLE, SAMPLE_PAGES, read_trace
+from recordings import ABSENT, RECORDINGS
 
 pytestmark = pytest.mark.skipif(BUILD == "interpreted", reason="takes minutes interpreted")
 
@@ -242,10 +242,7 @@ class TestInputs:
         assert "reported.csv: cannot be read" in capsys.readouterr().err
 
 
-SHARED = Path(__file__).parents[2] / "shared" / "traces"
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"the shared traces are not at {SHARED}")
+@pytest.mark.skipif(not RECORDINGS.is_dir(), reason=ABSENT)
 @pytest.mark.parametrize(
     ("name", "sizes"),
     [
@@ -254,7 +251,7 @@ SHARED = Path(__file__).parents[2] / "shared" / "traces"
     ],
 )
 def test_page_reporting_is_the_recorded_kernels_block_by_block(name, sizes):
-    folder = SHARED / name
+    folder = RECORDINGS / name
     found = verify(
         VerifyRequest(
             str(folder / "trace.txt.gz"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -11,23 +10,18 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, Final
 
 from hintbench.errors import HintbenchError
-from hintbench.matrix import interrupts_held_back
-from hintbench.testing.comparisons import compare
-from hintbench.testing.exploration import (
-    Exploration,
-    explore,
-    explore_handfuls,
-    search_depth_first,
-)
+from hintbench.testing.exploration import Exploration
 from hintbench.testing.explored import RACE
 from hintbench.testing.races import RACES, races_of
 from hintbench.testing.rules import RULES
 from hintbench.testing.subjects import Subject
+from hintbench.testing.tasks import Task, Tasks, tasks_of
 from hintbench.testing.worker import Told, work
 from hintbench.watchdog import watch
+from hintbench.workers import SECONDS_TO_END, end_all, start_worker
 
 if TYPE_CHECKING:
-    from hintbench.strategy import Strategy
+    from hintbench.strategy import Claims, Strategy
     from hintbench.testing.scenario import Scenario
 
 SCHEDULES: Final = 2_000
@@ -38,17 +32,21 @@ SHORT: Final = 12
 """Steps of a counterexample that need not be made shorter."""
 SILENCE_SECONDS: Final = 12.0
 """A worker that begins no scenario for so long hangs, and is killed [wall s]."""
+COMPARE_SECONDS: Final = 30.0
+"""How long its comparisons of runs may take, which come before the first scenario [wall s]."""
 _START_SECONDS: Final = 60.0
+"""How long a process may take to start, and a scenario that has not begun [wall s]."""
 
-HOLDS, BROKEN, DECLARED, UNSHOWN, NOT_APPLICABLE = (
+HOLDS, BROKEN, DECLARED, UNSHOWN, UNTRIED, NOT_APPLICABLE = (
     "holds",
     "broken",
     "declared",
     "declared, not shown",
+    "claimed, not shown",
     "n/a",
 )
 """Verdicts: kept; broken without being declared; broken as declared; declared but never broken,
-which is a failure too; and not claimed."""
+and claimed but never put to the test, which are failures too; and not claimed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +55,7 @@ class Verdict:
 
     Attributes:
         rule: its name.
-        verdict: one of the five above.
+        verdict: one of the six above.
         scenarios: how many showed it broken.
         why: the reason of a declaration, or why the rule does not apply, or what was broken.
     """
@@ -97,6 +95,7 @@ class Check:
         seconds: wall time of all of it.
         seed: of the first scenario.
         races: by name, in how many schedules each race that concerns the strategy happened.
+        idle: why the check says nothing, since the strategy did nothing; "" if it did.
     """
 
     strategy: str
@@ -108,12 +107,33 @@ class Check:
     seed: int = 1
     progress: Progress = field(default_factory=Progress)
     races: dict[str, int] = field(default_factory=dict)
+    idle: str = ""
 
     @property
     def passed(self) -> bool:
-        """Whether nothing is broken but what is declared, and all of that."""
-        bad = (BROKEN, UNSHOWN)
-        return not self.error and not any(each.verdict in bad for each in self.verdicts)
+        """Whether nothing is broken but what is declared, and all of that, by one that reported."""
+        return not (self.error or self.idle or self.failing(BROKEN, UNSHOWN, UNTRIED))
+
+    def failing(self, *verdicts: str) -> list[str]:
+        """The rules with one of some verdicts."""
+        return [each.rule for each in self.verdicts if each.verdict in verdicts]
+
+    def conclude(self, instance: Strategy) -> None:
+        """Come to the verdicts on what was explored.
+
+        Args:
+            instance: of the strategy.
+        """
+        claims, declared = instance.claims(), dict(instance.declared_failures)
+        unknown = sorted(set(declared) - set(RULES))
+        if self.exploration.error is not None:
+            self.error = self.error or self.exploration.error[0]
+        if unknown:
+            self.error = self.error or f"declares to fail {', '.join(unknown)}, which is no rule"
+        self.verdicts = _verdicts(self, claims, declared)
+        self.races = {race.name: 0 for race in races_of(instance)} | self.exploration.races
+        if not self.error:
+            self.idle = _idleness(self.exploration, claims)
 
 
 def check_strategy(
@@ -143,19 +163,10 @@ def check_strategy(
     began = time.perf_counter()
     instance = subject.maker()()
     declared = dict(instance.declared_failures)
-    unknown = sorted(set(declared) - set(RULES))
     check = Check(subject.text, seed=seed)
     pool = _Pool(subject, max(1, jobs), on_progress)
     try:
-        first = 1_000_000 * seed
-        # What ends soonest and is told shortest comes first.
-        handfuls = range(first, first + _handfuls(schedules))
-        tasks: list[tuple[str, tuple[Any, ...]]] = [("handfuls", (handfuls, seconds / 4, True))]
-        tasks.append(("compare", (first,)))
-        tasks.append(("search", (first, seconds / 4, True)))
-        for part in range(pool.size):
-            seeds = range(first + part, first + schedules, pool.size)
-            tasks.append(("explore", (seeds, seconds, True)))
+        tasks = tasks_of(seed, schedules, seconds, pool.size)
         for answer in pool.run(tasks, stop=lambda found: _undeclared(found, declared)):
             check.exploration.merge(answer)
         keys = [key for key in check.exploration.found if stories or key[0] not in declared]
@@ -168,18 +179,14 @@ def check_strategy(
     finally:
         pool.close()
     check.error = pool.error
-    if check.exploration.error is not None:
-        check.error = check.error or check.exploration.error[0]
-    if unknown:
-        check.error = check.error or f"declares to fail {', '.join(unknown)}, which is no rule"
-    check.verdicts = _verdicts(check, instance.claims(), declared)
-    check.races = {race.name: 0 for race in races_of(instance)} | check.exploration.races
+    check.conclude(instance)
     check.seconds = time.perf_counter() - began
     return check
 
 
 def check_here(
     make: Callable[[], Strategy],
+    full_make: Callable[[], Strategy] | None = None,
     *,
     schedules: int = SCHEDULES,
     seconds: float = SECONDS,
@@ -189,6 +196,7 @@ def check_here(
 
     Args:
         make: makes an instance of it.
+        full_make: makes one with its own constants; None when `make` does.
         schedules: how many scenarios to run, at most.
         seconds: how long to run them, at most [wall s].
         seed: of the first; the others follow.
@@ -197,32 +205,19 @@ def check_here(
     instance = make()
     name = instance.name or type(instance).__name__
     check = Check(name, seed=seed)
-    first = 1_000_000 * seed
+    tasks = Tasks(lambda full: (full and full_make) or make, check.progress.note)
     try:
-        with watch(lambda: name, lambda: check.progress.progress):
-            check.exploration.merge(compare(make, first))
-            handfuls = range(first, first + _handfuls(schedules))
-            check.exploration.merge(explore_handfuls(make, handfuls, seconds=seconds / 4))
-            check.exploration.merge(
-                search_depth_first(make, first, most=schedules // 4, seconds=seconds / 4)
-            )
-            seeds = range(first, first + schedules)
-            check.exploration.merge(
-                explore(make, seeds, seconds=seconds, before=check.progress.note)
-            )
+        for task, arguments in tasks_of(seed, schedules, seconds):
+            limit = int(COMPARE_SECONDS) if task == "compare" else None
+            with watch(lambda: name, lambda: check.progress.progress, limit_seconds=limit):
+                check.exploration.merge(getattr(tasks, task)(*arguments))
+            if check.exploration.error is not None:
+                break
     except HintbenchError as error:
         check.error = str(error)
-    if check.exploration.error is not None:
-        check.error = check.error or check.exploration.error[0]
-    check.verdicts = _verdicts(check, instance.claims(), dict(instance.declared_failures))
-    check.races = {race.name: 0 for race in races_of(instance)} | check.exploration.races
+    check.conclude(instance)
     check.seconds = time.perf_counter() - began
     return check
-
-
-def _handfuls(schedules: int) -> int:
-    """How many scenarios of a handful of operations come with so many long ones."""
-    return max(1, schedules // 2)
 
 
 def _shrunk(pool: _Pool, found: dict[tuple[str, str], Scenario]) -> list[Told]:
@@ -234,14 +229,12 @@ def _shrunk(pool: _Pool, found: dict[tuple[str, str], Scenario]) -> list[Told]:
     until = time.monotonic() + SHRINK_SECONDS
     waiting, each = found, max(0.3, SHRINK_SECONDS * pool.size / (3 * max(1, len(found))))
     while waiting:
-        tasks: list[tuple[str, tuple[Any, ...]]] = [
-            ("shrink", (key, scenario, each)) for key, scenario in waiting.items()
-        ]
+        tasks: list[Task] = [("shrink", (key, scenario, each)) for key, scenario in waiting.items()]
         for answer in pool.run(tasks):
             told[answer.key] = answer
         left = until - time.monotonic()
         long = [each for each in told.values() if each.size > SHORT]
-        if left <= 0 or not long or len(waiting) < len(found):
+        if left <= 0 or not long or len(waiting) < len(found) or pool.error:
             break
         waiting = {each.key: each.counterexample.scenario.scenario() for each in long}
         each = max(0.3, left * pool.size / len(long))
@@ -255,9 +248,28 @@ def _undeclared(found: Exploration, declared: Iterable[str]) -> bool:
     return found.error is not None or bool(set(found.counts) - set(declared))
 
 
-def _verdicts(check: Check, claims: Any, declared: dict[str, str]) -> list[Verdict]:
+def _idleness(explored: Exploration, claims: Claims) -> str:
+    """Why an exploration says nothing of a strategy that did nothing in it; "" if it did."""
+    if claims.reports_nothing:
+        if explored.with_reports:
+            return f"claims to report nothing, and reported in {explored.with_reports:,} schedules"
+        return ""
+    if explored.with_reports:
+        return ""
+    return (
+        f"reported nothing in any of {explored.schedules:,} schedules, so nothing was checked:"
+        " give it check_parameters that are small enough for some milliseconds on 64 MiB, or"
+        " claims() with reports_nothing=True"
+    )
+
+
+def _verdicts(check: Check, claims: Claims, declared: dict[str, str]) -> list[Verdict]:
     verdicts = []
-    texts = {key[0]: violation.text for key, (violation, _) in check.exploration.found.items()}
+    found = check.exploration.found
+    texts = check.exploration.unreplayed | {
+        key[0]: violation.text for key, (violation, _) in found.items()
+    }
+    unshown = check.exploration.unshown
     for name, rule in RULES.items():
         count = check.exploration.counts.get(name, 0)
         reason = rule.applies(claims)
@@ -269,6 +281,8 @@ def _verdicts(check: Check, claims: Any, declared: dict[str, str]) -> list[Verdi
             verdicts.append(Verdict(name, UNSHOWN, 0, declared[name]))
         elif reason:
             verdicts.append(Verdict(name, NOT_APPLICABLE, 0, reason))
+        elif name in unshown:
+            verdicts.append(Verdict(name, UNTRIED, 0, unshown[name]))
         else:
             verdicts.append(Verdict(name, HOLDS))
     return verdicts
@@ -281,6 +295,17 @@ class _Worker:
     deadline: float
     task: str = ""
     seed: int | None = None
+    patience_seconds: float = SILENCE_SECONDS
+
+    def begin(self, task: Task) -> None:
+        """Note what it is to do, and how long it may be silent then."""
+        self.task, self.seed = task[0], None
+        self.patience_seconds = SILENCE_SECONDS
+        if self.task == "compare":
+            self.patience_seconds = COMPARE_SECONDS
+        elif self.task == "shrink":
+            # Its last argument is the time that it may take.
+            self.patience_seconds += task[1][-1]
 
 
 class _Pool:
@@ -297,17 +322,12 @@ class _Pool:
         self._workers = [self._start() for _ in range(size)]
 
     def _start(self) -> _Worker:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=work, args=(theirs, self.subject), daemon=True)
-        with interrupts_held_back():
-            process.start()
-        theirs.close()
-        return _Worker(process, ours, 0.0)
+        process, connection = start_worker(work, self.subject)
+        return _Worker(process, connection, 0.0)
 
     def run(
         self,
-        tasks: list[tuple[str, tuple[Any, ...]]],
+        tasks: list[Task],
         stop: Callable[[Any], bool] = lambda answer: False,
     ) -> list[Any]:
         """Have tasks done; the answers of those that succeeded, in the order of the tasks."""
@@ -319,7 +339,7 @@ class _Pool:
             while waiting and idle and not self.error:
                 number, task = waiting.pop(0)
                 worker = idle.pop()
-                worker.task, worker.seed = task[0], None
+                worker.begin(task)
                 worker.deadline = time.monotonic() + _START_SECONDS
                 worker.connection.send(task)
                 busy[number] = worker
@@ -343,8 +363,10 @@ class _Pool:
             while worker.connection.poll():
                 what, value = worker.connection.recv()
                 worker.deadline = time.monotonic() + SILENCE_SECONDS
-                if what == "seed":
-                    worker.seed = value
+                if what == "begun":
+                    worker.deadline = time.monotonic() + worker.patience_seconds
+                elif what == "seed":
+                    worker.seed, worker.patience_seconds = value, SILENCE_SECONDS
                     self._begun += 1
                     if self._on_progress is not None:
                         self._on_progress(self._begun)
@@ -354,12 +376,12 @@ class _Pool:
                 else:
                     return True, value
         except (EOFError, OSError):
-            worker.process.join(2.0)
+            worker.process.join(SECONDS_TO_END)
             code = worker.process.exitcode
             self._give_up(worker, f"its process ended with status {code}")
             return True, None
-        if time.monotonic() > worker.deadline and worker.task != "shrink":
-            self._give_up(worker, f"does not come back within {SILENCE_SECONDS:.0f} s")
+        if time.monotonic() > worker.deadline:
+            self._give_up(worker, f"does not come back within {worker.patience_seconds:.0f} s")
             return True, None
         return False, None
 
@@ -371,9 +393,9 @@ class _Pool:
         self._workers.append(self._start())
 
     def _enough(self, workers: Iterable[_Worker]) -> None:
-        """Tell who explores that what is known suffices."""
+        """Tell who explores that what is known suffices; who shrinks has its own time."""
         for worker in workers:
-            if worker.task in ("explore", "search"):
+            if worker.task != "shrink":
                 try:
                     worker.connection.send(("enough", ()))
                 except OSError:
@@ -381,7 +403,4 @@ class _Pool:
 
     def close(self) -> None:
         """End all workers."""
-        for worker in self._workers:
-            worker.process.kill()
-        for worker in self._workers:
-            worker.process.join(2.0)
+        end_all(worker.process for worker in self._workers)

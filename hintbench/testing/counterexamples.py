@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from hintbench import __version__
 from hintbench.config import GuestConfig
 from hintbench.errors import ResultFileError, describe
+from hintbench.results import write_text
 from hintbench.testing.scenario import Fault, Operations, Preemption, Scenario
 
 if TYPE_CHECKING:
@@ -46,10 +47,11 @@ class SavedScenario(BaseModel):
     def of(cls, scenario: Scenario) -> Self:
         """A scenario as it is saved."""
         operations = scenario.operations
-        columns = (operations.vcpu, operations.code, operations.value, operations.time_ns)
+        vcpus, codes = operations.vcpu.tolist(), operations.code.tolist()
+        values, times_ns = operations.value.tolist(), operations.time_ns.tolist()
         return cls(
             guest=scenario.guest.model_dump(mode="json", exclude={"memory", "movable"}),
-            operations=[tuple(int(x) for x in row) for row in zip(*columns, strict=True)],  # type: ignore[misc]
+            operations=list(zip(vcpus, codes, values, times_ns, strict=True)),
             preemptions=[(each.point, each.number, each.delay_ns) for each in scenario.preemptions],
             faults=[(each.kind, each.number, each.amount, each.cpu) for each in scenario.faults],
             seed=scenario.seed,
@@ -111,9 +113,9 @@ class Counterexample(BaseModel):
         text = json.dumps(self.sealed().model_dump(mode="json", exclude_defaults=False))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text + "\n", encoding="utf-8")
         except OSError as error:
             raise ResultFileError(f"{path} cannot be written: {describe(error)}") from None
+        write_text(path, text + "\n")
 
 
 def read_counterexample(path: Path) -> Counterexample:

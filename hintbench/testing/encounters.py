@@ -7,13 +7,15 @@ which the large blocks are all isolated.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from hintbench.boot import pcp_batch
 from hintbench.operations import Flag, Migratetype, Operation, encode
-from hintbench.testing.scenario import Fault, Operations, join
+from hintbench.testing.guests import small_guest
+from hintbench.testing.scenario import Fault, Operations, Scenario, join
 
 ENCOUNTERS: Final = frozenset({"drains", "storms", "depletion"})
 """Families that are made here, besides what their mix of operations is."""
@@ -21,6 +23,10 @@ DRAINED: Final = 1_000
 """Batches of a list that is emptied."""
 FIRST_REPORTS_NS: Final = (300_000, 3_000_000)
 """When strategies tell of what is free at the start, with their delays for exploration."""
+_FIRST_REPORT_NS: Final = 320_000
+"""When those with a delay of 300 us have begun to tell of that."""
+SLOW_HOSTS: Final = ("slow", "slower")
+"""Hosts that have a report long enough for something to happen to its pages."""
 _BLOCK: Final = 1024
 
 
@@ -54,6 +60,52 @@ def interrupts_of(rng: random.Random, family: str, vcpus: int, zone_pages: int) 
     return []
 
 
+def everybody_spins(rng: random.Random, kernels: Sequence[str]) -> Scenario:
+    """Interrupts on all vCPUs take pages of the first block that is told, until all of them spin.
+
+    Nothing is free but whole blocks, and strategies begin at the lowest addresses, as 6.12's lists
+    do. An idle guest does nothing else, so it happens on every seed.
+
+    Args:
+        rng: of the choices.
+        kernels: the kernels to choose from, the first of which is taken.
+    """
+    vcpus = rng.randint(1, 3)
+    faults = tuple(
+        Fault("interrupt-allocates", at_ns, 1, cpu)
+        for at_ns in range(_FIRST_REPORT_NS, _FIRST_REPORT_NS + 1_500_000, 50_000)
+        for cpu in range(vcpus)
+    )
+    waits = [(cpu, encode(Operation.IDLE_UNTIL), 0, 8_000_000) for cpu in range(vcpus)]
+    return Scenario(
+        guest=small_guest(kernels[0], "tiny", rng.choice(SLOW_HOSTS), vcpus),
+        operations=_operations(waits),
+        faults=faults,
+        family="everybody spins",
+    )
+
+
+def split_and_merged(rng: random.Random, kernels: Sequence[str]) -> Scenario:
+    """A refill splits a block that is being told, and a drain makes it whole again meanwhile.
+
+    Args:
+        rng: of the choices.
+        kernels: the kernels to choose from, the first of which is taken.
+    """
+    guest = small_guest(kernels[0], "one", rng.choice(SLOW_HOSTS), rng.randint(2, 4))
+    zone_pages = guest.zones[0].spanned_pages
+    drains = range(_CROSSING_NS + rng.randint(2_000, 10_000), _CROSSING_NS + 60_000, 10_000)
+    faults = [Fault("interrupt", at_ns, DRAINED, 1) for at_ns in drains]
+    faults.append(Fault("interrupt-allocates", _REST_NS, _rest(zone_pages) - 1, 0))
+    # Something happens afterwards, while the host is still at work.
+    last = [
+        (0, encode(Operation.IDLE_UNTIL), 0, _CROSSING_NS + 80_000),
+        (0, encode(Operation.FREE), _LARGEST_OF_CROSSING, 0),
+    ]
+    operations = join([_crossing(0, 2, _CROSSING_NS), _operations(last)])
+    return Scenario(guest, operations, faults=tuple(sorted(faults)), family="split and merged")
+
+
 def begin(family: str, operations: Operations, vcpus: int, zone_pages: int) -> Operations:
     """Put what a family begins with before its operations.
 
@@ -76,6 +128,8 @@ def begin(family: str, operations: Operations, vcpus: int, zone_pages: int) -> O
 _REST_NS: Final = 100_000
 _CROSSING_NS: Final = 350_000
 _AFTER_NS: Final = 1_000_000
+_LARGEST_OF_CROSSING: Final = 7
+"""The slot of the last block that `_crossing` takes from CPU 0 [slots after its first]."""
 
 
 def _rest(zone_pages: int) -> int:
@@ -83,7 +137,7 @@ def _rest(zone_pages: int) -> int:
     return (_BLOCK - pcp_batch(zone_pages)) % 16 or 16
 
 
-def _crossing(slot: int, vcpus: int) -> Operations:
+def _crossing(slot: int, vcpus: int, after_ns: int = _AFTER_NS) -> Operations:
     """Use up a block of order 10 but for one page, so that the next refill splits another.
 
     The taker gets that one page, and what else its list has comes out of the other block, which
@@ -96,7 +150,7 @@ def _crossing(slot: int, vcpus: int) -> Operations:
         (cpu, encode(Operation.ALLOCATE, order, Migratetype.MOVABLE, int(Flag.TOUCHED)), slot + at)
         for at, (cpu, order, _) in enumerate([*steps, (1, 0, 0)])
     ]
-    waits = [(cpu, _AFTER_NS) for cpu in range(vcpus)]
+    waits = [(cpu, after_ns) for cpu in range(vcpus)]
     table: list[tuple[Any, ...]] = [(cpu, code, value, 0) for cpu, code, value in rows[:-1]]
     table.append((1, encode(Operation.IDLE_UNTIL), 0, _CROSSING_NS))
     table.append((*rows[-1], 0))

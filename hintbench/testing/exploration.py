@@ -43,6 +43,8 @@ class Exploration:
             looked for in all.
         with_reports: how many scenarios had at least one report.
         seconds: wall time.
+        unreplayed: by rule, what was broken with the strategy's own constants only.
+        unshown: by rule, why it could not be put to the test.
         long_seconds: CPU time of the schedules of `OPERATIONS` operations and more [s].
         long_reports: by number of reports, how many of those schedules had so many.
     """
@@ -59,6 +61,8 @@ class Exploration:
     long_reports: dict[int, int] = field(default_factory=dict)
     races: dict[str, int] = field(default_factory=dict)
     raced: dict[str, tuple[Violation, Scenario]] = field(default_factory=dict)
+    unreplayed: dict[str, str] = field(default_factory=dict)
+    unshown: dict[str, str] = field(default_factory=dict)
 
     def add(self, scenario: Scenario, outcome: Outcome, seconds: float = 0.0) -> None:
         """Enter one run, which took so long [CPU s]."""
@@ -83,11 +87,15 @@ class Exploration:
             self.coverage[name] = self.coverage.get(name, 0) + count
         self.with_reports += outcome.coverage.get("reports", 0) > 0
 
-    def add_counts(self, outcome: Outcome) -> None:
-        """Enter a run whose violations are to be counted but not kept."""
+    def add_unreplayed(self, scenario: Scenario, outcome: Outcome) -> None:
+        """Enter a run with the strategy's own constants, with which no scenario is replayed."""
         self.schedules += 1
         for rule in outcome.counts:
             self.counts[rule] = self.counts.get(rule, 0) + 1
+        for (rule, _), violation in outcome.violations.items():
+            self.unreplayed.setdefault(rule, f"with its own constants: {violation.text}")
+        if outcome.error and self.error is None:
+            self.error = f"with its own constants: {outcome.error}", scenario
 
     @property
     def long_schedules(self) -> int:
@@ -128,6 +136,8 @@ class Exploration:
         for reports, schedules in other.long_reports.items():
             self.long_reports[reports] = self.long_reports.get(reports, 0) + schedules
         self.long_seconds += other.long_seconds
+        self.unreplayed = other.unreplayed | self.unreplayed
+        self.unshown = other.unshown | self.unshown
         self.error = self.error or other.error
         self.with_reports += other.with_reports
         self.watched += other.watched

@@ -21,6 +21,7 @@ from hintbench.processors import as_coroutine
 from hintbench.runner import STOP_LIMIT_NS
 from hintbench.testing.checker import Checker
 from hintbench.testing.faults import Faults
+from hintbench.testing.integrity import Seal
 from hintbench.testing.outcome import RACE, Outcome, ScheduleStoppedError, Violation
 from hintbench.testing.scenario import Scenario
 from hintbench.testing.watched import WatchedRun
@@ -91,7 +92,7 @@ class ExploredRun(WatchedRun):
         clock: Any = self.machine.clock
         clock.digest.listener = self.auditor
         self.checkers = [checker(self) for checker in checkers]
-        self.races = [race(self) for race in races]
+        self.races: list[Race] = [race(self) for race in races]
         self.checkers += self.races
         self.auditor.journal = self._journal(journal)
         self.watcher = Watcher((*self.checkers, self))
@@ -107,6 +108,7 @@ class ExploredRun(WatchedRun):
                 zone.lock.observer = _join(zone.lock.observer, self._lock_event)
         self.faults = Faults(scenario.faults, self)
         self.faults.install()
+        self.seal = Seal(self.guest)
 
     # -- the run --------------------------------------------------------------------------------
 
@@ -125,6 +127,12 @@ class ExploredRun(WatchedRun):
                 self.outcome.error = str(error)
         finally:
             self._abandon()
+        if replaced := self.seal.broken():
+            # What the checkers have seen of such a guest means nothing.
+            self.outcome.error = (
+                f"plugin {self.scheduler.plugin!r}: replaces {replaced}, which is not a strategy's"
+                " to change: call the guest's services, and leave them as they are"
+            )
         self._cover()
         self.outcome.digest = self.machine.clock.digest.hexadecimal()
         return self.outcome
@@ -210,15 +218,21 @@ class ExploredRun(WatchedRun):
         return int(simulation.clock.now)
 
     def _idle(self) -> bool:
-        """Whether all that could be told is told, and nothing is under way."""
-        from hintbench.testing.untold import untold_blocks
+        """Whether all that could be told is told, and nothing is under way.
+
+        Who claims no time gets what a run's end has, or until no huge page is untold.
+        """
+        from hintbench.testing.untold import untold_blocks, untold_huge_pages
 
         flags = self.guest.flag_sets.values()
+        untold = untold_blocks(self)
+        if self.claims.liveness_bound_ns is None and not self.claims.reports_nothing:
+            untold = untold_huge_pages(self)
         return (
             not any(zone.isolated_pages for zone in self.machine.zones)
             and not any(each.count for each, meaning in flags if meaning == "in-flight")
             and not self.guest.host.has_completions
-            and next(untold_blocks(self), None) is None
+            and next(untold, None) is None
         )
 
     def _attach(self, hooks: Any) -> None:
@@ -358,7 +372,7 @@ class ExploredRun(WatchedRun):
         calls: list[list[Any]] = [[] for _ in range(EVENT_KINDS)]
         for race in self.races:
             for kind in race.kinds:
-                calls[kind].append(race.page_event)  # type: ignore[attr-defined]
+                calls[kind].append(race.page_event)
         if not any(calls):
             return listener
         if listener is None:
@@ -409,7 +423,7 @@ class ExploredRun(WatchedRun):
         """What the run held."""
         host, processors = self.guest.host, self.scheduler.processors
         self.outcome.coverage.update(
-            reports=host.reported_batches,
+            reports=host.reported_batches + host.shared.takings + host.backing.claimed_blocks,
             contended_takes=sum(zone.lock.contended for zone in self.machine.zones),
             preemptions=self.preemptions.taken,
             interrupts=processors.interrupts_taken,

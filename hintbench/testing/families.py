@@ -16,7 +16,7 @@ import numpy as np
 
 from hintbench.operations import Flag, Migratetype, Operation, encode
 from hintbench.tapes import Draws
-from hintbench.testing.encounters import DRAINED, ENCOUNTERS, begin, interrupts_of
+from hintbench.testing.encounters import DRAINED, ENCOUNTERS, SLOW_HOSTS, begin, interrupts_of
 from hintbench.testing.faults import KINDS, TIMED
 from hintbench.testing.guests import HOSTS, layout_pages, small_guest
 from hintbench.testing.scenario import Fault, Operations, Scenario
@@ -82,8 +82,9 @@ CALM_PAUSES: Final = (4, 8, 16)
 CALM_FAMILIES: Final = ("mixed", "huge", "fragments", "pressure", "splits", "splits")
 FAMILIES: Final = (*CALM_FAMILIES, "drains", "drains", "storms", "depletion")
 """Of busy scenarios; "drains" finds most for its time."""
-SLOW_HOSTS: Final = ("slow", "slower")
-"""Hosts that have a report long enough for something to happen to its pages."""
+PACES: Final = (1, 1, 1, 1, 1, 1, 16, 128)
+"""How many times longer the pauses are: most scenarios take some milliseconds, some a second, in
+which a strategy with a timer of 50 ms has its passes while memory is still in use."""
 
 
 def draw_scenario(seed: int, kernels: Sequence[str] = ("6.12", "5.0")) -> Scenario:
@@ -148,12 +149,20 @@ def _draw_work(seed: int, busy: bool) -> _Work:
     if family in ENCOUNTERS:
         layout = "tiny" if family == "depletion" else "one"
     pages, pauses = layout_pages(layout), rng.choice(PAUSES if busy else CALM_PAUSES)
-    operations = draw_operations(seed, family, VCPUS, pages, pauses, busy=busy)
+    pace = rng.choice(PACES)
+    operations = draw_operations(seed, family, VCPUS, pages, pauses, pace, busy=busy)
     return _Work(family, layout, begin(family, operations, VCPUS, pages))
 
 
 def draw_operations(
-    seed: int, family: str, vcpus: int, pages: int, pauses: int, *, busy: bool = True
+    seed: int,
+    family: str,
+    vcpus: int,
+    pages: int,
+    pauses: int,
+    pace: int = 1,
+    *,
+    busy: bool = True,
 ) -> Operations:
     """Draw what the vCPUs do.
 
@@ -163,6 +172,7 @@ def draw_operations(
         vcpus: how many CPUs share the work.
         pages: the size of the guest.
         pauses: one operation in so many is followed by a pause.
+        pace: how many times longer than usual the pauses are.
         busy: large blocks are as frequent as `MIXES` says, not `CALM_SHARE` of that.
     """
     draws = Draws(seed, 1)
@@ -192,7 +202,7 @@ def draw_operations(
         slots.astype(np.int32),
         np.zeros(len(order), dtype=np.int64),
     )
-    return _with_pauses(everything, draws, pauses)
+    return _with_pauses(everything, draws, pauses, pace)
 
 
 def _scaled(drawn: np.ndarray, bound: int | np.ndarray) -> np.ndarray:
@@ -266,14 +276,14 @@ _FREE: Final = int(encode(Operation.FREE))
 _PAUSES: Final = encode(np.array((Operation.IDLE, Operation.COMPUTE)))
 
 
-def _with_pauses(operations: Operations, draws: Draws, pauses: int) -> Operations:
-    """Let time pass here and there: half a microsecond to half a millisecond."""
+def _with_pauses(operations: Operations, draws: Draws, pauses: int, pace: int = 1) -> Operations:
+    """Let time pass here and there: half a microsecond to half a millisecond, times the pace."""
     count = len(operations)
     drawn = (draws.raw(2 * count) >> np.uint64(32)).astype(np.int64).reshape(2, count)
     at = np.flatnonzero(_scaled(drawn[0], pauses) == 0)
     # Log-uniform: a power of two, and a mantissa; the lowest bits say which kind of pause.
     bits = drawn[1][at]
-    length = (1 << (9 + _scaled(bits, 10))) + (bits >> 1 & 511)
+    length = ((1 << (9 + _scaled(bits, 10))) + (bits >> 1 & 511)) * pace
     places = np.ones(count, dtype=np.int64)
     places[at] = 2
     everything = operations.keep(np.repeat(np.arange(count), places))

@@ -34,7 +34,10 @@ TIMED: Final = frozenset({"interrupt", "interrupt-allocates"})
 """Kinds that happen at a time, on a CPU."""
 _OF_THE_GUEST: Final = frozenset({"isolation-refused", "buffer-fails", "interrupt-in-allocation"})
 HINDERS_TELLING: Final = frozenset(
-    {"host-refuses", "device-missing", "device-reset", "queue-full", "isolation-refused"}
+    {
+        *("host-refuses", "device-missing", "device-reset", "queue-full"),
+        *("isolation-refused", "buffer-fails"),
+    }
 )
 """After these a block may have to wait for a strategy's back-off, or for ever."""
 

@@ -60,7 +60,7 @@ def small_guest(
     least = BLOCK // KHUGEPAGED_SHARE if khugepaged else 8
     zones = tuple(
         ZoneConfig(
-            name=name,  # type: ignore[arg-type]
+            name=name,  # type: ignore[arg-type]  # a plain str; pydantic refuses other names
             start_pfn=first * BLOCK,
             spanned_pages=blocks * BLOCK,
             node=node,
@@ -73,7 +73,7 @@ def small_guest(
     return GuestConfig(
         zones=zones,
         vcpus=vcpus,
-        kernel=kernel,  # type: ignore[arg-type]
+        kernel=kernel,  # type: ignore[arg-type]  # likewise
         host=HostConfig(**HOSTS[host]),
         costs=Costs(),
     )

@@ -6,6 +6,8 @@ imported when a test of the suite runs.
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
 
 
@@ -21,21 +23,43 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--hintbench-schedules",
-        type=int,
+        type=_positive_count,
         default=None,
         metavar="N",
         help="explore at most so many schedules of each strategy",
     )
     group.addoption(
         "--hintbench-seconds",
-        type=float,
+        type=_positive_seconds,
         default=None,
         metavar="S",
         help="explore each strategy for at most so many seconds",
     )
     group.addoption(
-        "--hintbench-seed", type=int, default=None, metavar="N", help="where the schedules begin"
+        "--hintbench-seed", type=_seed, default=None, metavar="N", help="where the schedules begin"
     )
+
+
+def _positive_count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
+def _positive_seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return seconds
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 1 << 32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number in 0..{(1 << 32) - 1}")
+    return int(text)
 
 
 def pytest_configure(config: pytest.Config) -> None:

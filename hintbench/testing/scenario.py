@@ -83,9 +83,24 @@ class Operations:
         return len(self.code)
 
     @property
+    def operation(self) -> npt.NDArray[np.integer]:
+        """The operation of each entry."""
+        return self.as_tape.operation
+
+    @property
+    def order(self) -> npt.NDArray[np.integer]:
+        """The order of each entry; only allocations have one."""
+        return self.as_tape.order
+
+    @property
+    def as_tape(self) -> OperationBlock:
+        """All of them as one block, as if one vCPU did them."""
+        return OperationBlock(self.code, self.value, self.time_ns)
+
+    @property
     def on_slots(self) -> npt.NDArray[np.bool_]:
         """Which operations name a slot, rather than passing time."""
-        return (self.code & 15) <= int(Operation.TOUCH)
+        return self.operation <= int(Operation.TOUCH)
 
     def keep(self, mask: npt.NDArray[Any]) -> Operations:
         """Those that a mask or an index picks."""

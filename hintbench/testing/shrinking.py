@@ -127,7 +127,7 @@ class _Shrinker:
         """Leave out all that only passes time, or all that is idle."""
         operations = self.best.operations
         if not operations.on_slots.all():
-            idle = operations.code & 15 == int(Operation.IDLE)
+            idle = operations.operation == int(Operation.IDLE)
             for keep in (operations.on_slots, ~idle):
                 if self._try(self.best.but(operations=operations.keep(keep))):
                     return
@@ -149,7 +149,7 @@ class _Shrinker:
         at = len(self.best.operations) - 1
         while at >= 0 and not self._late:
             operations = self.best.operations
-            if operations.code[at] & 15 == int(Operation.FREE):
+            if operations.operation[at] == int(Operation.FREE):
                 keep = np.arange(len(operations)) != at
                 self._try(self.best.but(operations=operations.keep(keep)))
             at -= 1
@@ -204,8 +204,8 @@ class _Shrinker:
         Or it needs fewer to merge. What is too much for the guest fails, and shows nothing.
         """
         operations = self.best.operations
-        orders = operations.code >> ORDER_SHIFT & 15
-        allocates = operations.code & 15 == int(Operation.ALLOCATE)
+        orders = operations.order
+        allocates = operations.operation == int(Operation.ALLOCATE)
         for small in sorted(set(orders[allocates].tolist())):
             for large in (10, 9, 7):
                 if small >= large or self._late:
@@ -235,7 +235,7 @@ class _Shrinker:
 def _whole(operations: Operations, keep: np.ndarray) -> Operations:
     """Without operations on slots whose allocation is left out."""
     allocated = operations.value[
-        keep & operations.on_slots & (operations.code & 15 == int(Operation.ALLOCATE))
+        keep & operations.on_slots & (operations.operation == int(Operation.ALLOCATE))
     ]
     alive = ~operations.on_slots | np.isin(operations.value, allocated)
     return operations.keep(keep & alive)

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
 
 from hintbench.testing.checking import Check
 from hintbench.testing.conformance import (
+    Effort,
     StrategyConformance,
     check_once,
     expect_exploration,
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hintbench.strategy import Strategy
-
-_makers: dict[str, Callable[[], Strategy]] = {}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -39,30 +39,28 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="module")
 def hintbench_maker(subject: str) -> Callable[[], Strategy]:
     """What makes instances of the strategy."""
-    if subject not in _makers:
-        _makers[subject] = Subject(subject).maker()
-    return _makers[subject]
+    return _maker_of(subject)
+
+
+@cache
+def _maker_of(subject: str, full: bool = False) -> Callable[[], Strategy]:
+    # The same function for the same subject: what is explored once is found again by it.
+    return Subject(subject).maker(full)
 
 
 @pytest.fixture(scope="module")
 def hintbench_check(
-    hintbench_maker: Callable[[], Strategy], request: pytest.FixtureRequest
+    subject: str, hintbench_maker: Callable[[], Strategy], request: pytest.FixtureRequest
 ) -> Check:
     """The exploration, once for all rules."""
-    option = request.config.getoption
-    return check_once(
-        hintbench_maker,
-        option("--hintbench-schedules") or StrategyConformance.schedules,
-        option("--hintbench-seconds") or StrategyConformance.seconds,
-        option("--hintbench-seed") or StrategyConformance.seed,
-    )
+    usual = StrategyConformance
+    how = Effort(usual.schedules, usual.seconds, usual.seed).chosen(request.config)
+    return check_once(hintbench_maker, _maker_of(subject, full=True), how)
 
 
-def test_something_was_explored(
-    hintbench_check: Check, hintbench_maker: Callable[[], Strategy]
-) -> None:
+def test_something_was_explored(hintbench_check: Check) -> None:
     """A run that checked nothing fails."""
-    expect_exploration(hintbench_check, hintbench_maker)
+    expect_exploration(hintbench_check)
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from hintbench.core.constants import PAGEBLOCK_ORDER
 from hintbench.testing.faults import HINDERS_TELLING
 
 if TYPE_CHECKING:
+    from hintbench.core.zone import Zone
     from hintbench.testing.explored import ExploredRun
 
 
@@ -25,13 +27,28 @@ def untold_blocks(run: ExploredRun) -> Iterator[tuple[int, int]]:
     for zone in run.guest.zones:
         if claims.gate is not None and claims.gate(zone):
             continue
-        now = run.machine.clock.now
-        blocks = zone.free_blocks(claims.min_order)
-        run.machine.clock.now = now
-        for block in blocks:
-            pages = 1 << block.order
-            free_pages = zone.free_pages - zone.free_highatomic
-            if free_pages - pages <= zone.watermark_min + zone.watermark_boost:
-                break
-            if run.auditor.first_untold(block.pfn, pages) >= 0:
-                yield block.pfn, block.order
+        yield from _untold_in(run, zone, claims.min_order)
+
+
+def untold_huge_pages(run: ExploredRun) -> Iterator[tuple[int, int]]:
+    """Free blocks that any strategy would be expected to tell, given the time.
+
+    Args:
+        run: whose workload has ended, and whose strategy claims nothing.
+    """
+    for zone in run.guest.zones:
+        yield from _untold_in(run, zone, PAGEBLOCK_ORDER)
+
+
+def _untold_in(run: ExploredRun, zone: Zone, min_order: int) -> Iterator[tuple[int, int]]:
+    """Free blocks of a zone, well above its min watermark, that were freed and not told since."""
+    now = run.machine.clock.now
+    blocks = zone.free_blocks(min_order)
+    run.machine.clock.now = now
+    for block in blocks:
+        pages = 1 << block.order
+        free_pages = zone.free_pages - zone.free_highatomic
+        if free_pages - pages <= zone.watermark_min + zone.watermark_boost:
+            break
+        if run.auditor.first_untold(block.pfn, pages) >= 0:
+            yield block.pfn, block.order

@@ -11,25 +11,16 @@ from multiprocessing.connection import Connection
 from typing import Any, Final
 
 from hintbench.errors import HintbenchError, describe
-from hintbench.testing.comparisons import compare
 from hintbench.testing.counterexamples import Counterexample, SavedScenario, source_hash
-from hintbench.testing.exploration import (
-    Exploration,
-    explore,
-    explore_handfuls,
-    run_scenario,
-    search_depth_first,
-)
-from hintbench.testing.families import full_scenario
 from hintbench.testing.scenario import Scenario
 from hintbench.testing.shrinking import shrink
 from hintbench.testing.stories import describe_violation, tell
 from hintbench.testing.subjects import Subject
+from hintbench.testing.tasks import Tasks
 
 MEMORY_LIMIT_BYTES: Final = 4 << 30
 """Address space of a worker: a strategy that floods memory meets MemoryError, not the OOM killer
 of the machine that checks it."""
-FULL_SCENARIOS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +55,7 @@ def work(connection: Connection[Any, Any], subject: Subject) -> None:
             if name == "enough":
                 continue
             try:
+                connection.send(("begun", name))
                 connection.send(("done", getattr(tasks, name)(*arguments)))
             except HintbenchError as error:
                 connection.send(("failed", str(error)))
@@ -76,55 +68,18 @@ def work(connection: Connection[Any, Any], subject: Subject) -> None:
         return
 
 
-class _Tasks:
+class _Tasks(Tasks):
+    """The tasks of a check, and what its counterexamples need."""
+
     def __init__(self, connection: Connection[Any, Any], subject: Subject) -> None:
+        super().__init__(subject.maker, self._before)
         self.connection = connection
         self.subject = subject
 
-    def explore(self, seeds: range, seconds: float, stop: bool) -> Exploration:
-        """Scenario after scenario."""
-
-        def before(seed: int) -> bool:
-            self.connection.send(("seed", seed))
-            # Anything that is sent to a busy worker means: enough.
-            return not self.connection.poll()
-
-        return explore(self.subject.maker(), seeds, seconds=seconds, stop=stop, before=before)
-
-    def handfuls(self, seeds: range, seconds: float, stop: bool) -> Exploration:
-        """Scenarios of a handful of operations."""
-
-        def before(seed: int) -> bool:
-            self.connection.send(("seed", seed))
-            return not self.connection.poll()
-
-        return explore_handfuls(
-            self.subject.maker(), seeds, seconds=seconds, stop=stop, before=before
-        )
-
-    def search(self, seed: int, seconds: float, stop: bool) -> Exploration:
-        """Every way to be late in a tiny scenario."""
-
-        def before(at: int) -> bool:
-            self.connection.send(("seed", at))
-            return not self.connection.poll()
-
-        return search_depth_first(
-            self.subject.maker(), seed, seconds=seconds, stop=stop, before=before
-        )
-
-    def compare(self, seed: int) -> Exploration:
-        """Comparisons of runs, and scenarios with the strategy's own constants."""
-        found = compare(self.subject.maker(), seed)
-        make = self.subject.maker(full=True)
-        kernels = self.subject.strategy_class().kernels
-        for number in range(seed, seed + FULL_SCENARIOS):
-            self.connection.send(("seed", number))
-            scenario = full_scenario(number, kernels)
-            outcome = run_scenario(make, scenario)
-            # Its parameters are others than those a counterexample would be replayed with.
-            found.add_counts(outcome)
-        return found
+    def _before(self, seed: int) -> bool:
+        self.connection.send(("seed", seed))
+        # Anything that is sent to a busy worker means: enough.
+        return not self.connection.poll()
 
     def shrink(self, key: tuple[str, str], scenario: Scenario, seconds: float) -> Told:
         """The smallest scenario that shows a violation, with its story."""

@@ -1,15 +1,21 @@
 """`hintbench check` and `hintbench replay`, and the suite for pytest, as a user has them."""
 
 import json
-import os
+import re
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
+from hintbench.testing.comparisons import compare
+from hintbench.testing.exploration import explore, explore_handfuls
 from hintbench.testing.rules import RULES
-from program import hintbench
+from hintbench.testing.subjects import Subject
+from program import hintbench, run_pytest
+
+ROOT = Path(__file__).parents[2]
 
 FAULTS = {
     "raises": ("block_freed", "def block_freed(self): raise OSError('no')", "OSError: no"),
@@ -83,10 +89,78 @@ def test_a_strategy_at_fault_is_told_and_the_others_are_kept(name, tmp_path):
 
 
 def test_what_a_strategy_prints_is_not_ours(tmp_path):
-    write_plugin(tmp_path, "prints", "def block_freed(self): print('garbage')")
-    done = hintbench("check", "prints", "-p", "prints.py", "--schedules", "20", cwd=tmp_path)
-    assert "garbage" not in done.stdout + done.stderr
-    assert done.returncode == 0
+    text = (
+        "import os\n"
+        "from hintbench.strategies.zone_confined_batching import ZoneConfinedBatching\n"
+        "from hintbench import hookimpl\n\n"
+        "print('garbage')\n"
+        "os.write(1, b'more garbage')\n\n\n"
+        "class Prints(ZoneConfinedBatching):\n"
+        "    name = 'prints'\n\n"
+        "    @hookimpl\n"
+        "    def block_freed(self, cpu, pfn, order):\n"
+        "        print('garbage')\n"
+        "        super().block_freed(cpu, pfn, order)\n"
+    )
+    (tmp_path / "prints.py").write_text(text)
+    done = hintbench(
+        *("check", "prints", "-p", "prints.py", "--schedules", "20", "--json", "-"), cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "garbage" not in done.stdout
+    assert json.loads(done.stdout)["checks"][0]["passed"]
+    assert "no-discard-in-use" in done.stderr
+
+
+def test_a_strategy_that_reports_nothing_does_not_pass(tmp_path):
+    write_plugin(tmp_path, "lazy", "def block_freed(self): pass")
+    done = hintbench(
+        *("check", "lazy", "none", "-p", "lazy.py", "--schedules", "20", "--json", "out.json"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1
+    assert "lazy: reported nothing in any of" in " ".join(done.stdout.split())
+    assert "check_parameters" in done.stdout
+    checks = json.loads((tmp_path / "out.json").read_text())["checks"]
+    assert [each["passed"] for each in checks] == [False, True]
+
+
+def test_a_strategy_that_claims_to_report_nothing_must_not(tmp_path):
+    text = (
+        "from hintbench import Claims\n"
+        "from hintbench.strategies.oracle import Oracle\n\n\n"
+        "class Quiet(Oracle):\n"
+        "    name = 'quiet'\n\n"
+        "    def claims(self):\n"
+        "        return Claims(reports_nothing=True)\n"
+    )
+    (tmp_path / "quiet.py").write_text(text)
+    done = hintbench("check", "oracle", "quiet.py", "--schedules", "10", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "oracle: nothing found that it does not declare" in done.stdout
+    assert "claims to report nothing, and reported in" in " ".join(done.stdout.split())
+
+
+def readme_strategy(folder):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (folder / "mine.py").write_text(blocks[0])
+    return folder / "mine.py"
+
+
+def template(folder):
+    assert hintbench("new", "strategy", "yours", cwd=folder).returncode == 0
+    return folder / "yours.py"
+
+
+@pytest.mark.parametrize("write", [template, readme_strategy])
+def test_what_newcomers_begin_with_reports_and_is_not_refuted(write, tmp_path):
+    make = Subject(str(write(tmp_path))).maker()
+    long = explore(make, range(3_000_000, 3_000_120), stop=False)
+    short = explore_handfuls(make, range(3_000_000, 3_000_200), stop=False)
+    for explored in (long, short):
+        assert (explored.counts, explored.error) == ({}, None)
+        assert explored.with_reports > explored.schedules / 2
+    assert compare(make, 3_000_000).counts == {}
 
 
 @pytest.mark.parametrize(
@@ -94,6 +168,10 @@ def test_what_a_strategy_prints_is_not_ours(tmp_path):
     [
         (["check", "bitmap-and-spn"], "did you mean 'bitmap-and-spin'?"),
         (["check", "none", "--schedules", "0"], "--schedules"),
+        (["check", "none", "--jobs", "0"], "--jobs: '0' is not a number in 1..1024"),
+        (["check", "none", "--jobs", "-3"], "--jobs: '-3' is not a number in 1..1024"),
+        (["check", "none", "--json", "no/folder/out.json"], "out.json: cannot be written"),
+        (["check", "none", "--save", "file/folder"], "cannot be written"),
         (["check", "os:path"], "has no strategy"),
         (["check", "no.such.module:X"], "cannot be imported"),
         (["check", "bitmap-and-spin,batch=0"], "batch"),
@@ -101,24 +179,11 @@ def test_what_a_strategy_prints_is_not_ours(tmp_path):
     ],
 )
 def test_wrong_input(arguments, message, tmp_path):
+    (tmp_path / "file").touch()
     done = hintbench(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
-
-
-def run_pytest(*arguments, cwd):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    environment.pop("PYTEST_ADDOPTS", None)
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=200,
-    )
 
 
 def test_the_suite_by_name(tmp_path):

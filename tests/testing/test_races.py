@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from hintbench.testing.exploration import explore, run_scenario
+from hintbench.testing.exploration import explore, explore_handfuls, run_scenario
 from hintbench.testing.explored import RACE
 from hintbench.testing.families import draw_scenario
+from hintbench.testing.handfuls import MADE_EVERY, PURPOSEFUL
 from hintbench.testing.races import RACES, races_of
 from hintbench.testing.races.race import Race
 from hintbench.testing.rules import RULES
@@ -39,6 +40,16 @@ def test_common_races_are_provoked_by_few_schedules(name):
     exploration = explore(Subject(name).maker(), range(1_000_000, 1_000_120), stop=False)
     expected = {race.name for race in races_of(Subject(name).strategy_class())}
     assert expected - set(exploration.races) <= RARE[name]
+
+
+def test_the_rarest_races_are_provoked_from_any_seed():
+    make = Subject("bitmap-and-spin").maker()
+    for base in range(1, 21):
+        seeds = range(base * 1_000_000, base * 1_000_000 + MADE_EVERY)
+        purposeful = [seed for seed in seeds if seed % MADE_EVERY in PURPOSEFUL]
+        exploration = explore_handfuls(make, purposeful, stop=False)
+        assert {"everybody-spins", "split-and-merged-while-mid"} <= set(exploration.races)
+        assert (exploration.counts, exploration.error) == ({}, None)
 
 
 @pytest.mark.long

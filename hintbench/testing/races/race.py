@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 class Race(Checker):
     """Sees one run, as a rule's checker does, and says when its race happens.
 
-    Besides the events of `hintbench.watching` it may have a method ``page_event(cpu, kind, pfn,
-    order)`` for what happens to pages.
-
     Attributes:
         name: as in reports.
         text: what happens, in one sentence.
@@ -28,6 +25,9 @@ class Race(Checker):
     text: ClassVar[str] = ""
     strategies: ClassVar[tuple[str, ...]] = ()
     kinds: ClassVar[tuple[int, ...]] = ()
+
+    def page_event(self, cpu: int, kind: int, pfn: int, order: int) -> None:
+        """Something of its `kinds` has happened to a page or block."""
 
     def violated(self, violation: Violation) -> None:
         """A rule has been broken."""

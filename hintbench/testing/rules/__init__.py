@@ -91,4 +91,4 @@ RULES: Final = {
         Rule("off-is-none", "C", "attached but disabled, it changes nothing"),
     )
 }
-"""Every rule by name, in the order of reports (DESIGN section 8)."""
+"""Every rule by name, in the order of reports; docs/conformance.md lists them."""

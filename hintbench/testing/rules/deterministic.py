@@ -2,5 +2,6 @@
 
 Checked by running scenarios twice (`hintbench.testing.exploration`) and comparing the digests.
 
-Source: DESIGN section 8; a strategy draws random numbers from guest.rng only.
+Source: nothing that is measured could be repeated without it. A strategy draws random numbers from
+guest.rng only.
 """

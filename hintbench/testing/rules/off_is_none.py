@@ -3,5 +3,6 @@
 Checked by running a scenario with no strategy and with this one attached but off
 (`hintbench.testing.exploration`) and comparing the digests.
 
-Source: DESIGN section 4.
+Source: a static key that is off is one jump; "attached but off" is a column of every table in
+the review threads.
 """

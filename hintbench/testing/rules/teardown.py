@@ -48,6 +48,8 @@ class RuleChecker(Checker):
                 self.violate(
                     f"{zone.isolated_pages} pages of {zone} are still isolated", "isolated"
                 )
+            if zone.held_pages:
+                self.violate(f"{zone.held_pages} pages of {zone} are still held", "held")
         self._look_for_marks()
 
     def isolated(self, zone: Zone, pfn: int, order: int) -> None:

@@ -1,0 +1,55 @@
+"""Whether a strategy has replaced parts of the guest that it runs in.
+
+A guest whose watcher, rules or services are a strategy's own says nothing about the strategy: the
+run counts as its fault. Zones, flags and locks are compiled, and refuse such changes themselves.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+_OURS: Final = {
+    "guest": ("watcher", "on_violation", "host", "zones", "hooks", "machine", "scheduler", "rng"),
+    "guest.host": ("watcher", "violate", "faults", "torn", "config", "backing", "clock"),
+}
+"""Attributes that stay what they were, by where they are."""
+
+
+class Seal:
+    """Remembers what a guest is made of.
+
+    Args:
+        guest: before the strategy has seen it.
+    """
+
+    def __init__(self, guest: Any) -> None:
+        self._parts = {"guest": guest, "guest.host": guest.host}
+        self._before = {
+            (where, name): getattr(self._parts[where], name)
+            for where, names in _OURS.items()
+            for name in names
+        }
+        self._own = {
+            where: {name for name in vars(part) if callable(getattr(type(part), name, None))}
+            for where, part in self._parts.items()
+        }
+        self._methods = {
+            part: {name: value for name, value in vars(part).items() if callable(value)}
+            for part in {type(part) for part in self._parts.values()}
+        }
+
+    def broken(self) -> str:
+        """What has been replaced, as ``guest.host.report``; "" when nothing was."""
+        for (where, name), value in self._before.items():
+            if getattr(self._parts[where], name, None) is not value:
+                return f"{where}.{name}"
+        for where, part in self._parts.items():
+            for name in sorted(vars(part)):
+                shadows = callable(getattr(type(part), name, None))
+                if shadows and name not in self._own[where]:
+                    return f"{where}.{name}"
+        for kind, methods in self._methods.items():
+            for name, value in methods.items():
+                if vars(kind).get(name) is not value:
+                    return f"{kind.__name__}.{name}"
+        return ""

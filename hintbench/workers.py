@@ -1,0 +1,90 @@
+"""Processes that work for this one: how many, how they are started, and how they are ended."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any, Final
+
+from hintbench.errors import UsageError
+
+SECONDS_TO_END: Final = 2.0
+"""How long to wait for a process that is to end, or has been killed [wall s]."""
+MOST_JOBS: Final = 1024
+
+
+def default_jobs() -> int:
+    """How many workers suit this machine: one for each CPU that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def worker_count(jobs: int | str | None) -> int:
+    """The number of worker processes.
+
+    Args:
+        jobs: As on the command line; None for as many as suit this machine.
+
+    Raises:
+        UsageError: It is not a number, or not a positive one.
+    """
+    if jobs is None:
+        return default_jobs()
+    text = str(jobs)
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_JOBS:
+        raise UsageError(f"--jobs: {text!r} is not a number in 1..{MOST_JOBS}")
+    return int(text)
+
+
+def start_worker(
+    work: Callable[..., None], *arguments: Any
+) -> tuple[BaseProcess, Connection[Any, Any]]:
+    """Start a process that dies with this one.
+
+    It is started afresh, not forked: numpy has threads by now, and a fork would copy their locks.
+
+    Args:
+        work: A function of a module, called with its end of a pipe and the arguments.
+        arguments: Whatever can be pickled.
+
+    Returns:
+        The process, and this process's end of the pipe.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=work, args=(theirs, *arguments), daemon=True)
+    with interrupts_held_back():
+        process.start()
+    theirs.close()
+    return process, ours
+
+
+@contextlib.contextmanager
+def interrupts_held_back() -> Iterator[None]:
+    """Let a worker inherit that Ctrl-C, which reaches the whole group, is not for it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # Starting the first worker starts this process too, and that lets interrupts in again.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_all(processes: Iterable[BaseProcess]) -> None:
+    """Kill processes, and wait until they are gone."""
+    ending = list(processes)
+    for process in ending:
+        process.kill()
+    for process in ending:
+        process.join(SECONDS_TO_END)

@@ -1,0 +1,221 @@
+"""How a check comes to its verdicts, whoever asks for it: the command or a test suite."""
+
+import textwrap
+
+import pytest
+
+from hintbench import Claims, hookimpl
+from hintbench.strategies.zone_confined_batching import ZoneConfinedBatching
+from hintbench.testing import checking
+from hintbench.testing.checking import BROKEN, UNTRIED, Verdict, check_here, check_strategy
+from hintbench.testing.comparisons import compare
+from hintbench.testing.mutants.bases import Isolating
+from hintbench.testing.subjects import Subject
+from hintbench.testing.tasks import tasks_of
+from program import run_pytest
+
+
+class RaisesAlone(ZoneConfinedBatching):
+    """Fails with its own constants, and only with them."""
+
+    name = "raises-alone"
+
+    @hookimpl
+    def guest_started(self, guest):
+        if self.parameters == type(self)().parameters:
+            raise OSError("too large")
+        super().guest_started(guest)
+
+
+class BreaksAlone(ZoneConfinedBatching):
+    """Claims what it cannot keep, with its own constants only."""
+
+    name = "breaks-alone"
+
+    def claims(self):
+        if self.parameters == type(self)().parameters:
+            return Claims(min_order=0, liveness_bound_ns=1)
+        return super().claims()
+
+
+class MissesDeclaration(ZoneConfinedBatching):
+    """Declares to break what is no rule."""
+
+    name = "misses-declaration"
+    declared_failures = {"locked-list": "misspelt"}
+
+
+class NeverTells(Isolating):
+    """Tells of what is free at the start and of nothing afterwards; says nothing of time."""
+
+    name = "never-tells"
+
+    @hookimpl
+    def block_freed(self, zone, pfn, order, freed):
+        """It does not look."""
+
+    def claims(self):
+        return Claims(min_order=super().claims().min_order, any_pfn=True)
+
+
+def small(strategy_class):
+    return lambda: strategy_class(**strategy_class.check_parameters)
+
+
+def both_ways(strategy_class):
+    """The same check by the command's workers and in this process."""
+    effort = {"schedules": 20, "seconds": 20.0}
+    subject = Subject(f"{__name__}:{strategy_class.__name__}")
+    return [
+        check_strategy(subject, **effort),
+        check_here(small(strategy_class), strategy_class, **effort),
+    ]
+
+
+def test_a_fault_with_its_own_constants_is_the_strategys_own():
+    for check in both_ways(RaisesAlone):
+        assert not check.passed
+        assert "with its own constants: " in check.error
+        assert "too large" in check.error
+
+
+def test_what_breaks_with_its_own_constants_says_how():
+    for check in both_ways(BreaksAlone):
+        assert not check.passed
+        verdict = next(each for each in check.verdicts if each.rule == "liveness")
+        assert verdict.verdict == BROKEN
+        assert verdict.why.startswith("with its own constants: ")
+
+
+def test_a_misspelt_declaration_is_refused():
+    for check in both_ways(MissesDeclaration):
+        assert not check.passed
+        assert check.error == "declares to fail locked-list, which is no rule"
+
+
+def test_a_claim_that_cannot_be_put_to_the_test_does_not_hold():
+    found = compare(NeverTells, 1_000_000)
+    assert found.counts == {}
+    assert list(found.unshown) == ["any-pfn"]
+    check = check_here(NeverTells, schedules=4)
+    assert Verdict("any-pfn", UNTRIED, 0, found.unshown["any-pfn"]) in check.verdicts
+    assert not check.passed
+
+
+def test_a_strategy_that_waits_for_several_blocks_shows_that_it_finds_any_pfn():
+    make = Subject("percpu-array-v9").maker()
+    assert compare(make, 1_000_000).unshown == {}
+
+
+def test_a_block_that_is_never_allocated_shows_nothing():
+    class Largest(NeverTells):
+        name = "largest"
+
+        def claims(self):
+            return Claims(min_order=14, any_pfn=True)
+
+    assert "no whole block of order 14" in compare(Largest, 1_000_000).unshown["any-pfn"]
+
+
+def test_the_tasks_do_not_depend_on_who_does_them():
+    alone, shared = tasks_of(3, 100, 8.0), tasks_of(3, 100, 8.0, 2)
+    assert alone[:3] == shared[:3]
+    parts = [set(arguments[0]) for name, arguments in shared if name == "explore"]
+    assert parts[0] | parts[1] == set(alone[3][1][0])
+    assert not parts[0] & parts[1]
+
+
+def test_a_strategy_that_hangs_in_a_shrunk_scenario_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(checking, "SILENCE_SECONDS", 2.0)
+    (tmp_path / "hangs.py").write_text(
+        textwrap.dedent(
+            '''
+            from hintbench import Claims, hookimpl
+            from hintbench.strategies.zone_confined_batching import ZoneConfinedBatching
+            from hintbench.testing import worker
+
+
+            def shrink(make, scenario, key, seconds):
+                while True:
+                    pass
+
+
+            worker.shrink = shrink
+
+
+            class Hangs(ZoneConfinedBatching):
+                """Claims too much, and hangs where its counterexample is made smaller."""
+
+                name = "hangs"
+
+                def claims(self):
+                    return Claims(min_order=4, liveness_bound_ns=1)
+            '''
+        )
+    )
+    check = check_strategy(Subject(str(tmp_path / "hangs.py")), schedules=20)
+    assert not check.passed
+    assert "does not come back within" in check.error
+
+
+def test_the_suite_takes_a_function_and_its_parameters(tmp_path):
+    (tmp_path / "test_mine.py").write_text(
+        textwrap.dedent(
+            """
+            from hintbench.strategies.bitmap_and_spin import BitmapAndSpin
+            from hintbench.testing import StrategyConformance
+
+            made = []
+
+
+            def make(**given):
+                made.append(given)
+                return BitmapAndSpin(**{**BitmapAndSpin.check_parameters, **given})
+
+
+            class TestMine(StrategyConformance):
+                strategy = make
+                parameters = {"batch": 3}
+                schedules = 10
+
+
+            def test_it_was_called_with_them():
+                assert made
+                assert all(given == {"batch": 3} for given in made)
+            """
+        )
+    )
+    done = run_pytest("-q", "-k", "explored or with_them or locked", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "3 passed" in done.stdout
+
+
+def test_seed_nought_is_a_seed(tmp_path):
+    (tmp_path / "test_mine.py").write_text(
+        textwrap.dedent(
+            """
+            from hintbench.strategies.bitmap_and_spin import BitmapAndSpin
+            from hintbench.testing import StrategyConformance
+
+
+            class TestMine(StrategyConformance):
+                strategy = BitmapAndSpin
+                schedules = 4
+
+                def test_seed(self, hintbench_check):
+                    assert hintbench_check.seed == 0
+            """
+        )
+    )
+    done = run_pytest("-q", "-k", "seed", "--hintbench-seed", "0", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("schedules", "0"), ("schedules", "x"), ("seconds", "0"), ("seconds", "nan"), ("seed", "-1")],
+)
+def test_the_suites_options_are_read_strictly(option, value, tmp_path):
+    done = run_pytest(f"--hintbench-{option}={value}", cwd=tmp_path)
+    assert done.returncode == 4
+    assert f"'{value}' is not a number" in done.stderr
