@@ -216,7 +216,9 @@ def _print_races(console: Console, check: Check) -> None:
     """How often each race that concerns the strategy was provoked."""
     if not check.races:
         return
-    table = Table(title="races provoked", title_justify="left", box=None, pad_edge=False)
+    watched, schedules = check.exploration.watched, check.exploration.schedules
+    title = f"races provoked (those that follow pages: looked for in {watched} of {schedules})"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("race", no_wrap=True)
     table.add_column("in", justify="right")
     table.add_column("what happens", overflow="fold")

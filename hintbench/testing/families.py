@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Final
 
 import numpy as np
@@ -18,7 +18,7 @@ from hintbench.operations import Flag, Migratetype, Operation, encode
 from hintbench.tapes import Draws
 from hintbench.testing.encounters import DRAINED, ENCOUNTERS, SLOW_HOSTS, begin, interrupts_of
 from hintbench.testing.faults import KINDS, TIMED
-from hintbench.testing.guests import HOSTS, ZONE_LAYOUTS, small_guest
+from hintbench.testing.guests import HOSTS, layout_pages, small_guest
 from hintbench.testing.scenario import Fault, Operations, Scenario
 from hintbench.testing.schedules import draw_preemptions
 
@@ -61,17 +61,30 @@ it are in use at a time on a guest of 16,384 pages."""
 LAYOUTS: Final = ("one", "one", "one", "half", "halves", "half-nodes", "two")
 """Of `ZONE_LAYOUTS`: on small guests the same pages are met again sooner, on the largest a drain
 takes more than one page at a time."""
+CALM_LAYOUTS: Final = ("tiny", "half", "half", "halves", "half-nodes")
+"""The same for calm scenarios: a strategy that tells of all memory at first has soon done so."""
+BUSY: Final = 8
+"""One scenario in so many is busy: a schedule in it holds so many reports that it takes as long as
+several calm ones, which see fewer things at once, but the rest of the time."""
+CALM_SHARE: Final = 4
+"""In calm scenarios blocks of `LARGE` orders are one in so many of what they are in busy ones."""
+LARGE: Final = 5
+CROWDED: Final = ("mixed", "huge", "splits")
+"""Families of which that is so."""
+SHARING: Final = 4
+"""So many calm scenarios in a row have the same operations: drawing them costs as much as half of
+a run, and who is late when matters more."""
+VCPUS: Final = 4
 PAUSES: Final = (2, 4, 8)
 """One operation in so many is followed by a pause."""
+CALM_PAUSES: Final = (4, 8, 16)
+"""The same in calm scenarios: in less time a strategy's timers fire less often."""
+CALM_FAMILIES: Final = ("mixed", "huge", "fragments", "pressure", "splits", "splits")
+FAMILIES: Final = (*CALM_FAMILIES, "drains", "drains", "storms", "depletion")
+"""Of busy scenarios; "drains" finds most for its time."""
 PACES: Final = (1, 1, 1, 1, 1, 1, 16, 128)
 """How many times longer the pauses are: most scenarios take some milliseconds, some a second, in
 which a strategy with a timer of 50 ms has its passes while memory is still in use."""
-FAMILIES: Final = (
-    *2 * ("mixed", "huge", "fragments", "pressure", "splits", "splits"),
-    "drains",
-    "storms",
-    "depletion",
-)
 
 
 def draw_scenario(seed: int, kernels: Sequence[str] = ("6.12", "5.0")) -> Scenario:
@@ -81,21 +94,17 @@ def draw_scenario(seed: int, kernels: Sequence[str] = ("6.12", "5.0")) -> Scenar
         seed: of all choices.
         kernels: the kernels to choose from.
     """
+    busy = is_busy(seed)
+    drawn = _draw_work(seed if busy else seed // SHARING, busy)
+    family, layout, operations = drawn.family, drawn.layout, drawn.operations
     rng = random.Random(seed)
-    family = rng.choice(FAMILIES)
-    layout = rng.choice(LAYOUTS)
     host = rng.choice(("device", "small-granule", "slow", *sorted(HOSTS)))
     if family in ENCOUNTERS:
-        layout = "tiny" if family == "depletion" else "one"
         host = rng.choice(SLOW_HOSTS)
     # "drains" aims at what 6.12 lists first and strategies tell first, the lowest addresses.
     kernel = kernels[0] if family == "drains" else rng.choice(list(kernels))
-    guest = small_guest(kernel, layout, host, khugepaged=rng.random() < 0.3)
-    zones = ZONE_LAYOUTS[layout]
-    pages = sum(blocks for _, _, blocks, _ in zones) << 10
-    pauses, pace = rng.choice(PAUSES), rng.choice(PACES)
-    operations = draw_operations(seed, family, guest.vcpus, pages, pauses, pace)
-    operations = begin(family, operations, guest.vcpus, pages)
+    guest = small_guest(kernel, layout, host, VCPUS, khugepaged=rng.random() < 0.3)
+    pages = layout_pages(layout)
     preemptions = draw_preemptions(rng, len(operations))
     faults = {*_draw_faults(rng, guest.vcpus), *interrupts_of(rng, family, guest.vcpus, pages)}
     return Scenario(
@@ -109,8 +118,51 @@ def draw_scenario(seed: int, kernels: Sequence[str] = ("6.12", "5.0")) -> Scenar
     )
 
 
+def is_busy(seed: int) -> bool:
+    """Whether the scenario of a seed is one of the few that hold many reports."""
+    # Neither all even nor all odd: two workers that share the seeds have as many each.
+    return (seed + seed // BUSY) % BUSY == 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What the vCPUs of a scenario do, and on what memory.
+
+    Attributes:
+        family: one of `FAMILIES`.
+        layout: one of `ZONE_LAYOUTS`.
+        operations: what they do.
+    """
+
+    family: str
+    layout: str
+    operations: Operations
+
+
+@lru_cache(maxsize=4)
+def _draw_work(seed: int, busy: bool) -> _Work:
+    """Draw what several scenarios share that differ in who is late and in what goes wrong."""
+    rng = random.Random(seed)
+    family = rng.choice(FAMILIES if busy else CALM_FAMILIES)
+    # Memory that runs out is met late on the smallest guests: nothing is told by then.
+    layout = rng.choice(LAYOUTS if busy or family == "pressure" else CALM_LAYOUTS)
+    if family in ENCOUNTERS:
+        layout = "tiny" if family == "depletion" else "one"
+    pages, pauses = layout_pages(layout), rng.choice(PAUSES if busy else CALM_PAUSES)
+    pace = rng.choice(PACES)
+    operations = draw_operations(seed, family, VCPUS, pages, pauses, pace, busy=busy)
+    return _Work(family, layout, begin(family, operations, VCPUS, pages))
+
+
 def draw_operations(
-    seed: int, family: str, vcpus: int, pages: int, pauses: int, pace: int = 1
+    seed: int,
+    family: str,
+    vcpus: int,
+    pages: int,
+    pauses: int,
+    pace: int = 1,
+    *,
+    busy: bool = True,
 ) -> Operations:
     """Draw what the vCPUs do.
 
@@ -121,9 +173,10 @@ def draw_operations(
         pages: the size of the guest.
         pauses: one operation in so many is followed by a pause.
         pace: how many times longer than usual the pauses are.
+        busy: large blocks are as frequent as `MIXES` says, not `CALM_SHARE` of that.
     """
     draws = Draws(seed, 1)
-    mix = _mix(family)
+    mix = _mix(family, busy)
     cut = CUT if draws.below(2, 1)[0] else 0
     count = (OPERATIONS + cut) // 2
     # All at once: a call of numpy's costs as much as the drawing of many numbers.
@@ -175,8 +228,10 @@ class _Mix:
 
 
 @cache
-def _mix(family: str) -> _Mix:
+def _mix(family: str, busy: bool) -> _Mix:
     orders, weights, live = (np.array(column) for column in zip(*MIXES[family], strict=True))
+    if not busy and family in CROWDED:
+        weights = np.where(orders < LARGE, CALM_SHARE * weights, weights)
     return _Mix(
         kinds=np.repeat(np.arange(len(orders)), weights),
         codes=encode(Operation.ALLOCATE, orders).astype(np.int64),

@@ -35,6 +35,11 @@ HOSTS: Final[dict[str, dict[str, Any]]] = {
 """Hosts by name: what differs from the default."""
 
 
+def layout_pages(layout: str) -> int:
+    """The size of a guest with one of `ZONE_LAYOUTS` [pages]."""
+    return sum(blocks for _, _, blocks, _ in ZONE_LAYOUTS[layout]) * BLOCK
+
+
 KHUGEPAGED_SHARE: Final = 20
 """khugepaged raises min_free_kbytes, to a twentieth of a small guest's memory."""
 

@@ -51,7 +51,10 @@ _ALWAYS: Final = (
 
 @dataclass(slots=True)
 class _Step:
-    """One step: several pages that the same CPU moves in the same way are one."""
+    """One step: several pages that the same CPU moves in the same way are one.
+
+    Its `rule` is the one that it breaks; "" when it breaks none.
+    """
 
     time_ns: int
     cpu: int
@@ -60,6 +63,7 @@ class _Step:
     order: int
     count: int = 1
     text: str = ""
+    rule: str = ""
 
     def __str__(self) -> str:
         who = f"CPU {self.cpu}" if self.cpu >= 0 else "the host"
@@ -107,7 +111,8 @@ class _Journal:
     def told(self, what: str, text: str) -> None:
         """Something that is no event: a preemption, a fault, a violation."""
         time_ns, cpu = self.now()
-        self.steps.append(_Step(time_ns, cpu, 0, 0, 0, 1, text))
+        rule = text.partition(":")[0] if what == "violation" else ""
+        self.steps.append(_Step(time_ns, cpu, 0, 0, 0, 1, text, rule))
 
 
 def tell(
@@ -159,6 +164,9 @@ def describe_violation(violation: Violation) -> list[str]:
 
 def _matters(step: _Step, violation: Violation | None) -> bool:
     """Whether a step belongs into the story."""
+    if step.rule and violation is not None and violation.rule not in (RACE, step.rule):
+        # Tolerated, and another story.
+        return False
     if step.text or step.kind in _ALWAYS or violation is None:
         return True
     if not violation.pages:

@@ -16,6 +16,7 @@ from hintbench.testing.mutants import MUTANTS
 from hintbench.testing.rules import RULES
 from hintbench.testing.scenario import Fault, Operations, Preemption, Scenario, join
 from hintbench.testing.shrinking import shrink
+from hintbench.testing.stories import tell
 
 V9 = find_strategy("percpu-array-v9")
 
@@ -125,3 +126,19 @@ def test_a_crashed_run_leaves_nothing_behind():
     ]
     assert any("on purpose" in error for error in errors)
     assert digests(v9, scenarios) == first
+
+
+def test_a_story_tells_of_no_other_rule():
+    key = "teardown", "isolated"
+    kinds = V9.kernels
+    scenarios = (draw_scenario(seed, kinds) for seed in range(1, 200))
+    for scenario in scenarios:
+        outcome = run_scenario(v9, scenario, frozenset(RULES), stop_at=key)
+        if key in outcome.violations and len(outcome.counts) > 1:
+            break
+    all_of_it = "\n".join(tell(v9, scenario, key, everything=True)[0])
+    story = "\n".join(tell(v9, scenario, key)[0])
+    others = [rule for rule in outcome.counts if rule != key[0]]
+    assert any(f"{rule}: " in all_of_it for rule in others)
+    assert not any(f"{rule}: " in story for rule in others)
+    assert f"{key[0]}: " in story
