@@ -5,8 +5,7 @@ scanner goes down from its end and collects where to. Both follow mm/compaction.
 runs, and for how many pages, a recorded kernel says (:mod:`hintbench.trace_compaction`); which
 pages these are the model decides, whose free lists are its own.
 
-Left out: the skip hints outlive no run, folios of more than a page stay where they are, and what
-fast_isolate_freepages() would find early the free scanner finds by walking.
+Left out: the skip hints outlive no run, and folios of more than a page stay where they are.
 """
 
 from __future__ import annotations
@@ -25,7 +24,9 @@ from hintbench.core.constants import (
     PAGE_ALLOC_COSTLY_ORDER,
     PAGEBLOCK_ORDER,
     PAGEBLOCK_PAGES,
+    TRANSIT,
 )
+from hintbench.core.hooks import Block
 from hintbench.core.migration import free_to_pcp, isolate_free_blocks, movable_pages, move_page
 
 if TYPE_CHECKING:
@@ -68,11 +69,17 @@ class Scanners:
         migrate_pfn: The migration scanner's next page.
         free_pfn: Start of the free scanner's pageblock.
         skip: Pageblocks that the fast search has looked at in this run.
+        isolated: Free blocks set aside and not used yet, (pfn, order) each.
+        search_order: Where the next fast search for free blocks begins.
+        failures: Fast searches since the last that found something.
     """
 
     def __init__(self, zone: Zone) -> None:
         self.zone = zone
         self.skip: set[int] = set()
+        self.isolated: list[tuple[int, int]] = []
+        self.search_order = PAGEBLOCK_ORDER - 1
+        self.failures = 0
         self.reset()
 
     def reset(self) -> None:
@@ -126,6 +133,58 @@ class Scanners:
                 self.migrate_pfn = max(pfn & ~(PAGEBLOCK_PAGES - 1), zone.start_pfn)
                 return
 
+    def missing(self, wanted: int) -> int:
+        """How many pages there are too few of for `wanted` sources."""
+        return wanted - sum(1 << order for _, order in self.isolated)
+
+    def search_free(self, wanted: int) -> int:
+        """fast_isolate_freepages(): a free block out of the top quarter between the scanners.
+
+        The zone's lock must be held; the kernel lets go of it between two orders.
+
+        Returns:
+            The block's pfn, -1 when the search found none.
+        """
+        zone = self.zone
+        at_top = self.free_pfn >= (zone.end_pfn - 1) & ~(PAGEBLOCK_PAGES - 1)
+        limit = PAGEBLOCK_PAGES >> 1 if at_top else self._scan_limit() >> 1 or 1
+        distance = self.free_pfn - self.migrate_pfn
+        low_pfn = self.free_pfn - (distance >> 2) & ~(PAGEBLOCK_PAGES - 1)
+        min_pfn = self.free_pfn - (distance >> 1) & ~(PAGEBLOCK_PAGES - 1)
+        # Round robin, from the order of the last success on.
+        start = self.search_order
+        for step in range(PAGEBLOCK_ORDER):
+            order = (start - step) % PAGEBLOCK_ORDER
+            blocks = zone.blocks_of(order, MOVABLE)[: -limit - 1 : -1]
+            found = next((pfn for pfn in blocks if pfn >= low_pfn), -1)
+            if found >= 0:
+                self.failures = 0
+                self.search_order = order
+            else:
+                found = max((pfn for pfn in blocks if pfn >= min_pfn), default=-1)
+            if found < 0:
+                if len(blocks) >= limit:
+                    zone.rotate_to_front(Block(blocks[-1], order, zone))
+                    limit = max(1, limit >> 1)
+                continue
+            zone.rotate_to_front(Block(found, order, zone))
+            taken: list[tuple[int, int]] = isolate_free_blocks(zone, found, found + 1, 1)
+            if not taken:
+                break
+            self.isolated += taken
+            if self.missing(wanted) > 0:
+                # fast_isolate_around()
+                first, end = self.block(found)
+                self.isolated += isolate_free_blocks(zone, first, end, self.missing(wanted))
+            return found
+        self.search_order = (start - 1) % PAGEBLOCK_ORDER
+        self.failures += 1
+        return -1
+
+    def _scan_limit(self) -> int:
+        """freelist_scan_limit()."""
+        return (COMPACT_CLUSTER_MAX >> min(self.failures, 63)) + 1
+
     def targets(self) -> Iterator[tuple[int, int]]:
         """isolate_freepages(): pageblocks downwards, of which free pages may be taken."""
         while not self.met:
@@ -165,7 +224,6 @@ class Compaction:
                 that went through the whole zone.
         """
         scanners = self.scanners[zone]
-        free: list[tuple[int, int]] = []
         if scanners.met:
             scanners.reset()
         while wanted > 0:
@@ -173,46 +231,52 @@ class Compaction:
             if not sources:
                 break
             wanted -= len(sources)
-            await self._isolate_free(scanners, free, len(sources))
-            await self._migrate(cpu, zone, sources, free)
+            await self._migrate(cpu, scanners, sources)
             if scanners.migrate_pfn >> PAGEBLOCK_ORDER != sources[-1] >> PAGEBLOCK_ORDER:
                 # What was freed there is to merge before anybody looks whether it did.
                 await self.threads.drain_cpu(cpu, zone, cpu)
-        for pfn, order in free:
-            await self._free(cpu, zone, pfn, order)
         if last:
             scanners.skip.clear()
+            scanners.search_order = PAGEBLOCK_ORDER - 1
+            await self._release(cpu, scanners)
         if drain_all:
             for other in self.guest.cpus:
                 await self.threads.drain_cpu(cpu, zone, other)
 
-    async def _isolate_free(
-        self, scanners: Scanners, free: list[tuple[int, int]], wanted: int
-    ) -> None:
-        """Fill the list of free pages; whole blocks, each pageblock under one lock hold."""
+    async def _release(self, cpu: int, scanners: Scanners) -> None:
+        """release_free_list(): what was set aside and not used goes back, small blocks first."""
+        left = sorted(scanners.isolated, key=lambda block: block[1])
+        scanners.isolated.clear()
+        for pfn, order in left:
+            await self._free(cpu, scanners.zone, pfn, order)
+
+    async def _isolate_free(self, scanners: Scanners, wanted: int) -> None:
+        """isolate_freepages(): from the free lists, else each pageblock under one lock hold."""
         zone: Any = scanners.zone
-        missing = wanted - sum(1 << order for _, order in free)
+        await zone.lock.acquire()
+        found = scanners.search_free(wanted)
+        zone.lock.release()
+        await Step()
+        if found >= 0:
+            return
         for first, end in scanners.targets():
-            if missing <= 0:
-                return
             await zone.lock.acquire()
-            found = isolate_free_blocks(zone, first, end, missing)
+            scanners.isolated += isolate_free_blocks(zone, first, end, scanners.missing(wanted))
             zone.lock.release()
             await Step()
-            free += found
-            missing -= sum(1 << order for _, order in found)
-            if missing <= 0:
+            if scanners.missing(wanted) <= 0:
                 return
 
-    async def _migrate(
-        self, cpu: int, zone: Zone, sources: Sequence[int], free: list[tuple[int, int]]
-    ) -> None:
+    async def _migrate(self, cpu: int, scanners: Scanners, sources: Sequence[int]) -> None:
         """migrate_pages(): copy, and free the source at once."""
         slot_of = self._slots_of(sources)
-        for source in sources:
+        free = scanners.isolated
+        for done, source in enumerate(sources):
+            if not free:
+                await self._isolate_free(scanners, len(sources) - done)
             if not free:
                 return
-            destination = _take_page(free)
+            destination = _take_page(self.simulation.pages, free)
             await self._prepare(cpu, destination)
             self.guest.spend(MIGRATE_PAGE_NS + self.simulation.backing.populate(destination, 0))
             await Step()
@@ -220,7 +284,7 @@ class Compaction:
                 free.append((destination, 0))
                 continue
             self.moved_pages += 1
-            await self._free(cpu, zone, source, 0)
+            await self._free(cpu, scanners.zone, source, 0)
 
     def _slots_of(self, pfns: Sequence[int]) -> dict[int, int]:
         """The slot of each page that has one."""
@@ -242,19 +306,23 @@ class Compaction:
             flags.clear(pfn)
 
     async def _free(self, cpu: int, zone: Zone, pfn: int, order: int) -> None:
-        """__free_pages() by kcompactd; what no per-CPU list takes goes there in pieces."""
-        piece = min(order, PAGE_ALLOC_COSTLY_ORDER)
+        """__free_pages() by kcompactd; what no per-CPU list takes goes to the zone."""
         point: Any = self.guest.hooks.page_freeing
-        for head in range(pfn, pfn + (1 << order), 1 << piece):
-            if _concerns(point, head, piece):
-                with self.threads.scheduler.as_hook("page_freeing"):
-                    waiting = point.function(self.guest, cpu, head, piece)
-                    if waiting is not None:
-                        await waiting
-            pcp = self.simulation.vcpus[cpu].pcps[zone.index]
-            count = free_to_pcp(self.simulation, pcp, head, piece)
-            if count > 0:
-                await self.threads.drain_pages(cpu, pcp, count)
+        if _concerns(point, pfn, order):
+            with self.threads.scheduler.as_hook("page_freeing"):
+                waiting = point.function(self.guest, cpu, pfn, order)
+                if waiting is not None:
+                    await waiting
+        if order > PAGE_ALLOC_COSTLY_ORDER:
+            lock: Any = zone.lock
+            await lock.acquire()
+            zone.free(pfn, order)
+            lock.release()
+            return
+        pcp = self.simulation.vcpus[cpu].pcps[zone.index]
+        count = free_to_pcp(self.simulation, pcp, pfn, order)
+        if count > 0:
+            await self.threads.drain_pages(cpu, pcp, count)
 
 
 def _concerns(point: Any, pfn: int, order: int) -> bool:
@@ -264,11 +332,13 @@ def _concerns(point: Any, pfn: int, order: int) -> bool:
     return point.flags is None or bool(point.flags.any(pfn, order))
 
 
-def _take_page(free: list[tuple[int, int]]) -> int:
+def _take_page(pages: Any, free: list[tuple[int, int]]) -> int:
     """compaction_alloc(): the first page of the smallest block, which is split for it."""
     at = min(range(len(free)), key=lambda index: free[index][1])
     pfn, order = free.pop(at)
     while order > 0:
         order -= 1
         free.append((pfn + (1 << order), order))
+        pages.state[pfn + (1 << order)] = TRANSIT | order
+    pages.state[pfn] = TRANSIT
     return pfn

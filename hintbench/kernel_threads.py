@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 VMSTAT_INTERVAL_NS = 1_000_000_000
 VMSTAT_SKEW_NS = 12_000_000
 """round_jiffies() spreads the CPUs by three jiffies each (250 Hz)."""
+REMOTE_PCP_TICKS = 3
+"""pcp->expire: ticks of vmstat until a list for another node's zone is let go of."""
 HUNG_TASK_TIMEOUT_SECONDS = 120
 """sysctl_hung_task_timeout_secs."""
 KSWAPD_RUN_NS = 1_125_000
@@ -57,6 +59,9 @@ class KernelThreads:
         self.scheduler = scheduler
         self.stopped = False
         self.kswapd_awake = False
+        self._several_nodes = len({zone.node for zone in machine.zones}) > 1
+        self._expires: dict[tuple[int, int], int] = {}
+        self._seen: dict[tuple[int, int], tuple[int, ...]] = {}
         self.false_ooms = 0
         self.stalls = 0
         self.stall_ns = 0
@@ -90,12 +95,12 @@ class KernelThreads:
             self.scheduler.spawn(task, step.cpu, "kcompactd", kernel=True)
 
     def start(self, ticks_ns: dict[int, list[int]] | None = None) -> None:
-        """Start vmstat on every CPU of a kernel whose lists decay.
+        """Start vmstat on every CPU: lists decay since 6.7, those of other nodes' zones expire.
 
         Args:
             ticks_ns: by CPU, when a recorded kernel's vmstat ran; None: once a second.
         """
-        if self.machine.kernel < KERNEL_6_12:
+        if self.machine.kernel < KERNEL_6_12 and not self._several_nodes:
             return
         now = self.simulation.clock.now
         for cpu in self.guest.cpus:
@@ -116,11 +121,37 @@ class KernelThreads:
             self._schedule(cpu, self.simulation.clock.now + VMSTAT_INTERVAL_NS, True)
         work = []
         for pcp in self.simulation.vcpus[cpu].pcps:
+            busy = self._several_nodes and self._has_changed(cpu, pcp)
             count = pcp.decay()
+            if self._several_nodes:
+                count += self._expire(cpu, pcp, count, busy)
             if count > 0:
                 work.append((pcp, count))
         if work:
             self.scheduler.spawn(self._decay(cpu, work), cpu, "vmstat", kernel=True)
+
+    def _has_changed(self, cpu: int, pcp: PerCpuPages) -> bool:
+        """Whether the CPU has used the zone since the last tick, as vm_stat_diff says."""
+        return self._seen.get((cpu, pcp.zone.index)) != _use_of(pcp)
+
+    def _expire(self, cpu: int, pcp: PerCpuPages, decayed: int, busy: bool) -> int:
+        """The rest of refresh_cpu_vm_stats(): drain_zone_pages() of another node's idle list.
+
+        Returns:
+            Pages to drain: a batch in the third tick that finds the zone unused.
+        """
+        key = cpu, pcp.zone.index
+        self._seen[key] = _use_of(pcp)
+        left = pcp.count - decayed
+        if busy:
+            self._expires[key] = REMOTE_PCP_TICKS
+        if self._expires.get(key, 0) == 0 or left == 0:
+            return 0
+        if pcp.zone.node == self.simulation.vcpus[cpu].node:
+            self._expires[key] = 0
+            return 0
+        self._expires[key] -= 1
+        return 0 if self._expires[key] else min(left, pcp.batch)
 
     async def _decay(self, cpu: int, work: list[tuple[PerCpuPages, int]]) -> None:
         for pcp, count in work:
@@ -309,3 +340,8 @@ class KernelThreads:
                 f"order {vcpu.order} fails (flags {flags:#x}) while the strategy holds"
                 f" {self._in_hand(vcpu)} pages",
             )
+
+
+def _use_of(pcp: PerCpuPages) -> tuple[int, ...]:
+    """What allocations, frees, refills and drains change."""
+    return pcp.count, pcp.free_count, pcp.alloc_factor, pcp.high

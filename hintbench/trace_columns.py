@@ -7,20 +7,29 @@ while somebody looks at them, and the system can have that back at any time.
 from __future__ import annotations
 
 import mmap
+import struct
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from hintbench.core.tracewords import COLUMNS
 from hintbench.errors import TraceError
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
 MOST_ROWS_IN_MEMORY: Final = 4_000_000
 
 Columns = dict[str, Any]
 _BLOCK_BYTES: Final = 1 << 20
+_ALIGNMENT: Final = 64
+_PADDING: Final = 0xD935
+"""The extra field that zip files use for alignment."""
+_ZIP64_BYTES: Final = 20
+"""The extension for large files in a local header."""
 
 
 class TraceColumns:
@@ -86,6 +95,25 @@ class TraceColumns:
         self._parts.clear()
 
 
+def save_aligned(file: IO[bytes], **arrays: npt.NDArray[Any]) -> None:
+    """As `numpy.savez`, but what is mapped later begins where numbers may begin.
+
+    Args:
+        file: Where to, from its beginning.
+        arrays: By name.
+    """
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            member = zipfile.ZipInfo(f"{name}.npy")
+            # Behind the fixed part, the name and the extension for large files stands padding; the
+            # array's own header is a multiple of the alignment.
+            header = file.tell() + 30 + len(member.filename) + _ZIP64_BYTES
+            padding = -(header + 4) % _ALIGNMENT
+            member.extra = struct.pack("<HH", _PADDING, padding) + bytes(padding)
+            with archive.open(member, "w", force_zip64=True) as out:
+                np.lib.format.write_array(out, array, allow_pickle=False)
+
+
 def mapped(path: Path, name: str, archive: zipfile.ZipFile) -> Any | None:
     """One array of an uncompressed archive of numpy's, without reading it.
 
@@ -97,7 +125,7 @@ def mapped(path: Path, name: str, archive: zipfile.ZipFile) -> Any | None:
         archive: The same, open.
 
     Returns:
-        The array; None when it is compressed or empty, and must be read.
+        The array; None when it is compressed, not aligned, or empty, and must be read.
 
     Raises:
         KeyError: There is no such array.
@@ -121,6 +149,8 @@ def mapped(path: Path, name: str, archive: zipfile.ZipFile) -> Any | None:
         while file.read(_BLOCK_BYTES):
             pass
     offset = _data_offset(path, member) + header
+    if offset % dtype.alignment:
+        return None
     return np.memmap(path, dtype=dtype, mode="c", offset=offset, shape=shape).view(np.ndarray)
 
 

@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hintbench.compaction import COMPACT_CLUSTER_MAX, CompactionStep
-from hintbench.core import tracewords
-from hintbench.core.tracepages import GIVE_BACK, RETURN, TAKE
-from hintbench.trace_history import COMPACTION_GAP_NS
+from hintbench.core.tracelists import OthersWalk
+from hintbench.trace_destinations import COMPACTION_GAP_NS
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from hintbench.trace_history import History
+    from hintbench.trace_history import PageHistory
 
 
 def compaction_of(
-    found: History, moves: npt.NDArray[np.int64], begin_ns: int
+    found: PageHistory, moves: npt.NDArray[np.int64], begin_ns: int
 ) -> tuple[CompactionStep, ...]:
     """Gather the steps of kcompactd.
 
@@ -63,25 +62,13 @@ def compaction_of(
     return tuple(steps)
 
 
-def _drained_of_others(found: History) -> npt.NDArray[np.int64]:
+def _drained_of_others(found: PageHistory) -> npt.NDArray[np.int64]:
     """Rows at which kcompactd drains a page that another CPU had put on its list.
 
     It drains its own CPU's lists behind every pageblock, and everybody's after a run that went
     through the whole zone.
     """
-    trace = found.trace
-    rows = np.flatnonzero(
-        (found.action == TAKE) | (found.action == GIVE_BACK) | (found.action == RETURN)
-    )
-    at = np.where(found.action[rows] == GIVE_BACK, found.commit[rows], rows)
-    sort = np.lexsort((at, trace.pfn[rows]))
-    rows, at = rows[sort], at[sort]
-    mine = (found.action[rows[1:]] == RETURN) & (
-        trace.flags[rows[1:]] & tracewords.BY_KCOMPACTD != 0
-    )
-    put_by_another = (
-        (trace.pfn[rows[:-1]] == trace.pfn[rows[1:]])
-        & (found.action[rows[:-1]] != RETURN)
-        & (trace.cpu[at[:-1]] != trace.cpu[rows[1:]])
-    )
-    return np.sort(rows[1:][mine & put_by_another])
+    walk = OthersWalk(len(found.first))
+    for window in found.windows():
+        walk.walk(window.low, window.action, window.settles, window.trace)
+    return np.array(walk.drained(), dtype=np.int64)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hintbench.core import tracewords
 from hintbench.core.constants import BUDDY, KIND_MASK, NR_PAGE_ORDERS, ORDER_MASK
-from hintbench.core.tracepages import NOTHING, RETURN, TAKE
+from hintbench.core.tracelists import RefillWalk
+from hintbench.core.tracepages import RETURN, TAKE
 from hintbench.trace_fit import unlike_trace
 from hintbench.trace_state import free_blocks
 from hintbench.trace_steps import steps_in_order
+from hintbench.trace_windows import piece_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from hintbench.boot import Machine
-    from hintbench.trace_history import History
+    from hintbench.trace_history import PageHistory
     from hintbench.trace_start import TraceStart
 
 Metrics = dict[str, int | float | None]
@@ -79,7 +79,7 @@ def compare(start: TraceStart, machine: Machine) -> tuple[Metrics, list[str]]:
     return metrics, lines
 
 
-def counted(found: History, action: int, *, with_derived: bool = False) -> list[int]:
+def counted(found: PageHistory, action: int, *, with_derived: bool = False) -> list[int]:
     """How often the kernel did something, by order.
 
     Args:
@@ -87,39 +87,30 @@ def counted(found: History, action: int, *, with_derived: bool = False) -> list[
         action: TAKE, HAND_OUT, GIVE_BACK or RETURN.
         with_derived: Count also what no event says, such as what compaction took.
     """
-    if with_derived:
-        steps = steps_in_order(found)
-        orders = steps.order[steps.action == action]
-    else:
-        span = slice(found.begin, found.end)
-        orders = found.order[span][found.action[span] == action]
-    return [int(count) for count in np.bincount(orders, minlength=NR_PAGE_ORDERS)]
+    counts = np.zeros(NR_PAGE_ORDERS, dtype=np.int64)
+    for window in found.windows():
+        if with_derived:
+            steps = steps_in_order(window)
+            orders = steps.order[steps.action == action]
+        else:
+            some = window.counting
+            orders = window.order[some][window.action[some] == action]
+        counts += np.bincount(orders, minlength=NR_PAGE_ORDERS)
+    return [int(count) for count in counts]
 
 
-def refill_sizes(found: History) -> dict[int, int]:
+def refill_sizes(found: PageHistory) -> dict[int, int]:
     """How many refills of per-CPU lists the kernel made, by number of blocks.
 
     A refill is a run of takes of one CPU, order and migratetype that nothing else of that CPU
     interrupts, but for the extfrag of a claim.
     """
-    trace = found.trace
-    span = slice(found.begin, found.end)
-    sizes: Counter[int] = Counter()
-    for cpu in range(trace.cpus):
-        rows = np.flatnonzero(trace.cpu[span] == cpu) + found.begin
-        told = (trace.kind[rows] == tracewords.EXTFRAG) & (found.action[rows] == NOTHING)
-        rows = rows[~told]
-        takes = found.action[rows] == TAKE
-        # Steals interrupt no refill, and are of the type that was asked for.
-        key = (
-            found.order[rows].astype(np.int64) << 8
-            | trace.migratetype[rows].astype(np.int64) & 0xFF
-        )
-        key[~takes] = -1
-        edges = np.flatnonzero(np.diff(key, prepend=-2, append=-2))
-        starts, lengths = edges[:-1], np.diff(edges)
-        sizes.update(lengths[takes[starts]].tolist())
-    return dict(sizes)
+    walk = RefillWalk(found.trace.cpus)
+    for window in found.windows():
+        some = window.counting
+        piece = piece_of(window.trace, window.begin, window.end)
+        walk.walk(window.action[some], window.order[some], piece)
+    return dict(walk.counts())
 
 
 def kernel_free_at_end(start: TraceStart) -> npt.NDArray[np.bool_] | None:
@@ -131,11 +122,12 @@ def kernel_free_at_end(start: TraceStart) -> npt.NDArray[np.bool_] | None:
     free = np.zeros(start.page_count, dtype=bool)
     for pfn, order in zip(start.free.pfn.tolist(), start.free.order.tolist(), strict=True):
         free[pfn : pfn + (1 << order)] = True
-    steps = steps_in_order(start.history)
-    sizes = 1 << steps.order.astype(np.int64)
-    first = np.repeat(steps.pfn - np.concatenate([[0], np.cumsum(sizes)[:-1]]), sizes)
-    # Of several steps of one page the last one counts.
-    free[first + np.arange(len(first))] = np.repeat(steps.action == RETURN, sizes)
+    for window in start.history.windows():
+        steps = steps_in_order(window)
+        sizes = 1 << steps.order.astype(np.int64)
+        first = np.repeat(steps.pfn - np.concatenate([[0], np.cumsum(sizes)[:-1]]), sizes)
+        # Of several steps of one page the last one counts.
+        free[first + np.arange(len(first))] = np.repeat(steps.action == RETURN, sizes)
     return free
 
 

@@ -20,7 +20,7 @@ from hintbench.trace_fit import name_of
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from hintbench.trace_history import History
+    from hintbench.trace_history import PageHistory
 
 # While /proc/kpageflags is read the machine goes on: some blocks have moved by its end.
 _SHARE: Final = 0.05
@@ -52,7 +52,7 @@ class Contradictions:
         )
 
 
-def contradictions(found: History, free: npt.NDArray[np.bool_]) -> Contradictions:
+def contradictions(found: PageHistory, free: npt.NDArray[np.bool_]) -> Contradictions:
     """Compare the first event of every page with its flag.
 
     Where the trace has no takes, or no drains, their lack says nothing of a page: such pages are
@@ -62,14 +62,9 @@ def contradictions(found: History, free: npt.NDArray[np.bool_]) -> Contradiction
         found: The trace, understood with these flags.
         free: Which pages are in free blocks.
     """
-    trace = found.trace
-    rows = np.flatnonzero(found.action[found.begin : found.end]) + found.begin
-    sizes = 1 << found.order[rows].astype(np.int64)
-    within = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    pages, first = np.unique(np.repeat(trace.pfn[rows], sizes) + within, return_index=True)
-    row = np.repeat(rows, sizes)[first]
-    action = found.action[row]
-    is_free = np.zeros(max(trace.page_count, len(free)), dtype=bool)
+    pages = np.flatnonzero(found.first_row >= 0)
+    row, action = found.first_row[pages], found.first_action[pages]
+    is_free = np.zeros(len(found.first), dtype=bool)
     is_free[: len(free)] = free
     shown_free = is_free[pages]
     silent = [
@@ -78,8 +73,7 @@ def contradictions(found: History, free: npt.NDArray[np.bool_]) -> Contradiction
         if step.reason != "lost"
     ]
     explained = np.isin(pages, np.concatenate([np.zeros(0, dtype=np.int64), *silent]))
-    has_takes = bool(np.any(found.action == TAKE))
-    has_returns = bool(np.any(found.action == RETURN))
+    has_takes, has_returns = TAKE in found.actions, RETURN in found.actions
     taken = (action == TAKE) & has_returns
     used = ((action == HAND_OUT) | (action == RETURN)) & has_takes
     used |= (action == GIVE_BACK) & ~explained
@@ -91,7 +85,7 @@ def contradictions(found: History, free: npt.NDArray[np.bool_]) -> Contradiction
     )
 
 
-def check_page_flags(found: History, free: npt.NDArray[np.bool_]) -> None:
+def check_page_flags(found: PageHistory, free: npt.NDArray[np.bool_]) -> None:
     """Refuse page flags that are not of the trace's machine when the trace began.
 
     Args:

@@ -6,26 +6,28 @@ than that are known to be left, the others were there all along.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hintbench.core import tracewords
-from hintbench.core.tracepages import GIVE_BACK, RETURN, TAKE
-from hintbench.trace_steps import steps_in_order
+from hintbench.core.tracelists import DecayWalk, OwnerWalk
+from hintbench.core.tracepages import GIVE_BACK
+from hintbench.core.traceslots import DeferredFrees
+from hintbench.trace_steps import Steps, steps_in_order
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from hintbench.trace_events import Trace
-    from hintbench.trace_history import History
+    from hintbench.trace_history import PageHistory
     from hintbench.trace_start import PcpPages
-
-_AT_ONCE_NS: Final = 100_000
+    from hintbench.trace_windows import Window
 
 
 def hidden_pages(
-    found: History, pcp: PcpPages, zone_of: npt.NDArray[np.int16], high_min: npt.NDArray[np.int64]
+    found: PageHistory,
+    pcp: PcpPages,
+    zone_of: npt.NDArray[np.int16],
+    high_min: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.int64]:
     """How many pages the lists hold that are never named, at least.
 
@@ -38,64 +40,42 @@ def hidden_pages(
     Returns:
         Pages by CPU and zone.
     """
-    trace = found.trace
-    steps = steps_in_order(found)
-    row = steps.row.copy()
-    told = (steps.action == GIVE_BACK) & ~steps.derived
-    row[told] = found.commit[row[told]]
-    order = np.lexsort((np.arange(len(row)), row))
-    row, pfn, action = row[order], steps.pfn[order], steps.action[order]
-    pages = 1 << steps.order[order].astype(np.int64)
-    puts = (action == TAKE) | (action == GIVE_BACK)
-    owner = _owners(pfn, puts, trace.cpu[row], pcp)
-    decays = (action == RETURN) & _by_decay(trace)[row]
-    zone = zone_of[pfn]
+    cpus, zones = high_min.shape
+    lists = OwnerWalk(zone_of, cpus, zones)
+    for cpu, pfn, order in zip(pcp.cpu.tolist(), pcp.pfn.tolist(), pcp.order.tolist(), strict=True):
+        lists.start(pfn, order, cpu)
+    decays = DecayWalk(found.trace.cpus)
+    deferred = DeferredFrees(len(found.first))
+    for window in found.windows():
+        decay = decays.walk(window.trace)
+        steps = _at_their_times(window, deferred)
+        cpu = window.trace.cpu[steps.row]
+        lists.walk(steps.action, steps.pfn, steps.order, cpu, decay[steps.row])
     hidden = np.zeros(high_min.shape, dtype=np.int64)
-    for cpu, index in np.ndindex(*high_min.shape):
-        mine = np.flatnonzero((owner == cpu) & (zone == index))
-        known = np.cumsum(np.where(puts[mine], pages[mine], -pages[mine]))
-        start = (pcp.cpu == cpu) & (zone_of[pcp.pfn] == index)
-        known += (1 << pcp.order[start].astype(np.int64)).sum()
-        # The last page of a drain.
-        ends = decays[mine] & ~np.append(decays[mine][1:], False)
-        left = known[ends & (trace.cpu[row[mine]] == cpu)]
-        if len(left):
-            hidden[cpu, index] = max(int(high_min[cpu, index] - left.min()), 0)
+    for cpu, index in np.ndindex(cpus, zones):
+        left = lists.least_left(cpu, index)
+        if left is not None:
+            hidden[cpu, index] = max(int(high_min[cpu, index]) - left, 0)
     return hidden
 
 
-def _by_decay(trace: Trace) -> npt.NDArray[np.bool_]:
-    """The rows of drains with which a worker begins: vmstat's, while others follow from a free."""
-    drain = (trace.flags & tracewords.BY_KWORKER != 0) & (trace.kind == tracewords.PCPU_DRAIN)
-    decay = np.zeros(len(trace), dtype=bool)
-    for cpu in range(trace.cpus):
-        rows = np.flatnonzero(trace.cpu == cpu)
-        is_drain = drain[rows]
-        begins = is_drain & ~np.append(False, is_drain[:-1])
-        same = np.append(False, np.diff(trace.pid[rows]) == 0)
-        at_once = np.diff(trace.time_ns[rows], prepend=0) < _AT_ONCE_NS
-        # Each drain is of the kind of its run's first.
-        run = np.maximum.accumulate(np.where(begins, np.arange(len(rows)), 0))
-        decay[rows] = is_drain & ~(same & at_once)[run]
-    return decay
+def _at_their_times(window: Window, deferred: DeferredFrees) -> Steps:
+    """The steps of a window, with frees when they reach the per-CPU lists.
 
-
-def _owners(
-    pfn: npt.NDArray[np.int64],
-    puts: npt.NDArray[np.bool_],
-    cpu: npt.NDArray[np.int16],
-    pcp: PcpPages,
-) -> npt.NDArray[np.int64]:
-    """Whose list each step concerns: that of the CPU which put the page there last.
-
-    A CPU also drains the lists of others (drain_all_pages).
+    Args:
+        window: The window.
+        deferred: The frees that wait for their batched line.
     """
-    pfns = np.concatenate([pcp.pfn.astype(np.int64), pfn])
-    owner = np.concatenate([pcp.cpu.astype(np.int64), cpu.astype(np.int64)])
-    put = np.concatenate([np.ones(len(pcp.pfn), dtype=bool), puts])
-    by_page = np.lexsort((np.arange(len(pfns)), pfns))
-    place = np.arange(len(by_page))
-    new_page = np.diff(pfns[by_page], prepend=-1) != 0
-    last_put = np.maximum.accumulate(np.where(put[by_page] | new_page, place, 0))
-    owner[by_page] = owner[by_page[last_put]]
-    return owner[len(pcp.pfn) :]
+    steps = steps_in_order(window)
+    waits = (steps.action == GIVE_BACK) & ~steps.derived & window.deferred[steps.row]
+    order = steps.order.astype(np.int32)
+    row, order, index = deferred.order(
+        (steps.row, order, waits.view(np.uint8)), window.settling, window.trace.pfn
+    )
+    told = index >= 0
+    some = steps.only(index[told])
+    action = np.full(len(row), GIVE_BACK, dtype=np.uint8)
+    pfn = window.trace.pfn[row]
+    derived = np.zeros(len(row), dtype=np.bool_)
+    action[told], pfn[told], derived[told] = some.action, some.pfn, some.derived
+    return Steps(row, action, pfn, order.astype(np.int8), derived)

@@ -61,8 +61,10 @@ def load(start: TraceStart, machine: Machine) -> None:
     _load_in_use(start, machine, zone_of)
     _load_pcp(start, machine, zone_of)
     if start.exact:
-        steps = steps_in_order(start.history)
-        named: Any = _covered(steps.pfn, steps.order, len(zone_of)).view(np.uint8)
+        named: Any = np.zeros(len(zone_of), dtype=np.uint8)
+        for window in start.history.windows():
+            steps = steps_in_order(window)
+            named |= _covered(steps.pfn, steps.order, len(zone_of)).view(np.uint8)
         for zone in machine.zones:
             zone.named = memoryview(named)
     if start.check:

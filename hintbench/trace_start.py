@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hintbench.core import tracewords
 from hintbench.core.constants import PAGEBLOCK_ORDER
-from hintbench.core.tracepages import HAND_OUT, NOTHING, PCP, RETURN
+from hintbench.core.tracepages import HAND_OUT, PCP, RETURN
 from hintbench.jiffies import GRID_NS
 from hintbench.trace_compaction import compaction_of
 from hintbench.trace_compare import compare
-from hintbench.trace_history import History
+from hintbench.trace_history import PageHistory
 from hintbench.trace_load import load
 from hintbench.trace_state import UNKNOWN_TYPE, FreeBlocks, free_blocks
+from hintbench.trace_ticks import timer_phase_ns, vmstat_ticks
+from hintbench.trace_windows import piece_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -23,16 +25,6 @@ if TYPE_CHECKING:
     from hintbench.boot import Machine
     from hintbench.compaction import CompactionStep
     from hintbench.trace_events import Trace
-
-# vmstat_update() is due every second; with HZ=250 the timer wheel makes 1.024 s of it.
-_TICK_NS: Final = 1_024_000_000
-# An idle CPU's chain of ticks has stopped, and starts again about two seconds after it wakes.
-_FIRST_TICK_NS: Final = 2 * _TICK_NS
-_TICKS_AFTER_WAKING: Final = 6
-_IDLE_NS: Final = 1_000_000_000
-_SAME_TICK_NS: Final = 200_000_000
-# From a timer's jiffy until its work item drains the first page, on a CPU that is free for it.
-_TIMER_LATENCY_NS: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,7 +96,7 @@ class TraceStart:
     timer_phase_ns: int
     begin_ns: int
     end_ns: int
-    history: History
+    history: PageHistory
     free_at_end: npt.NDArray[np.bool_] | None = None
     movable: npt.NDArray[np.bool_] | None = None
     check: bool = False
@@ -134,7 +126,7 @@ class TraceStart:
 
 
 def start_of(
-    found: History,
+    found: PageHistory,
     free: npt.NDArray[np.bool_] | None,
     in_use: tuple[npt.NDArray[np.int32], npt.NDArray[np.int8], npt.NDArray[np.int32]],
     free_at_end: npt.NDArray[np.bool_] | None,
@@ -204,83 +196,18 @@ def end_time_ns(trace: Trace, begin: int, end: int) -> int:
     return max(last - begin_time_ns(trace, begin), 0)
 
 
-def vmstat_ticks(trace: Trace, begin: int, end: int) -> tuple[npt.NDArray[np.int64], ...]:
-    """When vmstat_update() ran on each CPU, on the trace's own clock.
-
-    Drains by a kworker show some runs. The timer is deferrable and stops when nothing is left to
-    decay, so others are guessed: after a CPU wakes the first comes two seconds later, then one
-    every 1.024 s, six in all (by then pcp->high has decayed to its minimum), none that would be
-    within a period before one that was seen.
-    """
-    ticks = []
-    by_worker = trace.flags & tracewords.BY_KWORKER != 0
-    for cpu in range(trace.cpus):
-        rows = np.flatnonzero(trace.cpu[begin:end] == cpu) + begin
-        seen = rows[by_worker[rows] & (trace.kind[rows] == tracewords.PCPU_DRAIN)]
-        observed = _first_of_each(trace.time_ns[seen], _SAME_TICK_NS)
-        busy = trace.time_ns[rows[~by_worker[rows]]]
-        waking = _first_of_each(busy, _IDLE_NS)
-        stops = np.append(waking[1:] + _FIRST_TICK_NS, trace.time_ns[end - 1] if end else 0)
-        guessed = (
-            waking[:, None] + _FIRST_TICK_NS + _TICK_NS * np.arange(_TICKS_AFTER_WAKING)[None, :]
-        )
-        guessed = guessed[guessed < stops[: len(waking), None]]
-        after = np.searchsorted(observed, guessed - _SAME_TICK_NS)
-        far = np.append(observed, np.iinfo(np.int64).max)[after] - guessed >= _TICK_NS
-        before = np.append(np.iinfo(np.int64).min // 2, observed)[
-            np.searchsorted(observed, guessed)
-        ]
-        far &= guessed - before >= _TICK_NS // 2
-        ticks.append(np.sort(np.concatenate([observed, guessed[far]])).astype(np.int64))
-    return tuple(ticks)
-
-
-def timer_phase_ns(trace: Trace, begin: int, end: int) -> int:
-    """When the multiples of 8 jiffies fall on which timers of about a second fire.
-
-    vmstat's work items drain lists right after their timer, unless their CPU idled or was busy:
-    the millisecond of the wheel's period in which most of them began is the one.
-
-    Returns:
-        A time in 0..32 ms, on the trace's own clock modulo that; 0 when nothing shows it.
-    """
-    drains = (trace.flags & tracewords.BY_KWORKER != 0) & (trace.kind == tracewords.PCPU_DRAIN)
-    rows = np.flatnonzero(drains[begin:end]) + begin
-    if not len(rows):
-        return 0
-    began = [
-        _first_of_each(trace.time_ns[rows[trace.cpu[rows] == cpu]], _SAME_TICK_NS)
-        for cpu in range(trace.cpus)
-    ]
-    phases = np.sort(np.concatenate(began) % GRID_NS)
-    around = np.concatenate([phases, phases + GRID_NS])
-    followers = np.searchsorted(around, phases + _TIMER_LATENCY_NS) - np.arange(len(phases))
-    return int(phases[np.argmax(followers)])
-
-
-def _first_of_each(times: npt.NDArray[np.int64], gap_ns: int) -> npt.NDArray[np.int64]:
-    """The times that come more than `gap_ns` after the one before."""
-    return times[np.diff(times, prepend=times[:1] - gap_ns - 1) > gap_ns]
-
-
-def _pcp_at_start(found: History) -> PcpPages:
+def _pcp_at_start(found: PageHistory) -> PcpPages:
     """Blocks that an event finds on a per-CPU list before anything put them there."""
     trace = found.trace
-    rows = np.flatnonzero(found.action[found.begin : found.end] != NOTHING) + found.begin
-    # Of most pages no event concerns a list at first: they need not be sorted.
-    rows = rows[found.first[trace.pfn[rows]] == PCP]
-    _, index = np.unique(trace.pfn[rows], return_index=True)
-    first_rows = rows[index]
-    on_list = np.isin(found.action[first_rows], (HAND_OUT, RETURN))
-    first_rows = first_rows[on_list]
+    first_rows, action, order_of = _first_of_listed(found)
     # What was handed out stood at the head, what was drained at the tail, the last one first.
-    is_cold = found.action[first_rows] == RETURN
+    is_cold = action == RETURN
     place = np.where(is_cold, 2 * len(trace) - first_rows, first_rows)
     parts = [
         (
             trace.cpu[first_rows],
             trace.pfn[first_rows],
-            found.order[first_rows],
+            order_of,
             pcp_type(trace.migratetype[first_rows]),
             place,
         )
@@ -311,13 +238,47 @@ def _pcp_at_start(found: History) -> PcpPages:
     )
 
 
+def _first_of_listed(
+    found: PageHistory,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8], npt.NDArray[np.int8]]:
+    """The first events of blocks that were on a per-CPU list at first, if they leave it.
+
+    Returns:
+        Their rows, what they do, and their orders; by page.
+    """
+    wanted = found.first == PCP
+    rows, actions, orders, pages = [], [], [], []
+    for window in found.windows():
+        # Of most pages no event concerns a list at first: they need not be sorted.
+        some = np.flatnonzero(window.action[window.counting]) + window.begin
+        some = some[wanted[window.trace.pfn[some]]]
+        page, index = np.unique(window.trace.pfn[some], return_index=True)
+        some = some[index]
+        wanted[page] = False
+        pages.append(page)
+        rows.append(some + window.low)
+        actions.append(window.action[some])
+        orders.append(window.order[some])
+    if not rows:
+        none = np.zeros(0, dtype=np.int64)
+        return none, none.astype(np.uint8), none.astype(np.int8)
+    by_page = np.argsort(np.concatenate(pages))
+    action = np.concatenate(actions)[by_page]
+    leaves = (action == HAND_OUT) | (action == RETURN)
+    return (
+        np.concatenate(rows)[by_page][leaves],
+        action[leaves],
+        np.concatenate(orders)[by_page][leaves],
+    )
+
+
 def pcp_type(migratetype: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
     """Migratetypes that the guest knows: CMA and ISOLATE count as movable, unknown as unmovable."""
     return np.where(migratetype > 3, 1, np.maximum(migratetype, 0)).astype(np.int8)
 
 
 def _with_silent_pages(
-    found: History,
+    found: PageHistory,
     free: npt.NDArray[np.bool_],
     in_use: tuple[npt.NDArray[np.int32], npt.NDArray[np.int8], npt.NDArray[np.int32]],
     pcp: PcpPages,
@@ -337,20 +298,26 @@ def _with_silent_pages(
     )
 
 
-def _pageblock_types(found: History) -> npt.NDArray[np.uint8]:
+def _pageblock_types(found: PageHistory) -> npt.NDArray[np.uint8]:
     """The type of each pageblock as the first event shows it that depends on it."""
-    trace = found.trace
-    kind = trace.kind[: found.end]
-    extfrag = kind == tracewords.EXTFRAG
-    rows = np.flatnonzero(
-        (kind == tracewords.ZONE_LOCKED) | (kind == tracewords.PCPU_DRAIN) | extfrag
-    )
-    fallback = trace.aux[rows] >> tracewords.AUX_MIGRATETYPE_SHIFT & 7
-    seen = np.where(extfrag[rows], fallback, trace.migratetype[rows])
-    # The zone-locked line of a claim comes right before its extfrag, with the new type already.
-    age = 2 * rows - 3 * extfrag[rows]
-    sort = np.argsort(age, kind="stable")
-    blocks, index = np.unique(trace.pfn[rows[sort]] >> PAGEBLOCK_ORDER, return_index=True)
     types = np.full((len(found.first) >> PAGEBLOCK_ORDER) + 1, UNKNOWN_TYPE, dtype=np.uint8)
-    types[blocks] = pcp_type(seen[sort][index])
+    ages = np.full(len(types), np.iinfo(np.int64).max)
+    for low in range(0, found.end, found.window_rows):
+        piece = piece_of(found.trace, low, min(low + found.window_rows, found.end))
+        extfrag = piece.kind == tracewords.EXTFRAG
+        rows = np.flatnonzero(
+            (piece.kind == tracewords.ZONE_LOCKED) | (piece.kind == tracewords.PCPU_DRAIN) | extfrag
+        )
+        block = piece.pfn[rows] >> PAGEBLOCK_ORDER
+        # The zone-locked line of a claim comes right before its extfrag, with the new type already.
+        age = 2 * (rows + low) - 3 * extfrag[rows]
+        older = age < ages[block]
+        rows, block, age = rows[older], block[older], age[older]
+        sort = np.argsort(age, kind="stable")
+        blocks, index = np.unique(block[sort], return_index=True)
+        first = rows[sort][index]
+        fallback = piece.aux[first] >> tracewords.AUX_MIGRATETYPE_SHIFT & 7
+        seen = np.where(extfrag[first], fallback, piece.migratetype[first])
+        types[blocks] = pcp_type(seen)
+        ages[blocks] = age[sort][index]
     return types

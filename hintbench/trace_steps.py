@@ -14,6 +14,8 @@ from hintbench.trace_history import PCP_ORDERS, History
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from hintbench.trace_windows import Window
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Steps:
@@ -59,10 +61,13 @@ class Steps:
         )
 
 
-def steps_in_order(found: History) -> Steps:
+def steps_in_order(found: History | Window) -> Steps:
     """All that happened to pages, events and derived steps, in order.
 
     A free of an order that per-CPU lists do not keep is followed by the return to the buddy.
+
+    Args:
+        found: A trace or a window of it, understood.
     """
     trace = found.trace
     rows = np.flatnonzero(found.action[found.begin : found.end]) + found.begin
@@ -75,15 +80,17 @@ def steps_in_order(found: History) -> Steps:
     )
     kept = np.array([PCP_ORDERS[found.kernel] >> order & 1 for order in range(NR_PAGE_ORDERS)])
     direct = rows[(events.action == GIVE_BACK) & (kept[events.order] == 0)]
-    silent = found.derived
-    row = np.concatenate([direct, np.array([step.row for step in silent], dtype=np.int64)])
+    silent = found.silent() if isinstance(found, History) else found.silent
+    if not len(direct) and not len(silent.row):
+        return events
+    row = np.concatenate([direct, silent.row])
     # Beside an event: what came before it, then its own return to the buddy, then what came behind.
-    phase = np.array([2] * len(direct) + [3 if step.after else 0 for step in silent])
+    phase = np.concatenate([np.full(len(direct), 2), np.where(silent.after, 3, 0)])
     between = Steps(
         row,
-        np.array([RETURN] * len(direct) + [step.action for step in silent], dtype=np.uint8),
-        np.concatenate([trace.pfn[direct], np.array([s.pfn for s in silent], dtype=np.int64)]),
-        np.concatenate([found.order[direct], np.array([s.order for s in silent], dtype=np.int8)]),
+        np.concatenate([np.full(len(direct), RETURN, dtype=np.uint8), silent.action]),
+        np.concatenate([trace.pfn[direct], silent.pfn]),
+        np.concatenate([found.order[direct], silent.order]),
         np.arange(len(row)) >= len(direct),
     )
     place = np.lexsort((np.arange(len(row)), phase, row))

@@ -77,6 +77,8 @@ def save_trace(trace: Trace, path: str | Path) -> None:
     """
     import numpy as np
 
+    from hintbench.trace_columns import save_aligned
+
     about = {
         "texts": [[text.row, text.name, text.text] for text in trace.texts],
         "faults": [[one.kind, one.count, list(one.lines), one.file] for one in trace.faults],
@@ -87,7 +89,7 @@ def save_trace(trace: Trace, path: str | Path) -> None:
     columns = {name: getattr(trace, name) for name in _columns()}
     try:
         with open(path, "wb") as file:
-            np.savez(
+            save_aligned(
                 file,
                 schema=np.array(f"{SCHEMA}/{SCHEMA_VERSION}"),
                 about=np.frombuffer(json.dumps(about).encode(), dtype=np.uint8),

@@ -22,7 +22,7 @@ if cython.compiled:
     from cython.cimports.hintbench.core.fallback import rmqueue
     from cython.cimports.hintbench.core.handover import fail_allocation, hand_over
     from cython.cimports.hintbench.core.pcp import PerCpuPages, pcp_allowed
-    from cython.cimports.hintbench.core.simulation import Simulation
+    from cython.cimports.hintbench.core.simulation import Simulation, log_event, requeue_at
     from cython.cimports.hintbench.core.vcpu import (
         DIRECT_TAKE,
         FIND_ZONE,
@@ -52,7 +52,7 @@ else:
     from hintbench.core.fallback import rmqueue
     from hintbench.core.handover import fail_allocation, hand_over
     from hintbench.core.pcp import PerCpuPages, pcp_allowed
-    from hintbench.core.simulation import Simulation
+    from hintbench.core.simulation import Simulation, log_event, requeue_at
     from hintbench.core.vcpu import DIRECT_TAKE, FIND_ZONE, HAND_OVER, REFILL, SLOW_PATH, Vcpu
     from hintbench.core.zone import Zone
 
@@ -177,7 +177,7 @@ def find_zone(sim: Simulation, vcpu: Vcpu) -> cython.int:
                 if not pcp_allowed(sim.kernel, order):
                     sim.clock.now += sim.clock.costs.direct_path_ns
                     vcpu.phase = DIRECT_TAKE
-                    return sim.requeue(vcpu)
+                    return requeue_at(sim, vcpu.number, sim.clock.now)
                 pcp: PerCpuPages = cython.cast(PerCpuPages, vcpu.pcps[zone.index])
                 # Fewer pages are batch freed after an allocation (rmqueue_pcplist()).
                 pcp.free_count >>= 1
@@ -187,7 +187,7 @@ def find_zone(sim: Simulation, vcpu: Vcpu) -> cython.int:
                     vcpu.pfn = pfn
                     return hand_over(sim, vcpu)
                 vcpu.phase = REFILL
-                return sim.requeue(vcpu)
+                return requeue_at(sim, vcpu.number, sim.clock.now)
             sim.clock.now += sim.clock.costs.zone_fallback_ns
             vcpu.zone_at += 1
         if vcpu.no_fragment:
@@ -216,7 +216,7 @@ def after_slow_path(sim: Simulation, vcpu: Vcpu) -> cython.int:
         vcpu.woken = False
         vcpu.zone_at = 0
         vcpu.phase = FIND_ZONE
-        return sim.requeue(vcpu)
+        return requeue_at(sim, vcpu.number, sim.clock.now)
     return fail_allocation(sim, vcpu)
 
 
@@ -231,7 +231,7 @@ def refill_step(sim: Simulation, vcpu: Vcpu) -> cython.int:
     got: cython.longlong = 0
     pfn: cython.int
     vcpu.lock_wait += zone.lock.take()
-    sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_LOCKED, zone.index, order)
+    log_event(sim, sim.clock.now, vcpu.number, EVENT_LOCKED, zone.index, order)
     wanted = pcp.refill_size(order)
     vcpu.mode.mode = 0
     while got < wanted:
@@ -240,7 +240,7 @@ def refill_step(sim: Simulation, vcpu: Vcpu) -> cython.int:
             break
         sim.pages.add_tail(head, pfn)
         sim.pages.state[pfn] = PCP | order
-        sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_TAKEN, pfn, order)
+        log_event(sim, sim.clock.now, vcpu.number, EVENT_TAKEN, pfn, order)
         got += 1
     pcp.count += got << order
     sim.taken_by_order[order] += got
@@ -257,7 +257,7 @@ def refill_step(sim: Simulation, vcpu: Vcpu) -> cython.int:
         vcpu.zone_at += 1
         vcpu.phase = FIND_ZONE
     _after_boost(sim, vcpu, zone)
-    return sim.requeue(vcpu)
+    return requeue_at(sim, vcpu.number, sim.clock.now)
 
 
 @cython.cfunc
@@ -265,16 +265,16 @@ def direct_take_step(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """rmqueue_buddy(): orders that the per-CPU lists do not hold."""
     zone: Zone = cython.cast(Zone, vcpu.zonelist[vcpu.zone_at])
     vcpu.lock_wait += zone.lock.take()
-    sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_LOCKED, zone.index, vcpu.order)
+    log_event(sim, sim.clock.now, vcpu.number, EVENT_LOCKED, zone.index, vcpu.order)
     vcpu.mode.mode = 0
     vcpu.pfn = rmqueue(zone, vcpu.order, vcpu.migratetype, vcpu.no_fragment, vcpu.mode)
     if vcpu.pfn >= 0:
         sim.taken_by_order[vcpu.order] += 1
-        sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_TAKEN, vcpu.pfn, vcpu.order)
+        log_event(sim, sim.clock.now, vcpu.number, EVENT_TAKEN, vcpu.pfn, vcpu.order)
         vcpu.phase = HAND_OVER
     else:
         vcpu.zone_at += 1
         vcpu.phase = FIND_ZONE
     zone.lock.release()
     _after_boost(sim, vcpu, zone)
-    return sim.requeue(vcpu)
+    return requeue_at(sim, vcpu.number, sim.clock.now)

@@ -1,7 +1,7 @@
 cimport cython
 
 from hintbench.core.clock cimport VirtualClock
-from hintbench.core.hooks cimport CoreHooks, HookPoint
+from hintbench.core.hooks cimport Block, CoreHooks, HookPoint
 from hintbench.core.pages cimport Pages
 from hintbench.core.retained cimport RetainedSplit
 
@@ -28,6 +28,7 @@ cdef class Buddy:
     cdef public int claim_order
     cdef public long long high_watermark_pages
     cdef public RetainedSplit split
+    cdef Block last_block
     # where a merge stands whose block_merged hook waits
     cdef public object waiting
     cdef public int merge_pfn, merge_order, merge_type
@@ -37,6 +38,10 @@ cdef class Buddy:
     cdef inline int merge(self, int pfn, int order, int migratetype, bint to_tail, int origin, int freed_pfn, int freed_order) except -1
     @cython.final
     cdef inline int finish_free(self, int pfn, int order, int migratetype, int to_tail, int origin, int freed_pfn, int freed_order) except -1
+    @cython.final
+    cdef int _tell_freed(self, int pfn, int order, int freed_pfn, int freed_order, int origin) except -1
+    @cython.final
+    cdef Block block_at(self, int pfn, int order)
     @cython.final
     cdef int rmqueue_smallest(self, int order, int migratetype) except -2
     @cython.final

@@ -10,6 +10,7 @@ from typing import Any
 import cython
 
 if cython.compiled:
+    from cython.cimports.cpython.ref import PyObject, _Py_REFCNT
     from cython.cimports.hintbench.core.clock import VirtualClock
     from cython.cimports.hintbench.core.constants import (
         BUDDY,
@@ -28,7 +29,9 @@ if cython.compiled:
     )
     from cython.cimports.hintbench.core.flags import UnitFlags
     from cython.cimports.hintbench.core.hooks import (
+        Block,
         HookPoint,
+        call_block_freed,
         check_range,
         make_block,
         refuse_to_wait,
@@ -52,7 +55,13 @@ else:
         TRANSIT,
     )
     from hintbench.core.flags import UnitFlags
-    from hintbench.core.hooks import HookPoint, check_range, make_block, refuse_to_wait
+    from hintbench.core.hooks import (
+        Block,
+        HookPoint,
+        check_range,
+        make_block,
+        refuse_to_wait,
+    )
     from hintbench.core.pages import Pages
 
 
@@ -111,6 +120,7 @@ class Buddy:
         self.visits = 0
         self.claim_order = 0
         self.editing_refused = False
+        self.last_block = None
         self.waiting = None
         self.merge_pfn = 0
         self.merge_order = 0
@@ -224,10 +234,8 @@ class Buddy:
         freed_order: cython.int,
     ) -> cython.int:
         """The end of __free_one_page(): set_buddy_order(), list insertion, notification."""
-        point: HookPoint
         head: cython.int
         higher: cython.int
-        begun: cython.longlong
         self.pages.state[pfn] = BUDDY | order
         self.nr_free[order] += 1
         head = self.list_of(order, migratetype)
@@ -244,26 +252,60 @@ class Buddy:
         if self.claim is not None and order >= self.claim_order:
             self.claim(pfn, order)
         if self.hooks is not None and self.hooks.block_freed is not None and not self.quiet:
-            point = self.hooks.block_freed
-            if self.concerns(point, pfn, order):
-                self.hooks.in_block_freed = True
-                begun = point.begin(self.clock)
-                try:
-                    outcome = point.function(
-                        self.hooks.guest,
-                        self.clock.cpu,
-                        self,
-                        pfn,
-                        order,
-                        make_block(freed_pfn, freed_order, self),
-                        origin,
-                    )
-                finally:
-                    self.hooks.in_block_freed = False
-                point.end(self.clock, begun)
-                if outcome is not None:
-                    refuse_to_wait(point, outcome)
+            self._tell_freed(pfn, order, freed_pfn, freed_order, origin)
         return order
+
+    def _tell_freed(
+        self,
+        pfn: cython.int,
+        order: cython.int,
+        freed_pfn: cython.int,
+        freed_order: cython.int,
+        origin: cython.int,
+    ) -> cython.int:
+        """Fire block_freed for a block that is on its free list now."""
+        begun: cython.longlong
+        point: HookPoint = self.hooks.block_freed
+        if not self.concerns(point, pfn, order):
+            return 0
+        # Named here, so that it stays what it is while the hook frees something itself.
+        freed: Block = self.block_at(freed_pfn, freed_order)
+        self.hooks.in_block_freed = True
+        begun = point.begin(self.clock)
+        try:
+            if cython.compiled:
+                outcome = call_block_freed(
+                    point.function,
+                    self.hooks.guest,
+                    self.clock.cpu,
+                    self,
+                    pfn,
+                    order,
+                    freed,
+                    origin,
+                )
+            else:
+                outcome = point.function(
+                    self.hooks.guest, self.clock.cpu, self, pfn, order, freed, origin
+                )
+        finally:
+            self.hooks.in_block_freed = False
+        point.end(self.clock, begun)
+        if outcome is not None:
+            refuse_to_wait(point, outcome)
+        return 0
+
+    def block_at(self, pfn: cython.int, order: cython.int) -> Block:
+        """A :class:`Block`; the last one serves again if it is the same or nobody has it."""
+        if cython.compiled and self.last_block is not None:
+            if self.last_block.pfn == pfn and self.last_block.order == order:
+                return self.last_block
+            if _Py_REFCNT(cython.cast(cython.pointer(PyObject), self.last_block)) == 1:
+                self.last_block.pfn = pfn
+                self.last_block.order = order
+                return self.last_block
+        self.last_block = make_block(pfn, order, self)
+        return self.last_block
 
     def call_block_taken(
         self, pfn: cython.int, order: cython.int, reason: cython.int
@@ -302,7 +344,8 @@ class Buddy:
 
     def concerns(self, point: HookPoint, pfn: cython.int, order: cython.int) -> cython.bint:
         """Whether a block concerns a hook; the test's cost is charged either way."""
-        point.charge_test(self.clock)
+        if point.cost_ns:
+            point.charge_test(self.clock)
         if order < point.min_order:
             return False
         return point.flags is None or point.flags.any_set(pfn, order) != 0

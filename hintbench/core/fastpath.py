@@ -43,7 +43,12 @@ if cython.compiled:
     )
     from cython.cimports.hintbench.core.hooks import CoreHooks
     from cython.cimports.hintbench.core.pcp import PerCpuPages
-    from cython.cimports.hintbench.core.simulation import Simulation, prefetch
+    from cython.cimports.hintbench.core.simulation import (
+        Simulation,
+        log_event,
+        prefetch,
+        requeue_at,
+    )
     from cython.cimports.hintbench.core.vcpu import READY, Vcpu
     from cython.cimports.hintbench.core.zone import Zone
 else:
@@ -79,7 +84,7 @@ else:
     )
     from hintbench.core.hooks import CoreHooks
     from hintbench.core.pcp import PerCpuPages
-    from hintbench.core.simulation import Simulation
+    from hintbench.core.simulation import Simulation, log_event, requeue_at
     from hintbench.core.vcpu import READY, Vcpu
     from hintbench.core.zone import Zone
 
@@ -181,7 +186,7 @@ def _free(
         return False
     _begin(sim, vcpu)
     sim.slots[slot] = SLOT_EMPTY
-    sim.clock.digest.add(now, vcpu.number, EVENT_FREED, pfn, 0)
+    log_event(sim, now, vcpu.number, EVENT_FREED, pfn, 0)
     sim.frees += 1
     if sim.backing.is_backed(pfn):
         sim.backing.used.change(now, -1)
@@ -247,7 +252,7 @@ def _allocate(
     sim.pages.remove(pfn)
     pcp.count -= 1
     now += sim.clock.costs.pcp_hit_ns
-    sim.clock.digest.add(now, vcpu.number, EVENT_ALLOCATED, pfn, 0)
+    log_event(sim, now, vcpu.number, EVENT_ALLOCATED, pfn, 0)
     sim.pages.state[pfn] = IN_USE_MOVABLE if migratetype == MOVABLE else IN_USE
     if flags & FLAG_ZERO:
         share = max(
@@ -286,7 +291,7 @@ def _end(sim: Simulation, vcpu: Vcpu, now: cython.longlong) -> cython.bint:
     """The operation is over at ``now``."""
     sim.operations += 1
     sim.clock.now = now
-    sim.winner.set(vcpu.number, now)
+    requeue_at(sim, vcpu.number, now)
     return True
 
 

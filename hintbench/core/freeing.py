@@ -26,7 +26,7 @@ if cython.compiled:
     )
     from cython.cimports.hintbench.core.hooks import HookPoint
     from cython.cimports.hintbench.core.pcp import PerCpuPages, pcp_allowed, pcp_index
-    from cython.cimports.hintbench.core.simulation import Simulation
+    from cython.cimports.hintbench.core.simulation import Simulation, log_event, requeue_at
     from cython.cimports.hintbench.core.vcpu import (
         COMMIT_FREE,
         DIRECT_AGAIN,
@@ -61,7 +61,7 @@ else:
     )
     from hintbench.core.hooks import HookPoint
     from hintbench.core.pcp import PerCpuPages, pcp_allowed, pcp_index
-    from hintbench.core.simulation import Simulation
+    from hintbench.core.simulation import Simulation, log_event, requeue_at
     from hintbench.core.vcpu import (
         COMMIT_FREE,
         DIRECT_AGAIN,
@@ -100,7 +100,7 @@ def begin_free(sim: Simulation, vcpu: Vcpu) -> cython.int:
     order = sim.pages.state[pfn] & ORDER_MASK
     vcpu.pfn = pfn
     vcpu.order = order
-    sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_FREED, pfn, order)
+    log_event(sim, sim.clock.now, vcpu.number, EVENT_FREED, pfn, order)
     sim.frees += 1
     sim.pages.state[pfn] = TRANSIT | order
     leave_user(sim, pfn, order)
@@ -141,7 +141,7 @@ def commit_free(sim: Simulation, vcpu: Vcpu) -> cython.int:
     if not pcp_allowed(sim.kernel, order):
         sim.clock.now += sim.clock.costs.direct_path_ns
         vcpu.phase = DIRECT_FREE
-        return sim.requeue(vcpu)
+        return requeue_at(sim, vcpu.number, sim.clock.now)
     pcp: PerCpuPages = cython.cast(PerCpuPages, vcpu.pcps[sim.zone_indices[pfn >> MAX_PAGE_ORDER]])
     sim.clock.now += sim.clock.costs.pcp_free_ns
     # The pageblock's type, not the allocation's; HIGHATOMIC goes with the movable pages.
@@ -154,7 +154,7 @@ def commit_free(sim: Simulation, vcpu: Vcpu) -> cython.int:
     if count > 0:
         vcpu.drain.begin(pcp, count, pcp_index(sim.kernel, order, migratetype))
         vcpu.phase = DRAIN
-        return sim.requeue(vcpu)
+        return requeue_at(sim, vcpu.number, sim.clock.now)
     return end_free(sim, vcpu)
 
 
@@ -179,7 +179,7 @@ def run_drain(sim: Simulation, drain: Drain) -> cython.bint:
         if pfn < 0:
             break
         sim.drained_by_order[drain.order] += 1
-        sim.clock.digest.add(sim.clock.now, sim.clock.cpu, EVENT_RETURNED, pfn, drain.order)
+        log_event(sim, sim.clock.now, sim.clock.cpu, EVENT_RETURNED, pfn, drain.order)
         # 5.0 kept the type on the page (get_pcppage_migratetype()): that of the list.
         migratetype = sim.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
         if sim.kernel < KERNEL_6_12:
@@ -219,7 +219,7 @@ def drain_step(sim: Simulation, vcpu: Vcpu, again: cython.bint) -> cython.int:
     if not again:
         vcpu.irqs_off_ns = sim.clock.now
         vcpu.lock_wait += zone.lock.take()
-        sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_LOCKED, zone.index, 0)
+        log_event(sim, sim.clock.now, vcpu.number, EVENT_LOCKED, zone.index, 0)
     while not run_drain(sim, vcpu.drain):
         if not _wait_in_merge(sim, vcpu, DRAIN_AGAIN):
             return 0
@@ -237,7 +237,7 @@ def direct_step(sim: Simulation, vcpu: Vcpu, again: cython.bint) -> cython.int:
     if not again:
         vcpu.irqs_off_ns = sim.clock.now
         vcpu.lock_wait += zone.lock.take()
-        sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_LOCKED, zone.index, 0)
+        log_event(sim, sim.clock.now, vcpu.number, EVENT_LOCKED, zone.index, 0)
         vcpu.piece_end = vcpu.pfn + (1 << order)
     # split_large_buddy()
     if order > PAGEBLOCK_ORDER and sim.kernel >= KERNEL_6_12:
@@ -247,7 +247,7 @@ def direct_step(sim: Simulation, vcpu: Vcpu, again: cython.bint) -> cython.int:
         if vcpu.drain.waiting is not None:
             vcpu.drain.resume_merge(zone, origin, vcpu.pfn, order)
         else:
-            sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_RETURNED, vcpu.pfn, order)
+            log_event(sim, sim.clock.now, vcpu.number, EVENT_RETURNED, vcpu.pfn, order)
             zone.free_one_page(
                 vcpu.pfn,
                 order,
@@ -290,4 +290,4 @@ def end_free(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """The operation is over."""
     sim.operations += 1
     vcpu.phase = READY
-    return sim.winner.set(vcpu.number, sim.clock.now)
+    return requeue_at(sim, vcpu.number, sim.clock.now)

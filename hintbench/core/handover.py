@@ -31,7 +31,7 @@ if cython.compiled:
     )
     from cython.cimports.hintbench.core.flags import UnitFlags
     from cython.cimports.hintbench.core.hooks import HookPoint
-    from cython.cimports.hintbench.core.simulation import Simulation
+    from cython.cimports.hintbench.core.simulation import Simulation, log_event, requeue_at
     from cython.cimports.hintbench.core.vcpu import FINISH_ALLOCATION, READY, Vcpu
 else:
     from hintbench.core.constants import (
@@ -62,7 +62,7 @@ else:
     )
     from hintbench.core.flags import UnitFlags
     from hintbench.core.hooks import HookPoint
-    from hintbench.core.simulation import Simulation
+    from hintbench.core.simulation import Simulation, log_event, requeue_at
     from hintbench.core.vcpu import FINISH_ALLOCATION, READY, Vcpu
 
 
@@ -160,7 +160,7 @@ def finish_allocation(sim: Simulation, vcpu: Vcpu) -> cython.int:
     order: cython.int = vcpu.order
     flags: cython.uint = vcpu.flags
     waiting: cython.int
-    sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_ALLOCATED, pfn, order)
+    log_event(sim, sim.clock.now, vcpu.number, EVENT_ALLOCATED, pfn, order)
     if sim.hooks.forget_when_allocated:
         for each in sim.hooks.forget_when_allocated:
             cython.cast(UnitFlags, each).forget(pfn, order)
@@ -184,7 +184,7 @@ def finish_allocation(sim: Simulation, vcpu: Vcpu) -> cython.int:
         sim.latencies.add(order, CAUSE_SLOW_PATH, vcpu.slow_path)
     sim.operations += 1
     vcpu.phase = READY
-    return sim.winner.set(vcpu.number, sim.clock.now)
+    return requeue_at(sim, vcpu.number, sim.clock.now)
 
 
 @cython.cfunc
@@ -192,7 +192,7 @@ def fail_allocation(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """No page: the slot is marked, so that its free and touches are no-ops."""
     clock = sim.clock
     waiting: cython.int = sim.slots[vcpu.slot]
-    clock.digest.add(clock.now, vcpu.number, EVENT_FAILED, vcpu.slot, vcpu.order)
+    log_event(sim, clock.now, vcpu.number, EVENT_FAILED, vcpu.slot, vcpu.order)
     sim.failed += 1
     sim.driver.allocation_failed(vcpu)
     sim.slots[vcpu.slot] = SLOT_FAILED
@@ -200,4 +200,4 @@ def fail_allocation(sim: Simulation, vcpu: Vcpu) -> cython.int:
         sim.driver.wake_vcpu(SLOT_WAITED - waiting)
     sim.operations += 1
     vcpu.phase = READY
-    return sim.requeue(vcpu)
+    return requeue_at(sim, vcpu.number, sim.clock.now)

@@ -4,6 +4,37 @@ from hintbench.core.clock cimport VirtualClock
 from hintbench.core.flags cimport UnitFlags
 
 
+cdef extern from *:
+    """
+    /* The hook that is called most often: its arguments without a tuple or a reference to each. */
+    static CYTHON_INLINE PyObject *hintbench_call_block_freed(
+            PyObject *function, PyObject *guest, long cpu, PyObject *zone, long pfn, long order,
+            PyObject *freed, long origin) {
+        PyObject *result = NULL;
+        PyObject *arguments[8];
+        arguments[0] = NULL;
+        arguments[1] = guest;
+        arguments[2] = PyLong_FromLong(cpu);
+        arguments[3] = zone;
+        arguments[4] = PyLong_FromLong(pfn);
+        arguments[5] = PyLong_FromLong(order);
+        arguments[6] = freed;
+        arguments[7] = PyLong_FromLong(origin);
+        if (arguments[2] && arguments[4] && arguments[5] && arguments[7])
+            result = PyObject_Vectorcall(
+                function, arguments + 1, 7 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+        Py_XDECREF(arguments[2]);
+        Py_XDECREF(arguments[4]);
+        Py_XDECREF(arguments[5]);
+        Py_XDECREF(arguments[7]);
+        return result;
+    }
+    """
+    object call_block_freed "hintbench_call_block_freed"(
+        object function, object guest, long cpu, object zone, long pfn, long order, object freed,
+        long origin)
+
+
 cdef class HookPoint:
     cdef readonly str name
     cdef public object function

@@ -143,6 +143,7 @@ def _touch(sim: Simulation, vcpu: Vcpu) -> cython.int:
 
 
 @cython.cfunc
+@cython.inline
 def _next_operation(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """Start the operation at the tape's head, if its time has come."""
     word: cython.ulonglong
@@ -199,6 +200,7 @@ def _next_operation(sim: Simulation, vcpu: Vcpu) -> cython.int:
 
 
 @cython.cfunc
+@cython.inline
 def _step(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """Let one vCPU do what is next for it, at its sim.clock."""
     phase: cython.int = vcpu.phase
@@ -280,7 +282,9 @@ def run_tapes(sim: Simulation) -> cython.bint:
                 return False
             sim.run_event()
             continue
-        if cython.cast(Vcpu, sim.vcpus[first]).phase == READY and run_fast(sim):
+        vcpu: Vcpu = cython.cast(Vcpu, sim.vcpus[first])
+        # After an operation of a higher order the next is expected to be one, too.
+        if vcpu.phase == READY and vcpu.order == 0 and run_fast(sim):
             continue
         sim.progress += 1
         if cython.compiled:
@@ -291,7 +295,7 @@ def run_tapes(sim: Simulation) -> cython.bint:
             if delay:
                 winner.set(first, key + delay)
                 continue
-        _step(sim, cython.cast(Vcpu, sim.vcpus[first]))
+        _step(sim, vcpu)
     return True
 
 

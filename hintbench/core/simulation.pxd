@@ -1,5 +1,5 @@
 from hintbench.core.backing cimport Backing
-from hintbench.core.clock cimport VirtualClock, Winner
+from hintbench.core.clock cimport VirtualClock, Winner, mix, play, where_of
 from hintbench.core.hooks cimport CoreHooks, HookPoint
 from hintbench.core.measures cimport Latencies
 from hintbench.core.pages cimport Pages
@@ -55,3 +55,24 @@ cdef class Simulation:
     cdef int call_waiting_hook(self, Vcpu vcpu, object coroutine, str name, int after) except -1
     cdef object zone_at(self, int pfn)
     cdef int test_hook(self, HookPoint point, int pfn, int order) except -1
+
+
+# A parameter is not counted up and down, as its attributes would be where they are passed on.
+cdef inline int log_event(
+    Simulation sim, long long time_ns, int cpu, int kind, int pfn, int order
+) except -1:
+    sim.clock.digest.state = mix(
+        sim.clock.digest.state, time_ns, where_of(cpu, kind, pfn, order))
+    sim.clock.digest.events += 1
+    if sim.clock.digest.listener is not None:
+        sim.clock.digest.listener.event(time_ns, cpu, kind, pfn, order)
+    return 0
+
+
+cdef inline int requeue_at(Simulation sim, int number, long long key) except -1:
+    if key > sim.winner.latest:
+        return sim.winner.set(number, key)
+    sim.winner.keys[number] = key
+    play(
+        &sim.winner.tree[0], sim.winner.leaves + number, number, sim.winner.number_bits, key)
+    return 0

@@ -156,6 +156,10 @@ class Simulation:
         """Move a vCPU's clock (a kick, an interrupt, a task that used the CPU)."""
         self.winner.set(number, at_ns)
 
+    def record(self, time_ns: int, cpu: int, kind: int, pfn: int, order: int) -> None:
+        """An event enters the digest (:meth:`hintbench.core.clock.Digest.add`)."""
+        self.clock.digest.add(time_ns, cpu, kind, pfn, order)
+
     def schedule(self, at_ns: int, rank: int, number: int, callback: Callable[[], None]) -> Timer:
         """Have ``callback`` run at a virtual time.
 
@@ -193,7 +197,8 @@ class Simulation:
 
     def test_hook(self, point: HookPoint, pfn: cython.int, order: cython.int) -> cython.int:
         """Whether a block concerns a hook; the test's cost is charged either way."""
-        point.charge_test(self.clock)
+        if point.cost_ns:
+            point.charge_test(self.clock)
         if order < point.min_order:
             return 0
         return point.flags is None or point.flags.any_set(pfn, order)
@@ -249,3 +254,11 @@ class Simulation:
         """How many refills (``"refills"``) or drains there were by number of pages."""
         counts = numpy.asarray(self.refills if which == "refills" else self.drains)
         return {int(size): int(counts[size]) for size in numpy.flatnonzero(counts)}
+
+
+# What the steps call: in C the same, inline (simulation.pxd).
+if cython.compiled:
+    from cython.cimports.hintbench.core.simulation import log_event, requeue_at
+else:
+    log_event = Simulation.record
+    requeue_at = Simulation.set_clock

@@ -1,3 +1,5 @@
+cimport cython
+
 from hintbench.core.freelists cimport FreeLists
 from hintbench.core.locks cimport LockTimeline
 from hintbench.core.measures cimport Integral
@@ -16,5 +18,9 @@ cdef class Zone(FreeLists):
     cdef public object named
     cdef public object refuse_isolation
     cdef int allocate_block(self, int order, int migratetype) except -2
-    cdef bint _heads(self, int pfn, int state) noexcept
+    @cython.final
+    cdef inline bint _heads(self, int pfn, int state) noexcept
+    @cython.final
+    cdef inline bint _may_edit(self) noexcept
+    @cython.final
     cdef int _need_lock(self, str what, int pfn) except -1

@@ -5,6 +5,7 @@ from typing import Any
 import cython
 
 if cython.compiled:
+    from cython.cimports.hintbench.core.clock import add_event
     from cython.cimports.hintbench.core.constants import (
         BUDDY,
         EVENT_ISOLATED,
@@ -27,10 +28,11 @@ if cython.compiled:
     from cython.cimports.hintbench.core.fallback import FallbackMode, mark_isolated, rmqueue
     from cython.cimports.hintbench.core.flags import UnitFlags
     from cython.cimports.hintbench.core.freelists import FreeLists
-    from cython.cimports.hintbench.core.hooks import Block, check_range, make_block
+    from cython.cimports.hintbench.core.hooks import Block, check_range
     from cython.cimports.hintbench.core.locks import LockTimeline
     from cython.cimports.hintbench.core.spared import take_spared
 else:
+    from hintbench.core.clock import add_event
     from hintbench.core.constants import (
         BUDDY,
         EVENT_ISOLATED,
@@ -53,7 +55,7 @@ else:
     from hintbench.core.fallback import FallbackMode, mark_isolated, rmqueue
     from hintbench.core.flags import UnitFlags
     from hintbench.core.freelists import FreeLists
-    from hintbench.core.hooks import Block, check_range, make_block
+    from hintbench.core.hooks import Block, check_range
     from hintbench.core.locks import LockTimeline
     from hintbench.core.spared import take_spared
 
@@ -127,6 +129,7 @@ class Zone(FreeLists):
 
     # -- isolate and put back -------------------------------------------------------------------
 
+    @cython.binding(False)
     def isolate(self, pfn: cython.int) -> Block | None:
         """__isolate_free_page(): take the free block at ``pfn`` off its list, for a report.
 
@@ -137,7 +140,8 @@ class Zone(FreeLists):
         order: cython.int = self.free_order(pfn)
         migratetype: cython.int
         least: cython.longlong = self.watermark_min
-        self._need_lock("isolate", pfn)
+        if not self._may_edit():
+            self._need_lock("isolate", pfn)
         if order < 0:
             return None
         if self.kernel < KERNEL_6_12:
@@ -161,9 +165,10 @@ class Zone(FreeLists):
         if self.split is not None:
             self.split.change_isolated(pfn, order, 1)
         mark_isolated(self, pfn, order)
-        self.clock.digest.add(self.clock.now, self.clock.cpu, EVENT_ISOLATED, pfn, order)
-        return make_block(pfn, order, self)
+        add_event(self.clock.digest, self.clock.now, self.clock.cpu, EVENT_ISOLATED, pfn, order)
+        return self.block_at(pfn, order)
 
+    @cython.binding(False)
     def put_back(self, block: Block, tail: cython.bint = True, notify: cython.bint = False) -> int:
         """__putback_isolated_page(): an isolated block returns to the buddy allocator.
 
@@ -183,7 +188,8 @@ class Zone(FreeLists):
         pfn: cython.int = block.pfn
         order: cython.int = block.order
         merged: cython.int
-        self._need_lock("put_back", pfn)
+        if not self._may_edit():
+            self._need_lock("put_back", pfn)
         if notify and self.hooks is not None and self.hooks.in_block_freed:
             raise RuntimeError(
                 "put_back: notify=True inside block_freed would fire it again (rule once: what"
@@ -211,7 +217,7 @@ class Zone(FreeLists):
             )
         finally:
             self.quiet = False
-        self.clock.digest.add(self.clock.now, self.clock.cpu, EVENT_PUT_BACK, pfn, order)
+        add_event(self.clock.digest, self.clock.now, self.clock.cpu, EVENT_PUT_BACK, pfn, order)
         return merged
 
     def rotate_to_front(self, block: Block) -> None:
@@ -255,8 +261,8 @@ class Zone(FreeLists):
                 cython.cast(UnitFlags, flags).forget(pfn, order)
         self.pages.state[pfn] = HELD | order
         self._count_held(1 << order)
-        self.clock.digest.add(self.clock.now, self.clock.cpu, EVENT_TAKEN, pfn, order)
-        return make_block(pfn, order, self)
+        add_event(self.clock.digest, self.clock.now, self.clock.cpu, EVENT_TAKEN, pfn, order)
+        return self.block_at(pfn, order)
 
     def let_go(self, block: Block) -> int:
         """__free_one_page(): a held block goes back to the head of its list, and notifies.
@@ -272,7 +278,7 @@ class Zone(FreeLists):
             self._complain("returned", f"let_go of pfn {pfn:#x} order {order}, not held here")
             return -1
         self._count_held(-(1 << order))
-        self.clock.digest.add(self.clock.now, self.clock.cpu, EVENT_RETURNED, pfn, order)
+        add_event(self.clock.digest, self.clock.now, self.clock.cpu, EVENT_RETURNED, pfn, order)
         migratetype = self.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
         return self.free_one_page(pfn, order, migratetype, False, ORIGIN_DIRECT_FREE)
 
@@ -327,6 +333,13 @@ class Zone(FreeLists):
         if not self.start_pfn <= pfn < self.end_pfn:
             return False
         return self.pages.state[pfn] == state
+
+    @cython.exceptval(check=False)
+    def _may_edit(self) -> cython.bint:
+        """Whether :meth:`_need_lock` has nothing to say, which is nearly always."""
+        return (
+            self.lock.held and self.lock.holder == self.clock.context and not self.editing_refused
+        )
 
     def _need_lock(self, what: str, pfn: cython.int) -> cython.int:
         if not (self.lock.held and self.lock.holder == self.clock.context):

@@ -4,6 +4,7 @@ import pytest
 
 from hintbench import hookimpl
 from hintbench.compaction import Compaction, CompactionStep, Scanners
+from hintbench.contexts import RANK_TASK
 from hintbench.core.constants import BUDDY, IN_USE, KIND_MASK
 from hintbench.core.migration import isolate_free_blocks
 from hintbench.operations import Flag, allocate, free, idle
@@ -90,6 +91,51 @@ def test_the_free_scanner_respects_the_min_watermark():
     zone.set_watermarks(zone.free_pages, zone.free_pages, minimum=zone.free_pages - 3)
     assert len(isolate_free_blocks(zone, first, end, 32)) == 2, "until three above are left"
     assert isolate_free_blocks(zone, first, end, 32) == []
+
+
+def test_the_fast_search_takes_a_block_of_the_top_quarter():
+    zone = compact(fragmented(), 0).machine.zones[0]
+    scanners = Scanners(zone)
+    # The kept pages are lone ones above, so that only what lies past them is free in larger blocks.
+    largest = max(order for order in range(9) if zone.blocks_of(order, 1))
+    pfn = scanners.search_free(32)
+    assert pfn in [block for block, _ in scanners.isolated]
+    assert pfn >= START + 12 * PAGEBLOCK
+    assert scanners.isolated[0][1] == scanners.search_order <= largest
+    assert scanners.missing(32) <= 0 or len(scanners.isolated) > 1, "it looks around the block"
+
+
+def test_a_failing_search_begins_one_order_lower_the_next_time():
+    zone = compact(fragmented(), 0).machine.zones[0]
+    zone.set_watermarks(zone.free_pages, zone.free_pages, minimum=zone.free_pages)
+    scanners = Scanners(zone)
+    assert scanners.search_free(32) == -1
+    assert (scanners.search_order, scanners.failures, scanners.isolated) == (7, 1, [])
+
+
+def test_what_was_set_aside_and_not_used_waits_for_the_end_of_the_run():
+    """The kernel's list of isolated pages lasts as long as compact_zone(), not a cluster of 32."""
+    running = fragmented()
+    compaction = Compaction(running.threads)
+    zone = running.machine.zones[0]
+    left = []
+
+    async def both():
+        await compaction.run(0, zone, 3, last=False, drain_all=False)
+        left.append(list(compaction.scanners[zone].isolated))
+        await compaction.run(0, zone, 3, last=True, drain_all=False)
+        left.append(list(compaction.scanners[zone].isolated))
+
+    running.machine.simulation.schedule(
+        50 * MS,
+        RANK_TASK,
+        0,
+        lambda: running.threads.scheduler.spawn(both(), 0, "kcompactd", kernel=True),
+    )
+    assert running.execute().violations == {}
+    assert sum(1 << order for _, order in left[0]) > 0
+    assert left[1] == []
+    assert validate(running.machine) == []
 
 
 def test_all_per_cpu_lists_are_drained_behind_a_run_through_the_zone():

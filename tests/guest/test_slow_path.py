@@ -4,7 +4,7 @@ import pytest
 
 from hintbench import Strategy, hookimpl
 from hintbench.operations import Flag, Migratetype, allocate, compute, free, idle
-from small_guest import SECOND, START, costs, run, small_guest, zone
+from small_guest import BLOCK, SECOND, START, boot, costs, run, small_guest, zone
 
 # 16 blocks of 4 MiB; an allocation may go down to the low watermark, a second try to min.
 BLOCKS = 16
@@ -297,3 +297,29 @@ class TestVmstat:
     def test_an_unmovable_allocation_falls_back(self):
         tape = [pages(range(100), migratetype=Migratetype.UNMOVABLE)]
         assert run(None, tape).result.metrics["failed_allocations"] == 0
+
+
+class TestListsForOtherNodes:
+    """pcp->expire: vmstat lets go of what a CPU keeps of another node's zone."""
+
+    @staticmethod
+    def kept(kernel, seconds, *, node=1):
+        """What vCPU 0, of node 0, keeps of a zone some seconds after freeing 70 pages there."""
+        zones = (zone(4, node=1 - node), zone(8, START + 4 * BLOCK, "DMA32", node=node))
+        dma32 = {"order": 0, "migratetype": 1, "flags": Flag.DMA32}
+        tape = [allocate(range(70), **dma32), free(range(70)), idle([int(seconds * SECOND)])]
+        config = small_guest(vcpus=2, zones=zones, kernel=kernel)
+        running = boot(None, tape, config=config)
+        running.execute()
+        return running.machine.simulation.vcpus[0].pcps[1]
+
+    @pytest.mark.parametrize("kernel", ["5.0", "6.12"])
+    def test_a_batch_goes_every_third_second(self, kernel):
+        before, after, later = (self.kept(kernel, seconds) for seconds in (2.5, 3.5, 6.5))
+        assert before.count >= 2 * before.batch
+        assert before.count - after.count == before.batch
+        assert before.count - later.count == 2 * before.batch
+
+    @pytest.mark.parametrize("kernel", ["5.0", "6.12"])
+    def test_those_of_the_own_node_stay(self, kernel):
+        assert self.kept(kernel, 2.5, node=0).count == self.kept(kernel, 9.5, node=0).count > 0

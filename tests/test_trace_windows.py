@@ -1,0 +1,93 @@
+"""A modelled replay is made window by window, and is the same with windows of any size."""
+
+import numpy as np
+import pytest
+
+from hintbench.operations import concatenate
+from hintbench.trace_compare import counted, refill_sizes
+from hintbench.trace_hidden import hidden_pages
+from hintbench.trace_history import history
+from hintbench.trace_program import modelled_program, replayed_rows
+from hintbench.trace_state import read_page_flags
+from hintbench.traces import SAMPLE, SAMPLE_PAGES, read_trace
+from recording import Recording, flags
+
+WHOLE = 1 << 40
+
+
+def described(program):
+    """All that the guest gets of a program, and what the program is held against."""
+    start = program.initial
+    zone_of = np.zeros(start.page_count, dtype=np.int16)
+    high_min = np.full((len(program.tapes), 1), 100, dtype=np.int64)
+    tapes = [concatenate(blocks) for blocks in program.tapes]
+    return (
+        program.slots,
+        program.operations,
+        [(tape.code.tolist(), tape.value.tolist(), tape.time_ns.tolist()) for tape in tapes],
+        [column.tolist() for column in (start.in_use_pfn, start.in_use_order, start.in_use_slot)],
+        [getattr(start.pcp, name).tolist() for name in ("cpu", "pfn", "order", "migratetype")],
+        start.pageblock_type.tolist(),
+        start.vmstat_ticks_ns,
+        start.timer_phase_ns,
+        start.compaction,
+        start.history.derived,
+        hidden_pages(start.history, start.pcp, zone_of, high_min).tolist(),
+        [counted(start.history, action, with_derived=True) for action in (1, 2, 3, 4)],
+        refill_sizes(start.history),
+    )
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return read_trace(SAMPLE), read_page_flags(SAMPLE_PAGES)
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("rows", [1_000, 4_099])
+def test_the_sample_trace(sample, rows, known):
+    trace, free = sample
+    given = {"vcpus": trace.cpus, "free": free if known else None}
+    whole = modelled_program(trace, window_rows=WHOLE, **given)
+    assert described(modelled_program(trace, window_rows=rows, **given)) == described(whole)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5])
+def test_moves_and_deferred_frees_cross_windows(tmp_path, rows):
+    recording = Recording().lock(16).alloc(16).compaction()
+    recording.free(16).free(1030, 1, cpu=1).batched(1030, cpu=1).drain(1030, 1).batched(16)
+    recording.alloc(600).alloc(600).extfrag(700, 0).drain(1026, task="kcompactd0-51", cpu=1)
+    trace = recording.read(tmp_path)
+    for free in (None, flags(2048, (1025, 1027), (1034, 1100))):
+        whole = modelled_program(trace, vcpus=3, free=free, window_rows=WHOLE)
+        cut = modelled_program(trace, vcpus=3, free=free, window_rows=rows)
+        assert described(cut) == described(whole)
+
+
+@pytest.mark.parametrize("rows", [1_000, WHOLE])
+def test_what_each_event_does(sample, rows):
+    trace, free = sample
+    begin, end = replayed_rows(trace)
+    known = {"begin": begin, "end": end}
+    one = history(trace, free, window_rows=rows, **known)
+    other = history(trace, free, window_rows=777, **known)
+    for name in ("action", "order", "claim", "commit", "first", "last_row"):
+        assert np.array_equal(getattr(one, name), getattr(other, name)), name
+    assert one.derived == other.derived
+
+
+def test_a_cpu_that_rests_makes_nobody_wait_in_memory(tmp_path):
+    """Only what the guest has come to is made, though CPU 1 asks for its next operation at once."""
+    recording = Recording()
+    for pfn in range(16, 116):
+        recording.alloc(pfn)
+    recording.alloc(200, cpu=1)
+    program = modelled_program(recording.read(tmp_path), vcpus=2, window_rows=10)
+    resting = next(program.tapes[1])
+    assert resting.time_ns.tolist() == [100_000]
+    busy = program.tapes[0]
+    source = busy.gi_frame.f_locals["self"]
+    next(busy)
+    assert source._made == 0
+    next(busy)
+    assert source._made == 1
