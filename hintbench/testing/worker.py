@@ -18,7 +18,7 @@ from hintbench.testing.stories import describe_violation, tell
 from hintbench.testing.subjects import Subject
 from hintbench.testing.tasks import Tasks
 
-MEMORY_LIMIT_BYTES: Final = 4 << 30
+MEMORY_LIMIT_BYTES: Final = 2 << 30
 """Address space of a worker: a strategy that floods memory meets MemoryError, not the OOM killer
 of the machine that checks it."""
 
