@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import hintbench
+from hintbench.cli.listing import default_text, parameter_type
 from hintbench.config import GuestConfig, load_guest
-from hintbench.listing import default_text, parameter_type
 from hintbench.plugins import OWN_STRATEGIES, find_strategy, find_workload
 
 TARGET = Path(__file__).with_name("strategies.md")

@@ -2,7 +2,7 @@
 
 A migration scanner goes up from the start of a zone and collects pages that can be moved, a free
 scanner goes down from its end and collects where to. Both follow mm/compaction.c of 6.12. When it
-runs, and for how many pages, a recorded kernel says (:mod:`hintbench.trace_compaction`); which
+runs, and for how many pages, a recorded kernel says (:mod:`hintbench.traces.compaction`); which
 pages these are the model decides, whose free lists are its own.
 
 Left out: the skip hints outlive no run, and folios of more than a page stay where they are.

@@ -4,10 +4,10 @@ Read a trace with `read_trace`, a copy of /proc/kpageflags with `read_page_flags
 `hintbench.Program` of them with `modelled_program` or `exact_program`.
 """
 
-from hintbench.trace_events import Trace
-from hintbench.trace_program import exact_program, modelled_program
-from hintbench.trace_state import read_lru_pages, read_page_flags
 from hintbench.traces import SAMPLE, SAMPLE_PAGES, SAMPLE_PAGES_END, read_trace
+from hintbench.traces.events import Trace
+from hintbench.traces.program import exact_program, modelled_program
+from hintbench.traces.state import read_lru_pages, read_page_flags
 
 __all__ = [
     "SAMPLE",

@@ -4,10 +4,10 @@ import numpy as np
 
 from hintbench.core.tracepages import GIVE_BACK, HAND_OUT, RETURN, TAKE
 from hintbench.operations import Operation, concatenate
-from hintbench.trace_program import (
+from hintbench.traces import read_trace
+from hintbench.traces.program import (
     steps_in_order,
 )
-from hintbench.traces import read_trace
 
 KERNEL_PAGE = "GFP_KERNEL_ACCOUNT|__GFP_COMP|__GFP_ZERO"
 USER_PAGE = "GFP_HIGHUSER_MOVABLE|__GFP_COMP|__GFP_ZERO"

@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from hintbench.report import Row, print_comparison
+from hintbench.cli.report import Row, print_comparison
 from hintbench.results import Result
 
 DEFAULTS = {

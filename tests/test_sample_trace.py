@@ -14,11 +14,11 @@ from hintbench.core import BUILD, tracewords
 from hintbench.core.tracepages import RETURN, TAKE
 from hintbench.defaults import STRATEGIES
 from hintbench.errors import ParameterError, TraceError
-from hintbench.trace_compare import counted, refill_sizes
-from hintbench.trace_history import history
-from hintbench.trace_program import replayed_rows
-from hintbench.trace_state import free_blocks, read_page_flags
 from hintbench.traces import SAMPLE, SAMPLE_PAGES, SAMPLE_PAGES_END, read_trace
+from hintbench.traces.compare import counted, refill_sizes
+from hintbench.traces.history import history
+from hintbench.traces.program import replayed_rows
+from hintbench.traces.state import free_blocks, read_page_flags
 from hintbench.workloads.trace import TraceReplay
 
 GUEST = "sample-trace"

@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 import hintbench
-from hintbench import scale, scale_report
+from hintbench import scale
+from hintbench.cli import scale_report
 from hintbench.core import BUILD
 from hintbench.errors import WorkerError
 from hintbench.speed import Prepared

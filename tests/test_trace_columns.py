@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from hintbench import trace_columns
 from hintbench.errors import TraceError
-from hintbench.trace_columns import TraceColumns
 from hintbench.traces import SAMPLE, read_trace, save_trace
+from hintbench.traces import columns as trace_columns
+from hintbench.traces.columns import TraceColumns
 
 LINE = "  a-1 [000] .... 1.%06d: mm_page_free: page=0x0 pfn=0x%x order=0\n"
 NAMES = ("time_ns", "pfn", "flags", "aux", "pid", "cpu", "kind", "order", "migratetype")
@@ -24,7 +24,7 @@ def same(one, other):
 
 
 def small_chunks(monkeypatch):
-    monkeypatch.setattr("hintbench.trace_input._CHUNK_BYTES", 4096)
+    monkeypatch.setattr("hintbench.traces.input._CHUNK_BYTES", 4096)
     monkeypatch.setattr(trace_columns, "MOST_ROWS_IN_MEMORY", 1000)
 
 

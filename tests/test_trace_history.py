@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hintbench.errors import TraceError
-from hintbench.trace_history import history
-from hintbench.trace_program import (
+from hintbench.traces.history import history
+from hintbench.traces.program import (
     replayed_rows,
 )
-from hintbench.trace_state import free_blocks, read_page_flags, read_page_types
+from hintbench.traces.state import free_blocks, read_page_flags, read_page_types
 from recording import Recording, flags, told
 
 

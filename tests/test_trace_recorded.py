@@ -12,23 +12,23 @@ from hintbench.config import load_guest
 from hintbench.core import BUILD, tracewords
 from hintbench.core.tracepages import RETURN, TAKE
 from hintbench.errors import TraceError
-from hintbench.trace_compare import refill_sizes
-from hintbench.trace_contradictions import contradictions
-from hintbench.trace_hidden import hidden_pages
-from hintbench.trace_history import history
-from hintbench.trace_program import (
+from hintbench.traces import read_trace
+from hintbench.traces.compare import refill_sizes
+from hintbench.traces.contradictions import contradictions
+from hintbench.traces.hidden import hidden_pages
+from hintbench.traces.history import history
+from hintbench.traces.program import (
     exact_program,
     modelled_program,
     replayed_rows,
     steps_in_order,
 )
-from hintbench.trace_state import (
+from hintbench.traces.state import (
     free_blocks,
     read_lru_pages,
     read_page_flags,
     read_page_types,
 )
-from hintbench.traces import read_trace
 from hintbench.workloads.trace import TraceReplay
 from recordings import ABSENT, RECORDINGS
 

@@ -8,11 +8,11 @@ from hintbench.errors import TraceError
 from hintbench.jiffies import GRID_NS
 from hintbench.operations import Flag, OperationBlock, concatenate
 from hintbench.runner import Run
-from hintbench.trace_program import (
+from hintbench.traces.program import (
     exact_program,
     modelled_program,
 )
-from hintbench.trace_start import UNKNOWN_TYPE, vmstat_ticks
+from hintbench.traces.start import UNKNOWN_TYPE, vmstat_ticks
 from hintbench.validation import validate
 from hintbench.workloads.trace import TraceReplay
 from recording import KERNEL_PAGE, USER_PAGE, Recording, flags, tape

@@ -9,9 +9,9 @@ from hintbench.cli import main
 from hintbench.core import BUILD
 from hintbench.errors import TraceError
 from hintbench.strategies.page_reporting import PageReporting
-from hintbench.trace_reported import Batch, Pass, in_passes, read_recorded
-from hintbench.trace_verify import VerifyRequest, verify
 from hintbench.traces import SAMPLE, SAMPLE_PAGES, read_trace
+from hintbench.traces.reported import Batch, Pass, in_passes, read_recorded
+from hintbench.traces.verify import VerifyRequest, verify
 from recordings import ABSENT, RECORDINGS
 
 pytestmark = pytest.mark.skipif(BUILD == "interpreted", reason="takes minutes interpreted")
@@ -139,7 +139,7 @@ class FromTheTail(PageReporting):
 
 @pytest.mark.parametrize("wrong", [FromTheStart, FromTheTail])
 def test_it_can_tell_a_wrong_kernel(recording, monkeypatch, wrong):
-    monkeypatch.setattr("hintbench.trace_verify.find_strategy", lambda name: wrong)
+    monkeypatch.setattr("hintbench.traces.verify.find_strategy", lambda name: wrong)
     assert not verify(recording.request()).agrees
 
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from hintbench.operations import concatenate
-from hintbench.trace_compare import counted, refill_sizes
-from hintbench.trace_hidden import hidden_pages
-from hintbench.trace_history import history
-from hintbench.trace_program import modelled_program, replayed_rows
-from hintbench.trace_state import read_page_flags
 from hintbench.traces import SAMPLE, SAMPLE_PAGES, read_trace
+from hintbench.traces.compare import counted, refill_sizes
+from hintbench.traces.hidden import hidden_pages
+from hintbench.traces.history import history
+from hintbench.traces.program import modelled_program, replayed_rows
+from hintbench.traces.state import read_page_flags
 from recording import Recording, flags
 
 WHOLE = 1 << 40

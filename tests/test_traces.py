@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hintbench import trace_input
 from hintbench.core import tracewords as words
 from hintbench.core.tracetext import COLUMNS, SHORTEST_ROW, LineParser
 from hintbench.errors import TraceError
-from hintbench.traces import Fault, read_trace, save_trace
+from hintbench.traces import input as trace_input
+from hintbench.traces import read_trace, save_trace
+from hintbench.traces.events import Fault
 
 ALLOC, FREE, BATCHED = words.PAGE_ALLOC, words.PAGE_FREE, words.PAGE_FREE_BATCHED
 LOCKED, DRAIN, EXTFRAG = words.ZONE_LOCKED, words.PCPU_DRAIN, words.EXTFRAG

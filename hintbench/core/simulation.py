@@ -70,7 +70,7 @@ class Simulation:
         hooks: the hooks of the run, a :class:`CoreHooks`.
         driver: who runs coroutines, a :class:`hintbench.tasks.Scheduler`.
         truth: asked at each choice of an exact replay, a
-            :class:`hintbench.trace_truth.AllocatorTruth`; None: nobody is.
+            :class:`hintbench.traces.truth.AllocatorTruth`; None: nobody is.
 
     Attributes:
         fast_path: whether :mod:`hintbench.core.fastpath` may be taken; the results are the same.

@@ -1,7 +1,7 @@
 """What a kernel trace says about single pages: where each one is.
 
 One pass over the events, in order, with one small state a page. It only finds out; what follows
-from it is decided in `hintbench.trace_history`.
+from it is decided in `hintbench.traces.history`.
 """
 
 import cython

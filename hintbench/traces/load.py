@@ -1,0 +1,190 @@
+"""Putting a booted guest into the state that a recorded machine was in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hintbench.core.constants import (
+    IN_USE,
+    IN_USE_MOVABLE,
+    MOVABLE,
+    NR_LOWORDER_PCP_LISTS,
+    PAGE_ALLOC_COSTLY_ORDER,
+    PCP,
+    RECLAIMABLE,
+)
+from hintbench.traces.fit import check_pages
+from hintbench.traces.hidden import hidden_pages
+from hintbench.traces.state import UNKNOWN_TYPE, free_blocks
+from hintbench.traces.steps import steps_in_order
+from hintbench.traces.truth import AllocatorTruth
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from hintbench.boot import Machine
+    from hintbench.core.pcp import PerCpuPages
+    from hintbench.core.zone import Zone
+    from hintbench.traces.start import TraceStart
+
+
+def load(start: TraceStart, machine: Machine) -> None:
+    """Fill a guest whose zones are empty.
+
+    Where it is not known which pages were free, all that the trace does not show in use is.
+
+    Args:
+        start: The state.
+        machine: The guest.
+
+    Raises:
+        TraceError: When the guest has other pages than the machine that was traced.
+    """
+    zone_of = _zones_by_page(machine)
+    _check_fits(start, machine)
+    types = np.asarray(machine.pages.pageblock_type)
+    known = np.flatnonzero(start.pageblock_type[: len(types)] != UNKNOWN_TYPE)
+    types[known] = start.pageblock_type[known]
+    used = _covered(start.in_use_pfn, start.in_use_order, len(zone_of))
+    used |= _covered(start.pcp.pfn, start.pcp.order, len(zone_of))
+    for index, zone in enumerate(machine.zones):
+        free = (zone_of == index) & ~used
+        if start.free is not None:
+            free &= _covered(start.free.pfn, start.free.order, len(zone_of))
+        else:
+            _leave_out_reserved(zone, free)
+        blocks = free_blocks(free)
+        for pfn, order in zip(blocks.pfn.tolist(), blocks.order.tolist(), strict=True):
+            zone.add_free_block(pfn, order)
+    _load_in_use(start, machine, zone_of)
+    _load_pcp(start, machine, zone_of)
+    if start.exact:
+        named: Any = np.zeros(len(zone_of), dtype=np.uint8)
+        for window in start.history.windows():
+            steps = steps_in_order(window)
+            named |= _covered(steps.pfn, steps.order, len(zone_of)).view(np.uint8)
+        for zone in machine.zones:
+            zone.named = memoryview(named)
+    if start.check:
+        machine.simulation.truth = AllocatorTruth(machine, start.begin_ns)
+    # What loading visited is in no CPU's cache.
+    np.asarray(machine.pages.pageblock_cpu).fill(-1)
+
+
+def _zones_by_page(machine: Machine) -> npt.NDArray[np.int16]:
+    """The index of each page's zone, -1 where there is none."""
+    zones = np.full(machine.pages.page_count, -1, dtype=np.int16)
+    for index, zone in enumerate(machine.zones):
+        zones[zone.start_pfn : zone.end_pfn] = index
+    return zones
+
+
+def _check_fits(start: TraceStart, machine: Machine) -> None:
+    """Refuse a guest that has other pages than the trace and its page flags tell of."""
+    named = np.flatnonzero(start.history.last_row >= 0)
+    known_pages = None
+    if start.free is not None:
+        named = np.union1d(named, start.free.pfn)
+        known_pages = start.page_count
+    check_pages(start.history.trace, named, machine.zones, known_pages)
+
+
+def _covered(
+    pfn: npt.NDArray[np.integer], order: npt.NDArray[np.int8], pages: int
+) -> npt.NDArray[np.bool_]:
+    """Whether each page lies in one of the blocks."""
+    covered = np.zeros(pages, dtype=bool)
+    for each in np.unique(order):
+        heads = pfn[order == each]
+        heads = heads[heads + (1 << int(each)) <= pages]
+        covered[(heads[:, None] + np.arange(1 << int(each))).ravel()] = True
+    return covered
+
+
+def _leave_out_reserved(zone: Zone, free: npt.NDArray[np.bool_]) -> None:
+    """Of the pages that nobody mentions as many are not free as the zone does not manage."""
+    pages = slice(zone.start_pfn, zone.end_pfn)
+    in_use = int(np.count_nonzero(~free[pages]))
+    wanted = max(int(zone.managed_pages) - in_use, 0)
+    rest = np.flatnonzero(free[pages])
+    free[zone.start_pfn + rest[: max(len(rest) - wanted, 0)]] = False
+
+
+def _load_in_use(start: TraceStart, machine: Machine, zone_of: npt.NDArray[np.int16]) -> None:
+    """Mark blocks in use, fill their slots, and count them as the guest's own memory."""
+    inside = (start.in_use_pfn < len(zone_of)) & (
+        zone_of[np.minimum(start.in_use_pfn, len(zone_of) - 1)] >= 0
+    )
+    pfn, order = start.in_use_pfn[inside], start.in_use_order[inside]
+    kind = np.full(len(pfn), IN_USE_MOVABLE, dtype=np.uint8)
+    if start.movable is not None:
+        known = np.zeros(len(zone_of), dtype=bool)
+        known[: len(start.movable)] = start.movable[: len(zone_of)]
+        kind[~known[pfn]] = IN_USE
+    np.asarray(machine.pages.state)[pfn] = kind | order.astype(np.uint8)
+    slot = start.in_use_slot[inside]
+    for one, head in zip(slot[slot >= 0].tolist(), pfn[slot >= 0].tolist(), strict=True):
+        machine.simulation.fill_slot(one, head)
+    pages = int((1 << order.astype(np.int64)).sum())
+    machine.backing.used.add(machine.clock.now, pages)
+
+
+def _load_pcp(start: TraceStart, machine: Machine, zone_of: npt.NDArray[np.int16]) -> None:
+    """Put pages on the per-CPU lists, the hottest at the head.
+
+    In an exact replay the tapes say what becomes of each page, and the lists stay empty.
+    """
+    pcp = start.pcp
+    if not start.exact:
+        _load_hidden(start, machine, zone_of)
+    for cpu, pfn, order, migratetype in zip(
+        pcp.cpu.tolist(),
+        pcp.pfn.tolist(),
+        pcp.order.tolist(),
+        pcp.migratetype.tolist(),
+        strict=True,
+    ):
+        machine.pages.state[pfn] = PCP | order
+        if not start.exact:
+            lists = machine.simulation.vcpus[cpu].pcps[zone_of[pfn]]
+            _add_tail(machine, lists, pfn, order, migratetype)
+            # One that held more than pcp->high would have been drained by the last free.
+            lists.high = min(max(lists.high, lists.count), lists.high_max)
+
+
+def _load_hidden(start: TraceStart, machine: Machine, zone_of: npt.NDArray[np.int16]) -> None:
+    """Put pages on the lists that were there all the time, in place of some that are never freed.
+
+    They stand where the kernel came across them least: with the reclaimable ones.
+    """
+    vcpus = machine.simulation.vcpus
+    high_min = np.array([[pcp.high_min for pcp in vcpu.pcps] for vcpu in vcpus], dtype=np.int64)
+    hidden = hidden_pages(start.history, start.pcp, zone_of, high_min)
+    state = np.asarray(machine.pages.state)
+    silent = start.in_use_pfn[(start.in_use_slot < 0) & (start.in_use_order == 0)]
+    silent = silent[silent < len(zone_of)]
+    silent = silent[state[silent] == IN_USE]
+    for cpu, index in zip(*np.nonzero(hidden), strict=True):
+        some = silent[zone_of[silent] == index][: hidden[cpu, index]]
+        silent = np.setdiff1d(silent, some)
+        machine.backing.used.add(machine.clock.now, -len(some))
+        for pfn in some.tolist():
+            machine.pages.state[pfn] = PCP
+            _add_tail(machine, vcpus[cpu].pcps[index], pfn, 0, RECLAIMABLE)
+
+
+def _add_tail(machine: Machine, lists: PerCpuPages, pfn: int, order: int, migratetype: int) -> None:
+    """list_add_tail() on the list that order_to_pindex() names."""
+    types = NR_LOWORDER_PCP_LISTS // (PAGE_ALLOC_COSTLY_ORDER + 1)
+    kind = migratetype if migratetype < types else MOVABLE
+    if order > PAGE_ALLOC_COSTLY_ORDER:
+        head = lists.first_list + NR_LOWORDER_PCP_LISTS + (kind == MOVABLE)
+    else:
+        head = lists.first_list + types * order + kind
+    pages = machine.pages
+    last = pages.prev[head]
+    pages.next[pfn], pages.prev[pfn] = head, last
+    pages.next[last] = pages.prev[head] = pfn
+    lists.count += 1 << order
