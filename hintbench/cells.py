@@ -26,6 +26,11 @@ class Cell:
     workload: str
     settings: frozenset[tuple[str, str, str]]
 
+    @property
+    def names(self) -> tuple[str, str]:
+        """Strategy and workload, whatever their settings."""
+        return self.strategy, self.workload
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -69,6 +74,7 @@ def match(base: ResultFile, new: ResultFile) -> Matching:
         names = ", ".join(sorted(f"{owner}.{name}" for owner, name in unknown))
         found.notes.append(f"settings that only one of the files has are taken for equal: {names}")
     before, after = (_by_cell(file, unknown) for file in (base, new))
+    before = _pair_changed(before, after, found)
     names_of = _names([*after, *before])
     found.only_base = [names_of[cell] for cell in before if cell not in after]
     found.only_new = [names_of[cell] for cell in after if cell not in before]
@@ -90,6 +96,37 @@ def match(base: ResultFile, new: ResultFile) -> Matching:
             )
         )
     return found
+
+
+def _pair_changed(
+    before: dict[Cell, dict[int, Result]], after: dict[Cell, dict[int, Result]], found: Matching
+) -> dict[Cell, dict[int, Result]]:
+    """Give cells of the base the settings that the new file has, where only these changed.
+
+    A strategy or workload that each file has once beyond the common cells, with other settings, is
+    the same one after an edit of its defaults; it must not drop out of the comparison unseen.
+    """
+    alone = (
+        [cell for cell in before if cell not in after],
+        [cell for cell in after if cell not in before],
+    )
+    changed = dict(before)
+    for old in alone[0]:
+        same = [[one for one in cells if one.names == old.names] for cells in alone]
+        if len(same[0]) == len(same[1]) == 1:
+            (new,) = same[1]
+            differing = sorted(old.settings - new.settings)
+            if any(owner == _GUEST for owner, _, _ in differing):
+                # Another guest is another question.
+                continue
+            changed[new] = changed.pop(old)
+            values = {(owner, name): value for owner, name, value in new.settings}
+            told = ", ".join(
+                f"{owner}.{name} {value} -> {values.get((owner, name), 'absent')}"
+                for owner, name, value in differing
+            )
+            found.notes.append(f"{old.strategy} on {old.workload}: settings changed: {told}")
+    return changed
 
 
 def _by_cell(

@@ -230,8 +230,8 @@ def load_results(path: str | os.PathLike[str]) -> ResultFile:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ResultFileError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise ResultFileError(f"{path}: not a result file: {error}") from None
+    except ValueError:
+        raise ResultFileError(f"{path}: not a result file: it is not JSON") from None
     if not isinstance(content, Mapping) or "schema" not in content:
         raise ResultFileError(f"{path}: not a result file: it has no entry 'schema'")
     if content["schema"] != SCHEMA:

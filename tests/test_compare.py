@@ -126,6 +126,21 @@ class TestCells:
         assert found.cells == ["mine on churn, guest memory=2"]
         assert found.only_base == ["mine on churn, guest memory=1"]
 
+    def test_a_changed_default_is_compared_and_told(self):
+        base, new = (
+            file(
+                result(strategy_parameters={"delay_ns": delay, "same": 1}, alloc_p99_ns=worse),
+                result("other"),
+            )
+            for delay, worse in ((50, 1000), (200, 3000))
+        )
+        found = compare(base, new)
+        assert [(one.metric, one.verdict) for one in found.differences] == [
+            ("alloc_p99_ns", "worse")
+        ]
+        assert (found.only_base, found.only_new) == ([], [])
+        assert found.notes == ["mine on churn: settings changed: mine.delay_ns 50 -> 200"]
+
     def test_a_setting_that_one_version_lacks_keeps_nothing_from_being_compared(self):
         newer = {"memory": 1 << 30, "costs": {"pcp_hit_ns": 10, "new_ns": 5}}
         found = compare(file(result()), file(result(guest=newer, alloc_p99_ns=1)))
@@ -267,6 +282,13 @@ class TestCommand:
         assert found == status
         assert (f"got worse by more than {limit}" in error) == bool(status)
         assert error.count("\n") == status
+
+    def test_what_cannot_be_compared_does_not_pass_the_gate(self, compared):
+        base, new = file(result(), result("gone")), file(result())
+        assert compared(base, new)[0] == 0
+        status, _, error = compared(base, new, "--fail-above", "2%")
+        assert status == 1
+        assert "1 cell of the base file cannot be compared" in error
 
     def test_several_seeds_show_their_interval(self, compared):
         base, new = (

@@ -106,9 +106,22 @@ class TestMarks:
         assert not any("*" in cell for name in ("none", "oracle") for cell in cells_of(text, name))
 
     def test_what_reads_the_same_is_marked_alike(self):
-        rows = [row("a", retained_gib_s=5.001), row("b", retained_gib_s=5.002), row("c")]
+        rows = [row("a", retained_gib_s=5.001), row("b", retained_gib_s=5.002), row("c"), row("d")]
         text = printed(rows)
-        assert [cells_of(text, name)[5] for name in "abc"] == ["5*", "5*", "1,234"]
+        assert [cells_of(text, name)[5] for name in "abcd"] == ["5*", "5*", "1,234", "1,234"]
+
+    def test_where_most_are_equally_good_nobody_stands_out(self):
+        rows = [row("a", retained_gib_s=5), row("b", retained_gib_s=5), row("c")]
+        text = printed(rows)
+        assert [cells_of(text, name)[5] for name in "abc"] == ["5", "5", "1,234"]
+
+    def test_who_does_not_compete_is_not_marked_for_the_same_text(self):
+        rows = [
+            row("a", reported_blocks=0, refaults=7),
+            row("b", refaults=7),
+            row("c", refaults=8),
+        ]
+        assert [cells_of(printed(rows), name)[6] for name in "abc"] == ["7", "7*", "8"]
 
     def test_nobody_is_best_alone(self):
         text = printed([row("none"), row("mine", throughput_ratio=0.5), row("oracle")])

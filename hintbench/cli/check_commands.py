@@ -51,6 +51,8 @@ _MARKS: Final = {
     UNTRIED: "[bold red]not shown[/]",
     NOT_APPLICABLE: "[dim]n/a[/]",
 }
+RARE: Final = 10
+"""Reports in fewer than one schedule of so many are few."""
 _COVERED: Final = ("reports", "contended_takes", "preemptions", "interrupts", "faults")
 
 
@@ -185,6 +187,16 @@ def _print_check(console: Console, check: Check, files: dict[tuple[str, str], Pa
         f"{exploration.schedules:,} schedules ({exploration.with_reports:,} with reports) from seed"
         f" {check.seed} in {check.seconds:.1f} s: {', '.join(covered)}"
     )
+    if check.failing(BROKEN) or exploration.error is not None:
+        console.print(
+            "stopped at the first fault that is not declared, so the other rules have seen no more"
+            " than that; declare it, and they are explored to the end"
+        )
+    elif 0 < RARE * exploration.with_reports < exploration.schedules:
+        console.print(
+            "few schedules had a report, so little speaks for the rules that hold: smaller delays"
+            " and thresholds in check_parameters let the strategy act more often"
+        )
     if exploration.long_schedules:
         console.print(
             f"{exploration.long_schedules:,} of them with {OPERATIONS:,} operations and more,"
@@ -194,12 +206,13 @@ def _print_check(console: Console, check: Check, files: dict[tuple[str, str], Pa
     if check.counterexamples:
         median = statistics.median(told.size for told in check.counterexamples)
         console.print(
-            f"{len(check.counterexamples)} counterexamples, in the median of {median:g} steps"
+            f"{_counted(len(check.counterexamples), 'counterexample')}, in the median"
+            f" {median:g} operations, delays and faults long"
         )
     _print_races(console, check)
     for told in check.counterexamples:
         title = told.key[1] if told.key[0] == RACE else told.key[0]
-        console.print(f"\n[bold]{title}[/] in {told.size} steps:")
+        console.print(f"\n[bold]{title}[/], shrunk to {_steps(told.size)}:")
         for line in told.story:
             console.print(line, markup=False, soft_wrap=True)
         if told.key in files:
@@ -210,6 +223,17 @@ def _print_check(console: Console, check: Check, files: dict[tuple[str, str], Pa
         console.print(f"\n{check.error}", markup=False, style="bold red")
     console.print(_summary(check), markup=False)
     console.print()
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def _steps(number: int) -> str:
+    """What is left of a scenario; its story has a line for each of their effects."""
+    if number == 1:
+        return "1 operation, delay or fault"
+    return f"{number:,} operations, delays and faults"
 
 
 def _print_races(console: Console, check: Check) -> None:

@@ -37,7 +37,8 @@ def run_compare(
         fail_above: Which change for the worse is too much, such as "2%"; None for none.
 
     Returns:
-        The exit status: 1 when something got worse by more than that.
+        The exit status: 1 when something got worse by more than that, or is missing in the new
+        file.
 
     Raises:
         HintbenchError: A file cannot be compared, or an argument is wrong.
@@ -55,6 +56,13 @@ def run_compare(
     if limit is None:
         return 0
     worse = found.worse_by(limit)
+    if not worse and found.only_base:
+        typer.echo(
+            f"hintbench: {_plural(len(found.only_base), 'cell')} of the base file cannot be"
+            " compared, so nothing says that they got no worse",
+            err=True,
+        )
+        return _FAILED
     if not worse:
         return 0
     worst = max(worse, key=lambda one: one.size)

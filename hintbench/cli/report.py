@@ -85,14 +85,16 @@ _COLUMNS: Final = (
 
 _FOOTNOTE: Final = (
     "How to read it: times are virtual, that is, of the modelled machine. ↑ more is better, ↓"
-    " less is better; * marks the best of its column on that workload, among those that report."
-    " none (never reports) and oracle (takes every free page back for nothing) bound what is"
-    " possible and are never marked. The throughput ratio is operations per second against none."
-    " reports counts free blocks that the host was told of. reclaimed is memory that the host"
-    " took back and the guest has not touched since; retained is memory that is free in the"
-    " guest and still backed by the host (size times seconds). A refault is the touch of"
-    " reclaimed memory. A false OOM is an allocation that failed although blocks in the"
-    " strategy's hands would have served it. violations counts broken rules."
+    " less is better; * marks the best of its column on that workload, among those that report"
+    " and break no rule, unless most of them are equally good. none (never reports) and oracle"
+    " (takes every free page back for nothing) bound what is possible and are never marked. The"
+    " throughput ratio is operations per second against none. reports counts free blocks that"
+    " the host was told of. reclaimed is memory that the host took back and the guest has not"
+    " touched since; retained is memory that is free in the guest and still backed by the host"
+    " (size times seconds, so a longer run has more of both). A refault is the touch of reclaimed"
+    " memory. A false OOM is an allocation that failed although blocks in the strategy's hands"
+    " would have served it. violations counts broken rules that a run sees by itself; hintbench"
+    " check looks for all of them."
 )
 _NO_BASELINE: Final = " The ratio is empty where none did not run: add -s none."
 
@@ -144,8 +146,8 @@ def _print_rows(
             reference = strategies[label][0].name in REFERENCES
             cells = [
                 part
-                for text, winner in zip(texts[workload][label], best, strict=True)
-                for part in _cell(_tight(text, layout), text == winner and not reference)
+                for text, winners in zip(texts[workload][label], best, strict=True)
+                for part in _cell(_tight(text, layout), label in winners)
             ]
             style = "dim" if reference else ""
             table.add_row(_folded(label, layout.name), *cells, style=style)
@@ -168,13 +170,12 @@ def _print_blocks(
         console.print(Text(workload, style="bold"), soft_wrap=True)
         best = _best(strategies, texts[workload])
         for label in sorted(strategies, key=lambda label: _place(strategies[label][0].name)):
-            reference = strategies[label][0].name in REFERENCES
             console.print(Text(_INDENT + label), soft_wrap=True)
             values = zip(
                 titles, texts[workload][label], spreads[workload][label], best, strict=True
             )
-            for title, text, spread, winner in values:
-                mark = _MARK if text == winner and not reference else ""
+            for title, text, spread, winners in values:
+                mark = _MARK if label in winners else ""
                 told = f"{text:>8}{mark} {spread}".rstrip()
                 line = Text(f"{_INDENT * 2}{title:<{max(map(len, titles))}} {told}")
                 console.print(line, style="bold green" if mark else "", soft_wrap=True)
@@ -270,30 +271,34 @@ def _spreads(same: Sequence[Row]) -> list[str]:
     return spreads
 
 
-def _best(strategies: dict[str, list[Row]], texts: dict[str, list[str]]) -> list[str | None]:
-    """For each column the text that is best among the strategies that compete, or None.
+def _best(strategies: dict[str, list[Row]], texts: dict[str, list[str]]) -> list[frozenset[str]]:
+    """For each column the labels of the strategies that are best among those that compete.
 
-    Who reports nothing does not compete: it has not done it cheaply.
+    Who reports nothing does not compete: it has not done it cheaply. Nor does who breaks rules.
     """
-    rivals = {
-        label: _values(same)
-        for label, same in strategies.items()
-        if same[0].name not in REFERENCES
-        and any(row.result and row.result.metrics.get("reported_blocks") for row in same)
-    }
-    best: list[str | None] = []
+    rivals = {label: _values(same) for label, same in strategies.items() if _competes(same)}
+    best: list[frozenset[str]] = []
     for i, column in enumerate(_COLUMNS):
         found = {
             label: value for label, values in rivals.items() if (value := values[i]) is not None
         }
-        # What reads the same is equally good; where all are, there is no best.
-        equal = len(found) < 2 or len({texts[label][i] for label in rivals}) < 2
-        if equal or column.better is None:
-            best.append(None)
+        if len(found) < 2 or column.better is None:
+            best.append(frozenset())
             continue
         winner = (max if column.better == "higher" else min)(found, key=found.__getitem__)
-        best.append(texts[winner][i])
+        # What reads the same is equally good; where most are, none stands out.
+        winners = frozenset(label for label in found if texts[label][i] == texts[winner][i])
+        best.append(winners if 2 * len(winners) <= len(found) else frozenset())
     return best
+
+
+def _competes(same: Sequence[Row]) -> bool:
+    results = [row.result for row in same if row.result is not None]
+    return (
+        same[0].name not in REFERENCES
+        and any(result.metrics.get("reported_blocks") for result in results)
+        and not any(result.violation_count for result in results)
+    )
 
 
 def _layout(width: int, texts: _AllTexts, spreads: _AllTexts) -> _Layout | None:

@@ -127,7 +127,7 @@ def read_counterexample(path: Path) -> Counterexample:
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ResultFileError(f"{path} cannot be read: {describe(error)}") from None
+        raise ResultFileError(f"{path}: cannot be read: {error.strerror or error}") from None
     except ValueError:
         raise ResultFileError(f"{path} is not a counterexample: it is not JSON") from None
     if not isinstance(content, dict) or "counterexample" not in content:
