@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from hintbench.core.hooks import Block
     from hintbench.core.zone import Zone
     from hintbench.errors import HintbenchError, PluginError
-    from hintbench.guest import Event, Guest, PerCpu
+    from hintbench.events import Event
+    from hintbench.guest import Guest
     from hintbench.hookspecs import Freed, Origin, Reason
     from hintbench.host import Host
     from hintbench.operations import Migratetype, OperationBlock
+    from hintbench.per_cpu import PerCpu
     from hintbench.reports import Completion
     from hintbench.results import Result
     from hintbench.runner import run
@@ -42,14 +44,14 @@ if TYPE_CHECKING:
         WorkloadSetting,
     )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _HOMES = {
     "Block": "core.hooks",
     "Claims": "strategy",
     "Completion": "reports",
     "Costs": "config",
-    "Event": "guest",
+    "Event": "events",
     "Experiment": "config",
     "Freed": "hookspecs",
     "Guest": "guest",
@@ -65,7 +67,7 @@ _HOMES = {
     "Migratetype": "operations",
     "OperationBlock": "operations",
     "Origin": "hookspecs",
-    "PerCpu": "guest",
+    "PerCpu": "per_cpu",
     "PluginError": "errors",
     "Program": "workload",
     "Reason": "hookspecs",

@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
-from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from hintbench.arguments import check_coroutine, whole_ns
 from hintbench.contexts import Context, Park, Step
@@ -15,8 +14,9 @@ from hintbench.core.constants import KIND_MASK, ORDER_MASK, SLAB
 from hintbench.core.flags import UnitFlags
 from hintbench.core.hooks import CoreHooks
 from hintbench.core.measures import Integral
-from hintbench.guarded import guard
+from hintbench.events import Event
 from hintbench.host import Host
+from hintbench.per_cpu import PerCpu, State
 from hintbench.tasks import Scheduler, Task
 
 if TYPE_CHECKING:
@@ -25,91 +25,11 @@ if TYPE_CHECKING:
     from hintbench.core.zone import Zone
     from hintbench.watching import Watcher
 
-State = TypeVar("State")
 MEANINGS = ("candidate", "in-flight", "told")
 FORGET = ("never", "taken", "allocated")
 _ATOMIC_SLEEP_NS = 20_000
 """For how long a sleeping allocation lets others in, in explored runs."""
 MOST_MARKS = 10_000
-
-
-class PerCpu(Generic[State]):
-    """One object for every CPU, which only that CPU may touch, with interrupts off."""
-
-    def __init__(self, guest: Guest, factory: Callable[[], State]) -> None:
-        self._guest = guest
-        self._states = [factory() for _ in guest.cpus]
-        self._seen = self._states
-        watcher = guest.watcher
-        if watcher is not None:
-            self._seen = [
-                guard(state, partial(watcher.per_cpu_touched, cpu))
-                for cpu, state in enumerate(self._states)
-            ]
-
-    def __getitem__(self, cpu: int) -> State:
-        if self._guest.watcher is not None:
-            self._guest.watcher.per_cpu_touched(cpu)
-        return self._seen[cpu]
-
-    @property
-    def here(self) -> State:
-        """The running CPU's."""
-        return self[self._guest.cpu]
-
-    def __len__(self) -> int:
-        return len(self._states)
-
-    def peek(self) -> tuple[State, ...]:
-        """Every CPU's, for observers, which are no CPU's and change nothing."""
-        return tuple(self._states)
-
-
-class Event:
-    """Something that tasks wait for; setting it is legal everywhere and costs next to nothing."""
-
-    def __init__(self, scheduler: Scheduler) -> None:
-        self._scheduler = scheduler
-        self._waiters: list[tuple[Context, int]] = []
-        self._set = False
-
-    def set(self) -> None:
-        """Wake all who wait; if nobody does, the next wait ends at once."""
-        self._set = True
-        waiters, self._waiters = self._waiters, []
-        for context, token in waiters:
-            if context.parked == "sleep" and context.token == token:
-                self._set = False
-                self._scheduler.unpark(context, True)
-
-    def clear(self) -> None:
-        """Forget a set that nobody waited for."""
-        self._set = False
-
-    async def wait(self, timeout_ns: int | None = None) -> bool:
-        """Sleep until it is set, at most ``timeout_ns`` of virtual time; whether it was set."""
-        if timeout_ns is not None:
-            timeout_ns = whole_ns("Event.wait: timeout_ns", timeout_ns)
-        if self._set:
-            self._set = False
-            return True
-
-        def register(context: Context) -> None:
-            token = context.token
-            self._waiters.append((context, token))
-            if timeout_ns is not None:
-                scheduler = self._scheduler
-
-                def expire() -> None:
-                    if context.parked == "sleep" and context.token == token:
-                        self._waiters = [each for each in self._waiters if each[0] is not context]
-                        scheduler.unpark(context, False)
-
-                scheduler.simulation.schedule(
-                    scheduler.clock.now + timeout_ns, context.rank, context.cpu, expire
-                )
-
-        return bool(await Park("sleep", register))
 
 
 class Guest:
