@@ -17,8 +17,8 @@ def ratio(ours: Callable[[], Job], theirs: Callable[[], Job]) -> float:
     return found["ours"].median_ns / found["theirs"].median_ns
 
 
-class Peers:
-    """A peer that is not installed is left out, and says so."""
+class Sizable:
+    """Standard tapes of any length; left out on commits that have none."""
 
     version = "1"
     timeout = 120
@@ -31,6 +31,10 @@ class Peers:
         except (ImportError, AttributeError):
             raise NotImplementedError("this commit's tapes cannot be made smaller") from None
 
+
+class Peers(Sizable):
+    """Peers that install everywhere."""
+
     @unit("order-0 operation / lock operation of simpy")
     def track_churn_over_simpy(self) -> float:
         return ratio(lambda: tape(self.churn, 500_000), lambda: simpy_lock(16_000))
@@ -41,10 +45,6 @@ class Peers:
             lambda: tape(self.huge_pages, 80_000, vcpus=8, hooked=False),
             lambda: simpy_lock(16_000),
         )
-
-    @unit("order-9 operation with a hook / request of libCacheSim's plugin cache")
-    def track_hook_over_libcachesim(self) -> float:
-        return ratio(lambda: tape(self.huge_pages, 80_000), lambda: plugin_cache(80_000))
 
     @unit("compiled / interpreted core")
     def track_compiled_over_interpreted(self) -> float:
@@ -57,3 +57,15 @@ class Peers:
         if interpreted_digest != digest:
             raise RuntimeError("the interpreted core ended in another state than the compiled one")
         return compiled["compiled"].median_ns / interpreted_ns
+
+
+class PluginCaches(Sizable):
+    """Where libCacheSim is installed; elsewhere it is left out, and says so."""
+
+    def setup(self) -> None:
+        super().setup()
+        plugin_cache(1)
+
+    @unit("order-9 operation with a hook / request of libCacheSim's plugin cache")
+    def track_hook_over_libcachesim(self) -> float:
+        return ratio(lambda: tape(self.huge_pages, 80_000), lambda: plugin_cache(80_000))
