@@ -122,11 +122,12 @@ class KernelThreads:
         work = []
         for pcp in self.simulation.vcpus[cpu].pcps:
             busy = self._several_nodes and self._has_changed(cpu, pcp)
-            count = pcp.decay()
-            if self._several_nodes:
-                count += self._expire(cpu, pcp, count, busy)
-            if count > 0:
-                work.append((pcp, count))
+            decayed = pcp.decay()
+            if decayed > 0:
+                work.append((pcp, decayed))
+            expired = self._expire(cpu, pcp, decayed, busy) if self._several_nodes else 0
+            if expired > 0:
+                work.append((pcp, expired))
         if work:
             self.scheduler.spawn(self._decay(cpu, work), cpu, "vmstat", kernel=True)
 

@@ -71,6 +71,9 @@ class ReferenceGuest:
         self.pcps = [list(row) for row in pcps]
         self.nodes = list(nodes)
         self.orders: dict[int, int] = {}
+        # By CPU and place of the zone: pcp->expire, and what the last tick of vmstat saw.
+        self.expire: dict[tuple[int, int], int] = {}
+        self.seen: dict[tuple[int, int], tuple[int, ...]] = {}
 
     def zone_of(self, pfn: int) -> NodeZone:
         """page_zone()."""
@@ -181,10 +184,28 @@ class ReferenceGuest:
                 pcp.drain_all()
 
     def decay(self, cpu: int) -> None:
-        """refresh_cpu_vm_stats(); only 6.12 decays."""
-        if self.kernel == "6.12":
-            for pcp in self.pcps[cpu]:
+        """refresh_cpu_vm_stats(): 6.12 decays; lists for zones of other nodes expire in both."""
+        for place, pcp in enumerate(self.pcps[cpu]):
+            count = pcp.count
+            now = (count, pcp.free_count, pcp.alloc_factor, pcp.high)
+            # Stands for a difference in vm_stat_diff.
+            if self.seen.get((cpu, place)) != now:
+                self.expire[cpu, place] = 3
+            if self.kernel == "6.12":
                 pcp.decay()
+            self.seen[cpu, place] = (count, pcp.free_count, pcp.alloc_factor, pcp.high)
+            self._drain_remote(cpu, place, pcp)
+
+    def _drain_remote(self, cpu: int, place: int, pcp: ReferencePcp) -> None:
+        """drain_zone_pages() when the list of another node's zone was idle for three ticks."""
+        if self.expire.get((cpu, place), 0) == 0 or pcp.count == 0:
+            return
+        if self.zones[place].node == self.nodes[cpu]:
+            self.expire[cpu, place] = 0
+            return
+        self.expire[cpu, place] -= 1
+        if self.expire[cpu, place] == 0:
+            pcp.drain(min(pcp.count, pcp.batch))
 
     def kswapd(self) -> None:
         """balance_pgdat() with nothing to reclaim: the boost ends, and that is all."""
