@@ -20,7 +20,6 @@ def ratio(ours: Callable[[], Job], theirs: Callable[[], Job]) -> float:
 class Sizable:
     """Standard tapes of any length; left out on commits that have none."""
 
-    version = "1"
     timeout = 120
 
     def setup(self) -> None:
@@ -34,6 +33,8 @@ class Sizable:
 
 class Peers(Sizable):
     """Peers that install everywhere."""
+
+    version = "1"
 
     @unit("order-0 operation / lock operation of simpy")
     def track_churn_over_simpy(self) -> float:
@@ -61,6 +62,8 @@ class Peers(Sizable):
 
 class PluginCaches(Sizable):
     """Where libCacheSim is installed; elsewhere it is left out, and says so."""
+
+    version = "1"
 
     def setup(self) -> None:
         super().setup()

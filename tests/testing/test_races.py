@@ -102,7 +102,7 @@ def test_stories_are_saved_and_replayed(tmp_path):
         *("check", "percpu-array-v9", "--stories", "--schedules", "60", "--seconds", "10"),
         cwd=tmp_path,
     )
-    assert "11-residue-never-told in" in done.stdout
+    assert "11-residue-never-told, shrunk to" in done.stdout
     saved = tmp_path / "counterexamples" / "percpu-array-v9-race-11-residue-never-told.json"
     again = hintbench("replay", str(saved), cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
