@@ -338,9 +338,10 @@ def run_replay(path: str, trace: bool, plugins: tuple[str, ...] = ()) -> int:
     for plugin in plugins:
         load_plugin(plugin)
     subject = Subject(saved.strategy, (*saved.plugins, *plugins))
-    make = subject.maker()
+    scenario = saved.scenario.scenario()
+    make = subject.maker(scenario.own_constants)
     key = saved.rule, saved.kind
-    lines, outcome = tell(make, saved.scenario.scenario(), key, everything=trace)
+    lines, outcome = tell(make, scenario, key, everything=trace)
     for line in lines:
         typer.echo(line)
     violation = outcome.shown(key)
