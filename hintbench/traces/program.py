@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from hintbench.core.tracepages import GIVE_BACK, HAND_OUT
-from hintbench.core.traceslots import EMPTY, FILL, SlotWalk
+from hintbench.core.traceslots import SlotWalk
 from hintbench.errors import TraceError
 from hintbench.operations import OperationBlock, idle_until
 from hintbench.traces.codes import exact_codes
@@ -170,11 +169,8 @@ def _in_use_at_start(
     steps: Steps, pages: int
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int8], npt.NDArray[np.int32]]:
     """Blocks in use at the start that the trace frees: pfn, order, and no slot, where none are."""
-    used = steps.only((steps.action == HAND_OUT) | (steps.action == GIVE_BACK))
-    what = np.where(used.action == GIVE_BACK, EMPTY, FILL).astype(np.uint8)
-    nowhere = np.full(len(what), -1, dtype=np.int64)
     walk = SlotWalk(pages)
-    walk.walk(what, used.pfn, used.order, nowhere, int((1 << used.order.astype(np.int64)).sum()))
+    walk.follow(steps.action, steps.pfn, steps.order)
     pfn, order, _ = walk.in_use_at_start()
     return pfn, order, np.full(len(pfn), -1, dtype=np.int32)
 
