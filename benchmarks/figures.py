@@ -29,7 +29,6 @@ from .side_by_side import (
     command_job,
     interpreted_churn,
     measure,
-    method_calls,
     tape,
 )
 from .startup import COMMAND
@@ -68,10 +67,10 @@ def operations(rounds: int) -> Iterator[Figure]:
 
     tapes = {each.key: each for each in speed.TAPES}
     jobs = {
-        "call": method_calls,
-        "bare": lambda: tape(tapes["bare"].prepare, tapes["bare"].operations),
-        "churn": lambda: tape(tapes["churn"].prepare, tapes["churn"].operations),
-        "hook": lambda: tape(tapes["hook"].prepare, tapes["hook"].operations),
+        **{
+            key: lambda each=each: tape(each.prepare, each.operations)
+            for key, each in tapes.items()
+        },
         "256 vCPUs": lambda: tape(speed.churn, 2_000_000, vcpus=256),
         "1 TiB": lambda: tape(speed.churn, 2_000_000, memory=1 << 40),
     }
