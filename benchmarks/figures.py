@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from .neighbours import plugin_cache, simpy_lock
 from .recorded import write_trace
 from .side_by_side import (
     ROUNDS,
+    Job,
     Timing,
     command_job,
     interpreted_churn,
@@ -65,15 +67,12 @@ def operations(rounds: int) -> Iterator[Figure]:
     """Figures 1 to 3, and the rate half of 4: what one operation costs."""
     from hintbench import speed
 
-    tapes = {each.key: each for each in speed.TAPES}
-    jobs = {
-        **{
-            key: lambda each=each: tape(each.prepare, each.operations)
-            for key, each in tapes.items()
-        },
+    jobs: dict[str, Callable[[], Job]] = {
         "256 vCPUs": lambda: tape(speed.churn, 2_000_000, vcpus=256),
         "1 TiB": lambda: tape(speed.churn, 2_000_000, memory=1 << 40),
     }
+    for each in speed.TAPES:
+        jobs[each.key] = partial(tape, each.prepare, each.operations)
     missing = {}
     for name, make in (("simpy", simpy_lock), ("libcachesim", plugin_cache)):
         try:
@@ -81,7 +80,7 @@ def operations(rounds: int) -> Iterator[Figure]:
         except NotImplementedError as error:
             missing[name] = str(error)
         else:
-            jobs[name] = lambda make=make: make(100_000)
+            jobs[name] = partial(make, 100_000)
     found = measure(jobs, rounds)
     call, bare, churn, hook = (found[name].median_ns for name in ("call", "bare", "churn", "hook"))
     yield at_most("1: order-0 simulation, in empty method calls", churn / call, 2.5, "calls")
