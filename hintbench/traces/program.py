@@ -22,7 +22,7 @@ from hintbench.traces.fit import check_cpus, name_of
 from hintbench.traces.history import history, page_history
 from hintbench.traces.start import begin_time_ns, end_time_ns, start_of
 from hintbench.traces.steps import Steps, steps_in_order
-from hintbench.traces.tape import TapeSource, plan_tapes
+from hintbench.traces.tape import KEPT_OPERATIONS, TapeSource, plan_tapes
 from hintbench.traces.windows import WINDOW_ROWS
 from hintbench.workload import Program
 
@@ -64,6 +64,7 @@ def modelled_program(
     movable: npt.NDArray[np.bool_] | None = None,
     kernel: str = "6.12",
     window_rows: int = WINDOW_ROWS,
+    kept_operations: int = KEPT_OPERATIONS,
 ) -> Program:
     """Let a trace's allocations and frees drive the modelled guest.
 
@@ -79,6 +80,7 @@ def modelled_program(
         movable: Which pages were on an LRU list at the first dump (`trace_state.read_lru_pages`).
         kernel: The guest's kernel preset.
         window_rows: Events that are looked at together; the program is the same with any number.
+        kept_operations: Of a trace of no more the tapes are made once, and kept in memory.
 
     Raises:
         TraceError: When the guest has fewer vCPUs than the trace has CPUs, or the page flags are
@@ -90,7 +92,7 @@ def modelled_program(
     if free is not None:
         check_page_flags(found, free)
     begin_ns = begin_time_ns(trace, begin)
-    plan = plan_tapes(found, vcpus, begin_ns)
+    plan = plan_tapes(found, vcpus, begin_ns, kept_operations)
     source = TapeSource(found, plan, begin_ns, end_time_ns(trace, begin, end))
     return Program(
         slots=plan.slots,

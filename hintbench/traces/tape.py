@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from hintbench.traces.history import PageHistory
     from hintbench.traces.windows import DerivedSteps, Window
 
+KEPT_OPERATIONS: Final = 1 << 22
+"""Of a trace of no more operations the tapes are made once, and kept: 64 MiB."""
 Blocks = tuple["npt.NDArray[np.int32]", "npt.NDArray[np.int8]", "npt.NDArray[np.int32]"]
 
 
@@ -41,6 +43,7 @@ class TapePlan:
         in_use: Blocks in use at the start that the trace frees: pfn, order, slot.
         moves: Rows at which compaction freed what it had moved.
         first: By CPU the first operation of each window that has one: the window, and a block.
+        parts: The windows' operations, where they are few enough to be kept; else None.
     """
 
     slots: int
@@ -48,6 +51,7 @@ class TapePlan:
     in_use: Blocks
     moves: npt.NDArray[np.int64]
     first: tuple[tuple[tuple[int, OperationBlock], ...], ...]
+    parts: deque[_Part] | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,20 +96,28 @@ class _Maker:
         return _Part(OperationBlock(code, value, time_ns), bounds.tolist(), moves)
 
 
-def plan_tapes(found: PageHistory, vcpus: int, begin_ns: int) -> TapePlan:
+def plan_tapes(
+    found: PageHistory, vcpus: int, begin_ns: int, kept_operations: int = KEPT_OPERATIONS
+) -> TapePlan:
     """Go through a trace once and count.
 
     Args:
         found: The trace, understood.
         vcpus: vCPUs of the guest.
         begin_ns: The trace's own time that becomes the virtual time 0.
+        kept_operations: How many may be kept, rather than made again when they are needed.
     """
     maker = _Maker(found, begin_ns)
     first: list[list[tuple[int, OperationBlock]]] = [[] for _ in range(vcpus)]
     moves = [np.zeros(0, dtype=np.int64)]
     operations = 0
+    parts: deque[_Part] | None = deque()
     for number, part in enumerate(maker):
         operations += len(part)
+        if parts is not None:
+            parts.append(part)
+        if operations > kept_operations:
+            parts = None
         moves.append(part.moves)
         for cpu in part.cpus():
             operation = part.of(cpu)
@@ -116,6 +128,7 @@ def plan_tapes(found: PageHistory, vcpus: int, begin_ns: int) -> TapePlan:
         in_use=maker.walk.in_use_at_start(),
         moves=np.concatenate(moves),
         first=tuple(map(tuple, first)),
+        parts=parts,
     )
 
 
@@ -136,7 +149,7 @@ class TapeSource:
             begin_ns: The trace's own time that becomes the virtual time 0.
             end_ns: When the replay ends [virtual ns].
         """
-        self._parts = iter(_Maker(found, begin_ns))
+        self._parts = _kept(plan.parts) if plan.parts is not None else iter(_Maker(found, begin_ns))
         self._first = plan.first
         self._end_ns = end_ns
         self._made = 0
@@ -162,6 +175,12 @@ class TapeSource:
         for cpu in part.cpus():
             self._waiting[cpu].append(_some(part.of(cpu), slice(1, None)))
         self._made += 1
+
+
+def _kept(parts: deque[_Part]) -> Iterator[_Part]:
+    """One part after the other, each of which is gone then."""
+    while parts:
+        yield parts.popleft()
 
 
 def _some(block: OperationBlock, which: slice) -> OperationBlock:
