@@ -34,7 +34,7 @@ cdef class Vcpu:
     cdef const unsigned int[::1] codes
     cdef const int[::1] values
     cdef const long long[::1] block_times
-    cdef Py_ssize_t piece_at
+    cdef Py_ssize_t piece_at, block_length, room
     # the operation in hand
     cdef readonly long long started
     cdef readonly int order, migratetype, slot, pfn, zone_at, highest_zone

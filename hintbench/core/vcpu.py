@@ -205,11 +205,8 @@ class Vcpu:
         self.piece_end = 0
         self.clearing = False
         self.piece_at = 0
-        self.codes = memoryview(numpy.empty(0, dtype=numpy.uint32))
-        self.values = memoryview(numpy.empty(0, dtype=numpy.int32))
-        self.block_times = memoryview(numpy.empty(0, dtype=numpy.int64))
-        self.words = memoryview(numpy.empty(_PIECE, dtype=numpy.uint64))
-        self.times = self.block_times
+        self.block_length = 0
+        self.room = 0
         self.timed = False
         self.idle = False
         self.idle_ns = 0
@@ -222,7 +219,7 @@ class Vcpu:
 
     def next_block(self) -> cython.int:
         """Make the tape's next operations ready; 0 at its end."""
-        while self.piece_at >= len(self.codes):
+        while self.piece_at >= self.block_length:
             block = next(self.blocks, None)
             if block is None:
                 self.position = 0
@@ -231,6 +228,7 @@ class Vcpu:
             self.codes = memoryview(numpy.ascontiguousarray(block.code))
             self.values = memoryview(numpy.ascontiguousarray(block.value))
             self.block_times = memoryview(numpy.ascontiguousarray(block.time_ns))
+            self.block_length = len(block.code)
             self.piece_at = 0
         return self._unpack()
 
@@ -240,14 +238,15 @@ class Vcpu:
         A piece at a time, which stays in the cache until it is used.
         """
         first: cython.Py_ssize_t = self.piece_at
-        end: cython.Py_ssize_t = min(first + _PIECE, len(self.codes))
+        end: cython.Py_ssize_t = min(first + _PIECE, self.block_length)
         at: cython.Py_ssize_t
         any_time: cython.longlong = 0
-        while end < len(self.codes) and TAKE <= self.codes[end] & 15 <= GIVE_BACK:
+        while end < self.block_length and TAKE <= self.codes[end] & 15 <= GIVE_BACK:
             # Operations of an exact replay may belong to one burst.
             end += 1
-        if end - first > len(self.words):
-            self.words = memoryview(numpy.empty(end - first, dtype=numpy.uint64))
+        if end - first > self.room:
+            self.room = max(end - first, _PIECE)
+            self.words = memoryview(numpy.empty(self.room, dtype=numpy.uint64))
         for at in range(first, end):
             self.words[at - first] = (
                 cython.cast(cython.ulonglong, self.values[at]) << 32
