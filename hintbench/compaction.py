@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from hintbench.contexts import Step
+from hintbench.core.contexts import Step
 from hintbench.core.constants import (
     BUDDY,
     KIND_MASK,

@@ -6,3 +6,9 @@ cdef class HoldMeter:
     cdef long long bound
     cdef long long visits
     cdef object exceeded
+
+
+cdef class RefusalMeter:
+    cdef Zone zone
+    cdef object refused, before
+    cdef long long isolations, refusals

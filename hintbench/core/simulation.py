@@ -38,22 +38,6 @@ else:
 LARGEST_BULK = 4095
 
 
-class Timer:
-    """An entry of the event queue; cancelled by forgetting its callback."""
-
-    __slots__ = ("callback",)
-
-    def __init__(self, callback: Callable[[], None]) -> None:
-        self.callback: Callable[[], None] | None = callback
-
-    def cancel(self) -> None:
-        """Never mind."""
-        self.callback = None
-
-    def __lt__(self, other: "Timer") -> bool:
-        return False
-
-
 @cython.final
 @cython.cclass
 class Simulation:
@@ -160,7 +144,13 @@ class Simulation:
         """An event enters the digest (:meth:`hintbench.core.clock.Digest.add`)."""
         self.clock.digest.add(time_ns, cpu, kind, pfn, order)
 
-    def schedule(self, at_ns: int, rank: int, number: int, callback: Callable[[], None]) -> Timer:
+    def schedule(
+        self,
+        at_ns: cython.longlong,
+        rank: cython.int,
+        number: cython.int,
+        callback: "Callable[[], None]",
+    ) -> cython.int:
         """Have ``callback`` run at a virtual time.
 
         Args:
@@ -170,28 +160,28 @@ class Simulation:
             number: next tie-breaker: the CPU.
             callback: called without arguments.
         """
-        timer = Timer(callback)
         self.sequence += 1
-        heapq.heappush(self.events, (at_ns, rank, number, self.sequence, timer))
-        self.next_event_ns = self.events[0][0]
-        return timer
+        heapq.heappush(self.events, (at_ns, rank, number, self.sequence, callback))
+        if at_ns < self.next_event_ns:
+            self.next_event_ns = at_ns
+        return 0
 
-    def run_event(self) -> None:
+    def run_event(self) -> cython.int:
         """Run the first event of the queue."""
-        at_ns, _rank, _number, _sequence, timer = heapq.heappop(self.events)
+        event: tuple = heapq.heappop(self.events)
+        at_ns: cython.longlong = event[0]
+        delay_ns: cython.longlong
         self.next_event_ns = self.events[0][0] if self.events else NEVER
         self.progress += 1
-        preemptions = self.clock.preemptions
-        if preemptions is not None and timer.callback is not None:
-            delay_ns = preemptions.at_event()
+        if self.clock.preemptions is not None:
+            delay_ns = self.clock.preemptions.at_event()
             if delay_ns:
-                late = (at_ns + delay_ns, _rank, _number, _sequence, timer)
-                heapq.heappush(self.events, late)
+                heapq.heappush(self.events, (at_ns + delay_ns, *event[1:]))
                 self.next_event_ns = self.events[0][0]
-                return
-        if timer.callback is not None:
-            self.clock.now = at_ns
-            timer.callback()
+                return 0
+        self.clock.now = at_ns
+        event[4]()
+        return 0
 
     # -- hooks ----------------------------------------------------------------------------------
 

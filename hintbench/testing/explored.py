@@ -14,10 +14,10 @@ from hintbench.core import machine as core_machine
 from hintbench.core.audit import Auditor
 from hintbench.core.consistency import list_fault
 from hintbench.core.constants import EVENT_ISOLATED, NEVER
+from hintbench.core.processors import as_coroutine
 from hintbench.core.preemption import EndlessRunError, Preemptions
 from hintbench.core.tearing import Tear
 from hintbench.errors import HintbenchError, TaskLeakError
-from hintbench.processors import as_coroutine
 from hintbench.runner import STOP_LIMIT_NS
 from hintbench.testing.checker import Checker
 from hintbench.testing.faults import Faults
@@ -305,7 +305,8 @@ class ExploredRun(WatchedRun):
         for flags, _ in guest.flag_sets.values():
             known: Any = flags
             known.guest = known.on_clear = known.watcher = known.split = None
-        parts = (*self.checkers, guest.host, guest, scheduler.processors, scheduler.rules)
+        scheduler.dismantle()
+        parts = (*self.checkers, guest.host, guest, scheduler.rules)
         for part in (*parts, scheduler, self.threads, self.faults, self.watcher, machine, self):
             part.__dict__.clear()
 

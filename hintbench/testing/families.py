@@ -85,6 +85,8 @@ FAMILIES: Final = (*CALM_FAMILIES, "drains", "drains", "storms", "depletion")
 PACES: Final = (1, 1, 1, 1, 1, 1, 16, 128)
 """How many times longer the pauses are: most scenarios take some milliseconds, some a second, in
 which a strategy with a timer of 50 ms has its passes while memory is still in use."""
+CALM_PACES: Final = (*(1,) * 14, 16, 128)
+"""The same in calm scenarios: in a second a strategy looks thousands of times in vain for work."""
 
 
 def draw_scenario(seed: int, kernels: Sequence[str] = ("6.12", "5.0")) -> Scenario:
@@ -149,7 +151,7 @@ def _draw_work(seed: int, busy: bool) -> _Work:
     if family in ENCOUNTERS:
         layout = "tiny" if family == "depletion" else "one"
     pages, pauses = layout_pages(layout), rng.choice(PAUSES if busy else CALM_PAUSES)
-    pace = rng.choice(PACES)
+    pace = rng.choice(PACES if busy else CALM_PACES)
     operations = draw_operations(seed, family, VCPUS, pages, pauses, pace, busy=busy)
     return _Work(family, layout, begin(family, operations, VCPUS, pages))
 

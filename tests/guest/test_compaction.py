@@ -4,7 +4,7 @@ import pytest
 
 from hintbench import hookimpl
 from hintbench.compaction import Compaction, CompactionStep, Scanners
-from hintbench.contexts import RANK_TASK
+from hintbench.core.constants import RANK_TASK
 from hintbench.core.constants import BUDDY, IN_USE, KIND_MASK
 from hintbench.core.migration import isolate_free_blocks
 from hintbench.operations import Flag, allocate, free, idle

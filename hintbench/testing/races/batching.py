@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from hintbench.core.holds import RefusalMeter
 from hintbench.testing.races.race import Race
 
 if TYPE_CHECKING:
-    from hintbench.core.locks import LockTimeline
     from hintbench.core.zone import Zone
     from hintbench.reports import Report
 
@@ -121,20 +121,8 @@ class RefusedMidBatch(BatchingRace):
 
     def __init__(self, run: Any) -> None:
         super().__init__(run)
-        self.before: dict[str, tuple[int, int]] = {}
-        self.zones = {zone.lock.name: zone for zone in run.guest.zones}
-
-    def lock_taken(self, lock: LockTimeline) -> None:
-        """A batch begins, perhaps."""
-        zone = self.zones[lock.name]
-        self.before[lock.name] = zone.isolations, zone.refusals
-
-    def lock_released(self, lock: LockTimeline) -> None:
-        """It is complete."""
-        zone = self.zones[lock.name]
-        isolations, refusals = self.before.get(lock.name, (zone.isolations, zone.refusals))
-        if zone.isolations > isolations and zone.refusals > refusals:
-            self.happened()
+        for zone in run.guest.zones:
+            zone.lock.observer = RefusalMeter(zone, self.happened, zone.lock.observer)
 
 
 class AppendsDuringTheSwap(BatchingRace):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hintbench.testing.explored import Checker
 
 if TYPE_CHECKING:
-    from hintbench.contexts import Context
+    from hintbench.core.contexts import Context
     from hintbench.testing.explored import Violation
 
 
