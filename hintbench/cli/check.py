@@ -49,6 +49,10 @@ def check(
 
     Exit status 0 when nothing is broken but what a strategy declares, 1 otherwise.
     """
+    from hintbench.workers import prepare_workers
+
+    prepare_workers("hintbench.testing.worker")
+
     from hintbench.cli.check_commands import CheckRequest, run_check
 
     request = CheckRequest(

@@ -162,9 +162,7 @@ class Processors:
             return 0
         cpu: Cpu = self.cpus[number]
         if len(cpu.interrupts) > 0 or len(cpu.runnable) > 0:
-            self.simulation.schedule(
-                self.clock.now, RANK_INTERRUPT, number, Release(self, number)
-            )
+            self.simulation.schedule(self.clock.now, RANK_INTERRUPT, number, Release(self, number))
         return 0
 
     def _release(self, number: cython.int) -> cython.int:
@@ -218,9 +216,7 @@ class Processors:
         now: cython.longlong = self.clock.now
         if self.irqs_off_until_ns[number] > now:
             due = Raise(self, number, name, handler)
-            self.simulation.schedule(
-                self.irqs_off_until_ns[number], RANK_INTERRUPT, number, due
-            )
+            self.simulation.schedule(self.irqs_off_until_ns[number], RANK_INTERRUPT, number, due)
             return 0
         self.interrupts_taken += 1
         identity: cython.longlong = _FIRST_INTERRUPT_NUMBER + self.interrupts_taken

@@ -387,9 +387,7 @@ class CoreScheduler:
 
     def interrupts_on(self, context: Context) -> cython.int:
         """A context switches interrupts on again."""
-        return self.processors.interrupts_were_off(
-            context.cpu, context.irqs_off_ns, context.payer
-        )
+        return self.processors.interrupts_were_off(context.cpu, context.irqs_off_ns, context.payer)
 
     def interrupts_off(self) -> "InterruptsOff":
         """local_irq_save() .. local_irq_restore() in the running context; nests."""

@@ -271,8 +271,7 @@ def explore_scenarios(
     strategy = make()
     declared = frozenset(strategy.declared_failures)
     races = races_of(strategy)
-    # Those that follow pages see thousands of events, a third of a schedule's time.
-    cheap = [race for race in races if not race.kinds]
+    cheap = [race for race in races if not race.costly]
     exploration = Exploration()
     enabled = gc.isenabled()
     gc.disable()

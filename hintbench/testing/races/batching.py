@@ -6,6 +6,7 @@ Source: reference strategies, zone-confined-batching.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from hintbench.core.holds import RefusalMeter
@@ -21,15 +22,19 @@ class BatchingRace(Race):
 
     strategies = ("zone-confined-batching",)
 
-    @property
+    def __init__(self, run: Any) -> None:
+        super().__init__(run)
+        self.unit_pages = 1 << self.strategy.parameters.min_order
+
+    @cached_property
     def rings(self) -> Sequence[list[int]]:
-        """The ring of each CPU: first pages of units."""
+        """The ring of each CPU, first pages of units: always the same lists."""
         rings: Sequence[list[int]] = self.strategy.rings.peek()
         return rings
 
     def units(self, pfn: int, order: int) -> range:
         """The units of a block."""
-        return range(pfn, pfn + (1 << order), 1 << self.strategy.parameters.min_order)
+        return range(pfn, pfn + (1 << order), self.unit_pages)
 
 
 class InTwoRings(BatchingRace):
@@ -187,6 +192,7 @@ class ThresholdNotReached(BatchingRace):
 
     name = "threshold-not-reached"
     text = "a worker empties a ring that never reached its threshold: the timer did it"
+    costly = True
 
     def __init__(self, run: Any) -> None:
         super().__init__(run)

@@ -160,6 +160,7 @@ class Depleted(Story):
     )
 
     kinds = (EVENT_TAKEN,)
+    costly = True
 
     def __init__(self, run: Any) -> None:
         super().__init__(run)
