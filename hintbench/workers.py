@@ -18,8 +18,8 @@ from hintbench.errors import UsageError
 SECONDS_TO_END: Final = 2.0
 """How long to wait for a process that is to end, or has been killed [wall s]."""
 MOST_JOBS: Final = 1024
-_method = "spawn"
-"""How workers are started."""
+_prepared: Final[set[str]] = set()
+"""What the process has imported that workers are forked from; nothing if there is none."""
 
 
 def default_jobs() -> int:
@@ -56,7 +56,6 @@ def prepare_workers(*modules: str) -> None:
     Args:
         modules: Their names.
     """
-    global _method
     if not sys.platform.startswith("linux"):
         return
     from multiprocessing import forkserver
@@ -66,7 +65,7 @@ def prepare_workers(*modules: str) -> None:
     multiprocessing.set_forkserver_preload(list(modules))
     with interrupts_held_back():
         forkserver.ensure_running()
-    _method = "forkserver"
+    _prepared.update(modules)
 
 
 def start_worker(
@@ -84,7 +83,7 @@ def start_worker(
     Returns:
         The process, and this process's end of the pipe.
     """
-    context = multiprocessing.get_context(_method)
+    context = multiprocessing.get_context("forkserver" if _prepared else "spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=work, args=(theirs, *arguments), daemon=True)
     with interrupts_held_back():

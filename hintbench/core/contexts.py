@@ -16,10 +16,8 @@ if cython.compiled:
         RANK_TASK,
         ROLE_INTERRUPT,
     )
-    from cython.cimports.hintbench.core.locks import LockTimeline
 else:
     from hintbench.core.constants import RANK_HOST, RANK_INTERRUPT, RANK_TASK, ROLE_INTERRUPT
-    from hintbench.core.locks import LockTimeline
 
 THREAD = "thread"
 """Who pays for the kernel's own work in the thread that allocates or frees."""

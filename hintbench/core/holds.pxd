@@ -1,3 +1,4 @@
+from hintbench.core.scheduler cimport CoreScheduler
 from hintbench.core.zone cimport Zone
 
 
@@ -12,3 +13,8 @@ cdef class RefusalMeter:
     cdef Zone zone
     cdef object refused, before
     cdef long long isolations, refusals
+
+
+cdef class HookTakes:
+    cdef CoreScheduler scheduler
+    cdef object taken, before

@@ -10,8 +10,10 @@ from typing import Any
 import cython
 
 if cython.compiled:
+    from cython.cimports.hintbench.core.scheduler import CoreScheduler
     from cython.cimports.hintbench.core.zone import Zone
 else:
+    from hintbench.core.scheduler import CoreScheduler
     from hintbench.core.zone import Zone
 
 
@@ -67,3 +69,29 @@ class RefusalMeter:
             self.refusals = self.zone.refusals
         elif self.zone.refusals > self.refusals and self.zone.isolations > self.isolations:
             self.refused()
+
+
+@cython.final
+@cython.cclass
+class HookTakes:
+    """An observer of a lock that knows when a hook takes it which may wait.
+
+    Args:
+        scheduler: who runs the hooks.
+        taken: called with the CPU when its hook has taken the lock.
+        before: the observer whose place it takes; None when there was none.
+    """
+
+    def __init__(self, scheduler: CoreScheduler, taken: Callable[[int], None], before: Any) -> None:
+        self.scheduler = scheduler
+        self.taken = taken
+        self.before = before
+
+    def __call__(self, what: str, lock: Any) -> None:
+        """The lock is taken (``"take"``) or released (``"release"``)."""
+        number: cython.longlong = self.scheduler.clock.context
+        if self.before is not None:
+            self.before(what, lock)
+        if what == "take" and 0 <= number < len(self.scheduler.hooks):
+            if self.scheduler.hooks[number] is not None:
+                self.taken(number)

@@ -12,14 +12,12 @@ import cython
 
 if cython.compiled:
     from cython.cimports.hintbench.core.accounts import Accounts
-    from cython.cimports.hintbench.core.clock import VirtualClock
     from cython.cimports.hintbench.core.constants import NEVER, RANK_INTERRUPT, ROLE_INTERRUPT
     from cython.cimports.hintbench.core.contexts import Context, Cpu
     from cython.cimports.hintbench.core.simulation import Simulation, requeue_at
     from cython.cimports.hintbench.core.vcpu import Vcpu
 else:
     from hintbench.core.accounts import Accounts
-    from hintbench.core.clock import VirtualClock
     from hintbench.core.constants import NEVER, RANK_INTERRUPT, ROLE_INTERRUPT
     from hintbench.core.contexts import Context, Cpu
     from hintbench.core.simulation import Simulation, requeue_at
@@ -327,6 +325,7 @@ class Ready:
         self.context = context
 
     def __call__(self) -> None:
+        """Its time has come."""
         self.processors._ready(self.context)
 
 
@@ -341,6 +340,7 @@ class Release:
         self.number = number
 
     def __call__(self) -> None:
+        """Its time has come."""
         self.processors._release(self.number)
 
 
@@ -359,6 +359,7 @@ class Raise:
         self.handler = handler
 
     def __call__(self) -> None:
+        """Its time has come."""
         self.processors._interrupt(self.number, self.name, self.handler)
 
 

@@ -1,11 +1,10 @@
 """Contexts in virtual time: who waits for what, and who goes on.
 
-The core calls a :class:`CoreScheduler` when a hook returns a coroutine; the event queue calls it for
-everything else.  Which of several contexts has a vCPU is decided in
+The core calls a :class:`CoreScheduler` when a hook returns a coroutine; the event queue calls it
+for everything else.  Which of several contexts has a vCPU is decided in
 :mod:`hintbench.core.processors`.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import cython
@@ -405,6 +404,7 @@ class Turn:
         self.context = context
 
     def __call__(self) -> None:
+        """Its time has come."""
         self.scheduler._turn(self.context)
 
 

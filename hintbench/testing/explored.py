@@ -14,8 +14,8 @@ from hintbench.core import machine as core_machine
 from hintbench.core.audit import Auditor
 from hintbench.core.consistency import list_fault
 from hintbench.core.constants import EVENT_ISOLATED, NEVER
-from hintbench.core.processors import as_coroutine
 from hintbench.core.preemption import EndlessRunError, Preemptions
+from hintbench.core.processors import as_coroutine
 from hintbench.core.tearing import Tear
 from hintbench.errors import HintbenchError, TaskLeakError
 from hintbench.runner import STOP_LIMIT_NS
