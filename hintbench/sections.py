@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from hintbench.context_rules import is_atomic
 from hintbench.core.accounts import PAYERS
 from hintbench.core.contexts import HOOK, Context
+from hintbench.core.interrupts import InterruptsOff
 from hintbench.core.scheduler import MAY_SLEEP, CoreScheduler
 from hintbench.errors import HintbenchError
 
 
 class Sections(CoreScheduler):
     """What the running context may do now, and who pays for it."""
+
+    # The core declares them where mypy does not look.
+    current: Context | None  # type: ignore[assignment]
+    look_again: Callable[[], None] | None  # type: ignore[assignment]
 
     def require_sleep(self, what: str) -> None:
         """Refuse what the running context would have to sleep for.
@@ -31,6 +36,10 @@ class Sections(CoreScheduler):
     def atomic(self) -> bool:
         """Whether the running context must not sleep."""
         return self.current is None or is_atomic(self.current)
+
+    def interrupts_off(self) -> InterruptsOff:
+        """local_irq_save() .. local_irq_restore() in the running context; nests."""
+        return InterruptsOff(self)
 
     @contextmanager
     def as_hook(self, name: str, since_ns: int = 0) -> Iterator[Context]:

@@ -83,9 +83,9 @@ def start_worker(
     Returns:
         The process, and this process's end of the pipe.
     """
-    context = multiprocessing.get_context("forkserver" if _prepared else "spawn")
+    context: Any = multiprocessing.get_context("forkserver" if _prepared else "spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=work, args=(theirs, *arguments), daemon=True)
+    process: BaseProcess = context.Process(target=work, args=(theirs, *arguments), daemon=True)
     with interrupts_held_back():
         process.start()
     theirs.close()

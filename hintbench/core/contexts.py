@@ -4,7 +4,7 @@ A *context* is a coroutine with a CPU: a hook that waits (it is the vCPU), a tas
 work item) or an interrupt.
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
 import cython
@@ -51,7 +51,7 @@ class Park:
         self.outcome = None
         self.asked = False
 
-    def __await__(self) -> "Park":
+    def __await__(self) -> "Generator[Any, Any, Any]":
         return self
 
     def __iter__(self) -> "Park":
@@ -77,7 +77,7 @@ class Step:
     def __init__(self) -> None:
         self.asked = False
 
-    def __await__(self) -> "Step":
+    def __await__(self) -> "Generator[Any, Any, Any]":
         return self
 
     def __iter__(self) -> "Step":

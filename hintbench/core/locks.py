@@ -6,6 +6,7 @@ wait that a queue of events would: it is granted at ``max(now, available)``.
 """
 
 import array
+from collections.abc import Generator
 from typing import Any
 
 import cython
@@ -27,7 +28,7 @@ class LockRequest:
         self.interrupts_off = interrupts_off
         self.asked = False
 
-    def __await__(self) -> "LockRequest":
+    def __await__(self) -> "Generator[Any, Any, Any]":
         return self
 
     def __iter__(self) -> "LockRequest":

@@ -55,9 +55,3 @@ cdef class CoreScheduler:
 cdef class Turn:
     cdef CoreScheduler scheduler
     cdef Context context
-
-
-cdef class InterruptsOff:
-    cdef CoreScheduler scheduler
-    cdef Context context
-    cdef long long since_ns

@@ -14,7 +14,6 @@ from hintbench.core.contexts import HOOK, KERNEL
 
 if cython.compiled:
     from cython.cimports.hintbench.core.accounts import Accounts
-    from cython.cimports.hintbench.core.clock import VirtualClock
     from cython.cimports.hintbench.core.constants import (
         ROLE_HOOK,
         ROLE_INTERRUPT,
@@ -30,7 +29,6 @@ if cython.compiled:
     from cython.cimports.hintbench.core.zone import Zone
 else:
     from hintbench.core.accounts import Accounts
-    from hintbench.core.clock import VirtualClock
     from hintbench.core.constants import ROLE_HOOK, ROLE_INTERRUPT, ROLE_TASK
     from hintbench.core.contexts import Context, Park, Step
     from hintbench.core.flags import UnitFlags
@@ -388,10 +386,6 @@ class CoreScheduler:
         """A context switches interrupts on again."""
         return self.processors.interrupts_were_off(context.cpu, context.irqs_off_ns, context.payer)
 
-    def interrupts_off(self) -> "InterruptsOff":
-        """local_irq_save() .. local_irq_restore() in the running context; nests."""
-        return InterruptsOff(self)
-
 
 @cython.final
 @cython.freelist(8)
@@ -406,35 +400,3 @@ class Turn:
     def __call__(self) -> None:
         """Its time has come."""
         self.scheduler._turn(self.context)
-
-
-@cython.final
-@cython.freelist(8)
-@cython.cclass
-class InterruptsOff:
-    """A section of the running context with interrupts off."""
-
-    def __init__(self, scheduler: CoreScheduler) -> None:
-        self.scheduler = scheduler
-        self.context = None
-        self.since_ns = 0
-
-    def __enter__(self) -> None:
-        context: Context = self.scheduler.current
-        self.context = context
-        self.since_ns = self.scheduler.clock.now
-        if context is not None:
-            if not context.interrupts_off:
-                context.irqs_off_ns = self.since_ns
-            context.interrupts_off += 1
-
-    def __exit__(self, *exception: object) -> None:
-        context: Context = self.context
-        clock: VirtualClock = self.scheduler.clock
-        if context is not None:
-            context.interrupts_off -= 1
-            if context.cpu >= 0 and not context.interrupts_off:
-                self.scheduler.interrupts_on(context)
-        elif exception[0] is None and clock.cpu >= 0:
-            # A plain hook in a tape.
-            self.scheduler.processors.interrupts_were_off(clock.cpu, self.since_ns, HOOK)

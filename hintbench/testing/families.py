@@ -61,12 +61,12 @@ it are in use at a time on a guest of 16,384 pages."""
 LAYOUTS: Final = ("one", "one", "one", "half", "halves", "half-nodes", "two")
 """Of `ZONE_LAYOUTS`: on small guests the same pages are met again sooner, on the largest a drain
 takes more than one page at a time."""
-CALM_LAYOUTS: Final = ("tiny", "tiny", "half", "halves", "half-nodes")
+CALM_LAYOUTS: Final = ("tiny", "tiny", "tiny", "half", "halves", "half-nodes")
 """The same for calm scenarios: a strategy that tells of all memory at first has soon done so."""
-PRESSED_LAYOUTS: Final = ("half", "half", "halves", "half-nodes", "one")
+PRESSED_LAYOUTS: Final = ("half", "half", "halves", "half-nodes")
 """The same for calm scenarios in which memory runs out: on the smallest guests that is met late,
 and nothing is told by then."""
-BUSY: Final = 8
+BUSY: Final = 10
 """One scenario in so many is busy: a schedule in it holds so many reports that it takes as long as
 several calm ones, which see fewer things at once, but the rest of the time."""
 CALM_SHARE: Final = 8
