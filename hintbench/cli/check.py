@@ -22,7 +22,7 @@ def check(
             metavar="N",
             help="Explore at most so many schedules of each, and three short ones for every four.",
         ),
-    ] = 2000,
+    ] = 3000,
     seconds: Annotated[
         float,
         typer.Option(

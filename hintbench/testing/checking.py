@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hintbench.strategy import Claims, Strategy
     from hintbench.testing.scenario import Scenario
 
-SCHEDULES: Final = 2_000
+SCHEDULES: Final = 3_000
 SECONDS: Final = 25.0
 """How many schedules a strategy gets by default, and how much wall time."""
 SHRINK_SECONDS: Final = 6.0

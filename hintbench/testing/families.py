@@ -66,7 +66,7 @@ CALM_LAYOUTS: Final = ("tiny", "tiny", "tiny", "half", "halves", "half-nodes")
 PRESSED_LAYOUTS: Final = ("half", "half", "halves", "half-nodes")
 """The same for calm scenarios in which memory runs out: on the smallest guests that is met late,
 and nothing is told by then."""
-BUSY: Final = 10
+BUSY: Final = 8
 """One scenario in so many is busy: a schedule in it holds so many reports that it takes as long as
 several calm ones, which see fewer things at once, but the rest of the time."""
 CALM_SHARE: Final = 8
