@@ -109,6 +109,7 @@ class Machine:
         lock = LockTimeline(
             self.clock, f"lock of zone {config.name} node {config.node}", self.irqs_off_until_ns
         )
+        lock.of_zone = True
         zone = Zone(
             self.pages,
             self.clock,

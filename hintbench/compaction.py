@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from hintbench.contexts import Step
 from hintbench.core.constants import (
     BUDDY,
     KIND_MASK,
@@ -26,6 +25,7 @@ from hintbench.core.constants import (
     PAGEBLOCK_PAGES,
     TRANSIT,
 )
+from hintbench.core.contexts import Step
 from hintbench.core.hooks import Block
 from hintbench.core.migration import free_to_pcp, isolate_free_blocks, movable_pages, move_page
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from hintbench.compaction import Compaction, CompactionStep
-from hintbench.contexts import RANK_TASK, Step
 from hintbench.core.constants import (
     FLAG_ATOMIC,
     FLAG_NORETRY,
@@ -20,7 +19,9 @@ from hintbench.core.constants import (
     ORDER_MASK,
     PAGE_ALLOC_COSTLY_ORDER,
     PCP_BATCH_SCALE_MAX,
+    RANK_TASK,
 )
+from hintbench.core.contexts import Step
 from hintbench.core.freeing import run_drain
 from hintbench.core.vcpu import Drain
 

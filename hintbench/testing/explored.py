@@ -12,19 +12,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hintbench.core import machine as core_machine
 from hintbench.core.audit import Auditor
-from hintbench.core.consistency import list_fault
-from hintbench.core.constants import EVENT_ISOLATED, NEVER
-from hintbench.core.preemption import EndlessRunError, Preemptions
+from hintbench.core.constants import EVENT_ISOLATED
+from hintbench.core.preemption import EndlessRunError
+from hintbench.core.processors import as_coroutine
 from hintbench.core.tearing import Tear
 from hintbench.errors import HintbenchError, TaskLeakError
-from hintbench.processors import as_coroutine
 from hintbench.runner import STOP_LIMIT_NS
 from hintbench.testing.checker import Checker
 from hintbench.testing.faults import Faults
 from hintbench.testing.integrity import Seal
+from hintbench.testing.nested import NestedRun
 from hintbench.testing.outcome import RACE, Outcome, ScheduleStoppedError, Violation
 from hintbench.testing.scenario import Scenario
-from hintbench.testing.watched import WatchedRun
 from hintbench.watching import Watcher
 
 if TYPE_CHECKING:
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RACE", "Checker", "ExploredRun", "Outcome", "ScheduleStoppedError", "Violation"]
 
-MOST_NESTED: Final = 2
-"""How deep unlocked edits may stand inside each other."""
 LATE_LIMIT_NS: Final = 10_000_000_000
 """How long after the stop something may still happen that should not [virtual ns]."""
 FIRST_LOOK_NS: Final = 1_000_000
@@ -43,7 +40,7 @@ EVENT_KINDS: Final = 16
 """More than there are kinds of events in the history."""
 
 
-class ExploredRun(WatchedRun):
+class ExploredRun(NestedRun):
     """A run of a scenario under observation.
 
     Args:
@@ -83,10 +80,6 @@ class ExploredRun(WatchedRun):
         self.stopped = False
         self.dropped_blocks: set[tuple[int, int]] = set()
         self.stopping_ns: int | None = None
-        self.depth = 0
-        self.preemptions = Preemptions(
-            (each.point, each.number, each.delay_ns) for each in scenario.preemptions
-        )
         auditor: Any = Auditor(self.machine.pages.page_count, self._complain, self._notice)
         self.auditor = auditor
         self.auditor.begin(self.machine.zones)
@@ -106,9 +99,6 @@ class ExploredRun(WatchedRun):
         for zone in zones:
             zone.torn = Tear(self._preempt)
         self.guest.host.torn = self._preempt
-        if self.watcher.wants("lock_taken") or self.watcher.wants("lock_released"):
-            for zone in self.machine.zones:
-                zone.lock.observer = _join(zone.lock.observer, self._lock_event)
         self.faults = Faults(scenario.faults, self)
         self.faults.install()
         self.seal = Seal(self.guest)
@@ -305,67 +295,10 @@ class ExploredRun(WatchedRun):
         for flags, _ in guest.flag_sets.values():
             known: Any = flags
             known.guest = known.on_clear = known.watcher = known.split = None
-        parts = (*self.checkers, guest.host, guest, scheduler.processors, scheduler.rules)
+        scheduler.dismantle()
+        parts = (*self.checkers, guest.host, guest, scheduler.rules)
         for part in (*parts, scheduler, self.threads, self.faults, self.watcher, machine, self):
             part.__dict__.clear()
-
-    # -- late contexts and torn edits -----------------------------------------------------------
-
-    def _preempt(self, part: str) -> None:
-        """Between two parts of an unlocked edit; "" after its last part."""
-        if not part:
-            if self.depth == 0:
-                self.check_lists()
-            return
-        delay_ns = self.preemptions.at_edit()
-        if delay_ns:
-            self.tell("preempted", f"preempted for {delay_ns} ns before: {part}")
-            self.watcher.edit_preempted(part)
-            self._run_others(delay_ns)
-
-    def _run_others(self, delay_ns: int) -> None:
-        """Everybody but the running context goes on for a while, inside its step."""
-        simulation, clock, scheduler = self.machine.simulation, self.machine.clock, self.scheduler
-        until_ns = clock.now + delay_ns
-        holds = any(zone.lock.held for zone in self.machine.zones)
-        if holds or self.depth >= MOST_NESTED:
-            clock.now = until_ns
-            return
-        where = clock.cpu, clock.payer, clock.context
-        outer, scheduler.current = scheduler.current, None
-        hook, self.hook = self.hook, ("", ())
-        key = NEVER
-        if clock.cpu >= 0:
-            key = simulation.clock_of(clock.cpu)
-            simulation.set_clock(clock.cpu, NEVER)
-        flags = [(zone, zone.quiet) for zone in self.machine.zones]
-        self.depth += 1
-        try:
-            core_machine.run_until(simulation, until_ns)
-        finally:
-            self.depth -= 1
-            for zone, quiet in flags:
-                zone.quiet = quiet
-            scheduler.current, self.hook = outer, hook
-            clock.cpu, clock.payer, clock.context = where
-            if clock.cpu >= 0 and key < NEVER:
-                simulation.set_clock(clock.cpu, key)
-            clock.now = until_ns
-
-    def check_lists(self) -> None:
-        """Whether the free lists are in order; they must be whenever nobody edits them."""
-        if self._merge_waits():
-            return
-        for zone in self.machine.zones:
-            fault = list_fault(zone)
-            if fault is not None:
-                self.violate("conservation", fault[1], fault[0])
-
-    def _merge_waits(self) -> bool:
-        """Whether a hook has dropped the lock in the middle of a merge: the block is on no list."""
-        interrupts = (cpu.interrupt for cpu in self.scheduler.processors.cpus)
-        contexts = (*self.scheduler.contexts, *self.scheduler.hooks, *interrupts)
-        return any(each is not None and each.name == "block_merged" for each in contexts)
 
     # -- what happens ----------------------------------------------------------------------------
 
@@ -402,12 +335,6 @@ class ExploredRun(WatchedRun):
         else:
             self.watcher.put_back(zone, pfn, order)
 
-    def _lock_event(self, what: str, lock: Any) -> None:
-        if what == "take":
-            self.watcher.lock_taken(lock)
-        else:
-            self.watcher.lock_released(lock)
-
     def flag_cleared(self, flags: Any, pfn: int, order: int) -> None:
         """An event of the watcher's: a mark is gone, which other CPUs may see before any more."""
         if not self.dead:
@@ -439,17 +366,3 @@ class ExploredRun(WatchedRun):
             faults=sum(self.faults.happened.values()),
             operations=self.machine.simulation.operations,
         )
-
-
-def _join(
-    first: Callable[[str, Any], None] | None, second: Callable[[str, Any], None]
-) -> Callable[[str, Any], None]:
-    """Two observers of a lock as one."""
-    if first is None:
-        return second
-
-    def both(what: str, lock: Any) -> None:
-        first(what, lock)
-        second(what, lock)
-
-    return both

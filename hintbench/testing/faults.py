@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from hintbench.contexts import RANK_INTERRUPT
-from hintbench.core.constants import EVENT_ALLOCATED, EVENT_TAKEN, IN_USE
+from hintbench.core.bulk import hand_out, hand_out_to_hook, take_pages
+from hintbench.core.constants import RANK_INTERRUPT
 from hintbench.testing.scenario import Fault
 
 if TYPE_CHECKING:
@@ -166,31 +166,18 @@ class Faults:
         hook may spin for each, but on this CPU nothing else goes on until the interrupt ends:
         neither tasks nor other interrupts.
         """
-        guest, clock = self._run.guest, self._run.machine.clock
-        zone: Any = max(guest.zones, key=lambda zone: int(zone.free_pages))
-        taken: list[int] = []
+        simulation: Any = self._run.machine.simulation
+        zone: Any = max(self._run.guest.zones, key=lambda zone: int(zone.free_pages))
         await zone.lock.acquire()
-        while len(taken) < pages and zone.free_pages > zone.watermark_min // 2 + 1:
-            pfn = zone.allocate(0)
-            if pfn < 0:
-                break
-            clock.digest.record(clock.now, cpu, EVENT_TAKEN, pfn, 0)
-            taken.append(pfn)
+        taken = take_pages(simulation, zone, cpu, pages)
         zone.lock.release()
         # What a hook does from here on is not done under this take.
-        await guest.step()
-        for pfn in taken:
-            if self._concerns_hook(pfn):
-                await self._call_hook(cpu, pfn)
-            self._hand_out(cpu, pfn)
-
-    def _concerns_hook(self, pfn: int) -> bool:
-        """Whether the strategy is to hear of a single page."""
-        hooks: Any = self._run.guest.hooks
-        point = hooks.page_allocated
-        if point is None or point.min_order > 0:
-            return False
-        return point.flags is None or bool(point.flags.any(pfn))
+        await self._run.guest.step()
+        at = 0
+        while (at := hand_out_to_hook(simulation, cpu, taken, at)) < len(taken):
+            await self._call_hook(cpu, taken[at])
+            hand_out(simulation, cpu, taken[at])
+            at += 1
 
     async def _call_hook(self, cpu: int, pfn: int) -> None:
         """arch_alloc_page() in an interrupt."""
@@ -200,11 +187,3 @@ class Faults:
             waiting = hooks.page_allocated.function(guest, cpu, pfn, 0)
             if waiting is not None:
                 await waiting
-
-    def _hand_out(self, cpu: int, pfn: int) -> None:
-        """The end of post_alloc_hook() in an interrupt."""
-        clock = self._run.machine.clock
-        for flags in self._run.guest.hooks.forget_when_allocated:
-            flags.clear(pfn)
-        clock.digest.record(clock.now, cpu, EVENT_ALLOCATED, pfn, 0)
-        self._run.machine.pages.state[pfn] = IN_USE

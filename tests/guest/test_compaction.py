@@ -4,8 +4,7 @@ import pytest
 
 from hintbench import hookimpl
 from hintbench.compaction import Compaction, CompactionStep, Scanners
-from hintbench.contexts import RANK_TASK
-from hintbench.core.constants import BUDDY, IN_USE, KIND_MASK
+from hintbench.core.constants import BUDDY, IN_USE, KIND_MASK, RANK_TASK
 from hintbench.core.migration import isolate_free_blocks
 from hintbench.operations import Flag, allocate, free, idle
 from hintbench.validation import validate

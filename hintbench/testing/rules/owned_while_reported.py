@@ -23,7 +23,7 @@ from hintbench.core.constants import (
 from hintbench.testing.explored import Checker
 
 if TYPE_CHECKING:
-    from hintbench.contexts import Context
+    from hintbench.core.contexts import Context
     from hintbench.core.flags import UnitFlags
     from hintbench.core.hooks import Block
     from hintbench.reports import Report
