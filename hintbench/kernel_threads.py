@@ -90,7 +90,12 @@ class KernelThreads:
     def _compact(self, compaction: Compaction, zone: Zone, step: CompactionStep) -> None:
         if not self.stopped:
             task = compaction.run(
-                step.cpu, zone, step.pages, last=step.last, drain_all=step.drain_all
+                step.cpu,
+                zone,
+                step.pages,
+                last=step.last,
+                drain_all=step.drain_all,
+                proactive=step.proactive,
             )
             self.scheduler.spawn(task, step.cpu, "kcompactd", kernel=True)
 
