@@ -19,9 +19,11 @@ from hintbench.core.constants import (
     KIND_MASK,
     ORDER_MASK,
     PAGE_ALLOC_COSTLY_ORDER,
+    PAGEBLOCK_PAGES,
     PCP_BATCH_SCALE_MAX,
 )
 from hintbench.core.freeing import run_drain
+from hintbench.core.highatomic import unreserve
 from hintbench.core.vcpu import Drain
 
 if TYPE_CHECKING:
@@ -270,6 +272,7 @@ class KernelThreads:
             self.guest.spend(costs.direct_reclaim_ns)
             await Step()
             if attempt == 0:
+                await self._unreserve(vcpu, force=False)
                 await self._drain_all(vcpu)
             in_hand |= self._in_hand(vcpu) > 0
             await self._memory_low(vcpu)
@@ -280,6 +283,8 @@ class KernelThreads:
             self.denied[vcpu.number] = self._would_serve(vcpu)
             if attempt + 1 < rounds:
                 await self.guest.sleep(costs.direct_reclaim_ns)
+        if not vcpu.woken:
+            vcpu.woken = await self._unreserve(vcpu, force=True)
         if vcpu.woken and in_hand:
             self.stalls += 1
             self.stall_ns += clock.now - began
@@ -293,6 +298,23 @@ class KernelThreads:
                 mark, vcpu.order, vcpu.highest_zone
             ):
                 return True
+        return False
+
+    async def _unreserve(self, vcpu: Vcpu, *, force: bool) -> bool:
+        """unreserve_highatomic_pageblock(): a pageblock of the reserve goes back, if there is one.
+
+        Args:
+            vcpu: Whose allocation is in need.
+            force: Take the last one of a zone, too.
+        """
+        least = 0 if force else PAGEBLOCK_PAGES
+        for zone in vcpu.zonelist:
+            if zone.number <= vcpu.highest_zone and zone.reserved_highatomic > least:
+                await zone.lock.acquire()
+                moved: bool = unreserve(zone, vcpu.migratetype)
+                zone.lock.release()
+                if moved:
+                    return True
         return False
 
     async def _drain_all(self, vcpu: Vcpu) -> None:

@@ -35,6 +35,7 @@ else:
     FINISHED = 14
     EXACT = 15
     EXACT_AGAIN = 16
+    RESERVE = 17
 
 
 @cython.final
