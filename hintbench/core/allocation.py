@@ -313,11 +313,14 @@ def direct_take_step(sim: Simulation, vcpu: Vcpu) -> cython.int:
     zone: Zone = cython.cast(Zone, vcpu.zonelist[vcpu.zone_at])
     vcpu.lock_wait += zone.lock.take()
     log_event(sim, sim.clock.now, vcpu.number, EVENT_LOCKED, zone.index, vcpu.order)
-    vcpu.mode.mode = 0
     vcpu.pfn = -1
     if _is_highatomic(sim, vcpu):
         vcpu.pfn = zone.rmqueue_smallest(vcpu.order, HIGHATOMIC)
     if vcpu.pfn < 0:
+        # __rmqueue() begins with this, in both kernels.
+        vcpu.pfn = zone.rmqueue_smallest(vcpu.order, vcpu.migratetype)
+    if vcpu.pfn < 0:
+        vcpu.mode.mode = 0
         vcpu.pfn = rmqueue(zone, vcpu.order, vcpu.migratetype, vcpu.no_fragment, vcpu.mode)
     if vcpu.pfn < 0 and vcpu.slow and vcpu.flags & FLAG_ATOMIC and sim.kernel >= KERNEL_6_12:
         # A single page now is worth more than a block that somebody may want later.

@@ -231,7 +231,7 @@ def drain_step(sim: Simulation, vcpu: Vcpu, again: cython.bint) -> cython.int:
 @cython.cfunc
 def direct_step(sim: Simulation, vcpu: Vcpu, again: cython.bint) -> cython.int:
     """free_one_page(): under the lock; 6.12 frees order 10 as two pageblocks."""
-    zone: Zone = sim.zone_at(vcpu.pfn)
+    zone: Zone = cython.cast(Zone, sim.zones[sim.zone_indices[vcpu.pfn >> MAX_PAGE_ORDER]])
     order: cython.int = vcpu.order
     origin: cython.int = ORIGIN_DIRECT_FREE
     if not again:
@@ -263,6 +263,8 @@ def direct_step(sim: Simulation, vcpu: Vcpu, again: cython.bint) -> cython.int:
         else:
             vcpu.pfn += 1 << order
     zone.lock.release()
+    if sim.hooks.free_completed is None:
+        return end_free(sim, vcpu)
     return free_completed(sim, vcpu)
 
 
@@ -271,8 +273,8 @@ def free_completed(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """The lock is dropped: the freeing thread runs free_completed, and pays for it."""
     begun: cython.longlong
     before: cython.longlong
-    point: HookPoint = sim.hooks.free_completed
-    if point is not None:
+    if sim.hooks.free_completed is not None:
+        point: HookPoint = sim.hooks.free_completed
         before = sim.clock.now
         begun = point.begin(sim.clock)
         coroutine = point.function(sim.hooks.guest, vcpu.number)
@@ -286,6 +288,7 @@ def free_completed(sim: Simulation, vcpu: Vcpu) -> cython.int:
 
 
 @cython.cfunc
+@cython.inline
 def end_free(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """The operation is over."""
     sim.operations += 1

@@ -41,6 +41,7 @@ cdef class Simulation:
     cdef readonly long long progress
     cdef readonly long long last_ns
     cdef public bint fast_path
+    cdef readonly int direct_orders
     cdef public bint claim_freed
     cdef public int claim_order
     # counters

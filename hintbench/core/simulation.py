@@ -19,6 +19,7 @@ if cython.compiled:
     )
     from cython.cimports.hintbench.core.hooks import HookPoint
     from cython.cimports.hintbench.core.measures import Latencies
+    from cython.cimports.hintbench.core.pcp import pcp_allowed
     from cython.cimports.hintbench.core.vcpu import IN_HOOK, Vcpu
 else:
     from hintbench.core.clock import VirtualClock, Winner
@@ -31,6 +32,7 @@ else:
     )
     from hintbench.core.hooks import HookPoint
     from hintbench.core.measures import Latencies
+    from hintbench.core.pcp import pcp_allowed
     from hintbench.core.vcpu import IN_HOOK, Vcpu
 
 # Refills and drains are counted by size up to this many pages. The kernel moves at most
@@ -73,7 +75,9 @@ class Simulation:
             :class:`hintbench.traces.truth.AllocatorTruth`; None: nobody is.
 
     Attributes:
-        fast_path: whether :mod:`hintbench.core.fastpath` may be taken; the results are the same.
+        fast_path: whether :mod:`hintbench.core.fastpath` and :mod:`hintbench.core.directpath` may
+            be taken; the results are the same.
+        direct_orders: a bit for each order that the per-CPU lists do not hold.
     """
 
     def __init__(
@@ -113,6 +117,9 @@ class Simulation:
         self.progress = 0
         self.last_ns = 0
         self.fast_path = True
+        self.direct_orders = sum(
+            1 << order for order in range(NR_PAGE_ORDERS) if not pcp_allowed(kernel, order)
+        )
         self.claim_freed = False
         self.claim_order = 0
         self.operations = 0

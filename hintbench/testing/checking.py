@@ -10,7 +10,7 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, Final
 
 from hintbench.errors import HintbenchError
-from hintbench.testing.exploration import Exploration
+from hintbench.testing.exploration import Exploration, of_own_constants
 from hintbench.testing.explored import RACE
 from hintbench.testing.races import RACES, races_of
 from hintbench.testing.rules import RULES
@@ -266,8 +266,9 @@ def _idleness(explored: Exploration, claims: Claims) -> str:
 def _verdicts(check: Check, claims: Claims, declared: dict[str, str]) -> list[Verdict]:
     verdicts = []
     found = check.exploration.found
-    texts = check.exploration.unreplayed | {
-        key[0]: violation.text for key, (violation, _) in found.items()
+    texts = {
+        key[0]: of_own_constants(scenario) + violation.text
+        for key, (violation, scenario) in found.items()
     }
     unshown = check.exploration.unshown
     for name, rule in RULES.items():

@@ -72,7 +72,7 @@ class StrategyConformance:
     @pytest.mark.parametrize("rule", RULES)
     def test_rule(self, rule: str, hintbench_check: Check) -> None:
         """One rule."""
-        expect_rule(hintbench_check, rule, self._maker())
+        expect_rule(hintbench_check, rule, self._maker(), self._maker(full=True))
 
     @classmethod
     def _maker(cls, full: bool = False) -> Callable[[], Strategy]:
@@ -145,7 +145,9 @@ def expect_exploration(check: Check) -> None:
         pytest.fail(f"{check.strategy} {check.idle}", pytrace=False)
 
 
-def expect_rule(check: Check, rule: str, make: Callable[[], Strategy]) -> None:
+def expect_rule(
+    check: Check, rule: str, make: Callable[[], Strategy], full_make: Callable[[], Strategy]
+) -> None:
     """Fail when a rule is broken, or declared to be and is not."""
     if check.error:
         pytest.fail(f"{check.strategy}: {check.error}", pytrace=False)
@@ -163,19 +165,22 @@ def expect_rule(check: Check, rule: str, make: Callable[[], Strategy]) -> None:
     if verdict.verdict == UNTRIED:
         pytest.fail(f"{check.strategy} claims {rule}, not shown: {verdict.why}", pytrace=False)
     if verdict.verdict == BROKEN:
-        pytest.fail("\n".join(_story(check, rule, make)), pytrace=False)
+        pytest.fail("\n".join(_story(check, rule, make, full_make)), pytrace=False)
 
 
-def _story(check: Check, rule: str, make: Callable[[], Strategy]) -> list[str]:
+def _story(
+    check: Check, rule: str, make: Callable[[], Strategy], full_make: Callable[[], Strategy]
+) -> list[str]:
     """How a rule was broken, as short as it can be told."""
     found = check.exploration.found
-    key = next((key for key in found if key[0] == rule), None)
-    if key is None:
-        return [f"{check.strategy} breaks {rule} {check.exploration.unreplayed[rule]}"]
+    key = next(key for key in found if key[0] == rule)
     violation, scenario = found[key]
     if violation.cpu < 0 and not violation.time_ns:
         return [f"{check.strategy} breaks {rule}: {violation.text}"]
+    if scenario.own_constants:
+        make = full_make
     small = shrink(make, scenario, key, SHRINK_SECONDS)
     lines, outcome = tell(make, small, key)
     shown = outcome.violations.get(key, violation)
-    return [f"{check.strategy} breaks {rule}:", *lines, *describe_violation(shown)]
+    how = " with its own constants" if scenario.own_constants else ""
+    return [f"{check.strategy} breaks {rule}{how}:", *lines, *describe_violation(shown)]

@@ -21,7 +21,7 @@ from hintbench.testing.scenario import Fault, Operations, Preemption, Scenario
 if TYPE_CHECKING:
     from hintbench.strategy import Strategy
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 
 
 class SavedScenario(BaseModel):
@@ -42,6 +42,9 @@ class SavedScenario(BaseModel):
     seed: int = Field(description="of the strategy's random numbers and the digest")
     settle: bool = Field(description="whether the strategy has its time before it is stopped")
     family: str = Field(default="", description="what kind of scenario it was drawn from")
+    own_constants: bool = Field(
+        default=False, description="whether the strategy has its own default parameters"
+    )
 
     @classmethod
     def of(cls, scenario: Scenario) -> Self:
@@ -57,6 +60,7 @@ class SavedScenario(BaseModel):
             seed=scenario.seed,
             settle=scenario.settle,
             family=scenario.family,
+            own_constants=scenario.own_constants,
         )
 
     def scenario(self) -> Scenario:
@@ -75,6 +79,7 @@ class SavedScenario(BaseModel):
             seed=self.seed,
             settle=self.settle,
             family=self.family,
+            own_constants=self.own_constants,
         )
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from hintbench.testing.explored import Checker, ExploredRun, Outcome, Violation
 from hintbench.testing.families import OPERATIONS, draw_scenario, is_busy, tiny_scenario
@@ -20,6 +20,8 @@ from hintbench.testing.schedules.depth_first import enumerate_preemptions
 if TYPE_CHECKING:
     from hintbench.strategy import Strategy
     from hintbench.testing.races.race import Race
+
+Key = TypeVar("Key")
 
 DEPTH_FIRST: Final = 400
 """How many schedules a depth-first search tries: all with one preemption, some with two."""
@@ -43,7 +45,6 @@ class Exploration:
             looked for in all.
         with_reports: how many scenarios had at least one report.
         seconds: wall time.
-        unreplayed: by rule, what was broken with the strategy's own constants only.
         unshown: by rule, why it could not be put to the test.
         long_seconds: CPU time of the schedules of `OPERATIONS` operations and more [s].
         long_reports: by number of reports, how many of those schedules had so many.
@@ -61,7 +62,6 @@ class Exploration:
     long_reports: dict[int, int] = field(default_factory=dict)
     races: dict[str, int] = field(default_factory=dict)
     raced: dict[str, tuple[Violation, Scenario]] = field(default_factory=dict)
-    unreplayed: dict[str, str] = field(default_factory=dict)
     unshown: dict[str, str] = field(default_factory=dict)
 
     def add(self, scenario: Scenario, outcome: Outcome, seconds: float = 0.0) -> None:
@@ -72,30 +72,17 @@ class Exploration:
             self.long_reports[reports] = self.long_reports.get(reports, 0) + 1
             self.long_seconds += seconds
         for key, violation in outcome.violations.items():
-            known = self.found.get(key)
-            if known is None or scenario.size < known[1].size:
-                self.found[key] = violation, scenario
+            _keep_shorter(self.found, key, violation, scenario)
         for rule in outcome.counts:
             self.counts[rule] = self.counts.get(rule, 0) + 1
         if outcome.error and self.error is None:
-            self.error = outcome.error, scenario
+            self.error = of_own_constants(scenario) + outcome.error, scenario
         for name, violation in outcome.races.items():
             self.races[name] = self.races.get(name, 0) + 1
-            if name not in self.raced or scenario.size < self.raced[name][1].size:
-                self.raced[name] = violation, scenario
+            _keep_shorter(self.raced, name, violation, scenario)
         for name, count in outcome.coverage.items():
             self.coverage[name] = self.coverage.get(name, 0) + count
         self.with_reports += outcome.coverage.get("reports", 0) > 0
-
-    def add_unreplayed(self, scenario: Scenario, outcome: Outcome) -> None:
-        """Enter a run with the strategy's own constants, with which no scenario is replayed."""
-        self.schedules += 1
-        for rule in outcome.counts:
-            self.counts[rule] = self.counts.get(rule, 0) + 1
-        for (rule, _), violation in outcome.violations.items():
-            self.unreplayed.setdefault(rule, f"with its own constants: {violation.text}")
-        if outcome.error and self.error is None:
-            self.error = f"with its own constants: {outcome.error}", scenario
 
     @property
     def long_schedules(self) -> int:
@@ -121,11 +108,9 @@ class Exploration:
         """Enter what somebody else explored."""
         self.schedules += other.schedules
         for key, (violation, scenario) in other.found.items():
-            if key not in self.found or scenario.size < self.found[key][1].size:
-                self.found[key] = violation, scenario
+            _keep_shorter(self.found, key, violation, scenario)
         for name, (violation, scenario) in other.raced.items():
-            if name not in self.raced or scenario.size < self.raced[name][1].size:
-                self.raced[name] = violation, scenario
+            _keep_shorter(self.raced, name, violation, scenario)
         for mine, theirs in (
             (self.counts, other.counts),
             (self.coverage, other.coverage),
@@ -136,12 +121,29 @@ class Exploration:
         for reports, schedules in other.long_reports.items():
             self.long_reports[reports] = self.long_reports.get(reports, 0) + schedules
         self.long_seconds += other.long_seconds
-        self.unreplayed = other.unreplayed | self.unreplayed
         self.unshown = other.unshown | self.unshown
         self.error = self.error or other.error
         self.with_reports += other.with_reports
         self.watched += other.watched
         self.seconds = max(self.seconds, other.seconds)
+
+
+def of_own_constants(scenario: Scenario) -> str:
+    """How a sentence begins on what happened in a scenario with the strategy's own constants."""
+    return "with its own constants: " if scenario.own_constants else ""
+
+
+def _keep_shorter(
+    found: dict[Key, tuple[Violation, Scenario]], key: Key, violation: Violation, scenario: Scenario
+) -> None:
+    """Keep what is told in fewer steps, and with small parameters if there is a choice."""
+    known = found.get(key)
+    if known is None or _length(scenario) < _length(known[1]):
+        found[key] = violation, scenario
+
+
+def _length(scenario: Scenario) -> tuple[bool, int]:
+    return scenario.own_constants, scenario.size
 
 
 def checkers_for(strategy: Strategy) -> list[type[Checker]]:

@@ -375,4 +375,5 @@ def full_scenario(seed: int, kernels: Sequence[str]) -> Scenario:
         operations=Operations(zeros.astype(np.int8), codes, slots, zeros),
         seed=seed,
         family="full constants",
+        own_constants=True,
     )

@@ -131,6 +131,8 @@ class Scenario:
         settle: after the last operation wait until the strategy must have told everything;
             otherwise it is stopped at once, with whatever is in flight.
         family: what kind of scenario it is, for reports.
+        own_constants: the strategy runs with its own default parameters, not with the small ones
+            for exploration.
     """
 
     guest: GuestConfig
@@ -140,6 +142,7 @@ class Scenario:
     seed: int = 1
     settle: bool = True
     family: str = ""
+    own_constants: bool = False
 
     def but(self, **changes: Any) -> Scenario:
         """A copy with some fields changed."""

@@ -64,6 +64,8 @@ def test_something_was_explored(hintbench_check: Check) -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_rule(rule: str, hintbench_check: Check, hintbench_maker: Callable[[], Strategy]) -> None:
+def test_rule(
+    rule: str, subject: str, hintbench_check: Check, hintbench_maker: Callable[[], Strategy]
+) -> None:
     """One rule."""
-    expect_rule(hintbench_check, rule, hintbench_maker)
+    expect_rule(hintbench_check, rule, hintbench_maker, _maker_of(subject, full=True))

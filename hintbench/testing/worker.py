@@ -83,7 +83,7 @@ class _Tasks(Tasks):
 
     def shrink(self, key: tuple[str, str], scenario: Scenario, seconds: float) -> Told:
         """The smallest scenario that shows a violation, with its story."""
-        make = self.subject.maker()
+        make = self.subject.maker(scenario.own_constants)
         small = shrink(make, scenario, key, seconds)
         story, outcome = tell(make, small, key)
         violation = outcome.shown(key)

@@ -12,7 +12,7 @@ from hintbench.testing.comparisons import compare
 from hintbench.testing.mutants.bases import Isolating
 from hintbench.testing.subjects import Subject
 from hintbench.testing.tasks import tasks_of
-from program import run_pytest
+from program import hintbench, run_pytest
 
 
 class RaisesAlone(ZoneConfinedBatching):
@@ -85,6 +85,33 @@ def test_what_breaks_with_its_own_constants_says_how():
         verdict = next(each for each in check.verdicts if each.rule == "liveness")
         assert verdict.verdict == BROKEN
         assert verdict.why.startswith("with its own constants: ")
+
+
+def test_what_breaks_with_its_own_constants_only_is_replayed_with_them(tmp_path):
+    (tmp_path / "alone.py").write_text(
+        textwrap.dedent(
+            """
+            from hintbench import Claims
+            from hintbench.strategies.zone_confined_batching import ZoneConfinedBatching
+
+
+            class Alone(ZoneConfinedBatching):
+                name = "alone"
+
+                def claims(self):
+                    if self.parameters == type(self)().parameters:
+                        return Claims(min_order=0, liveness_bound_ns=1)
+                    return super().claims()
+            """
+        )
+    )
+    done = hintbench("check", "alone", "-p", "alone.py", "--schedules", "20", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "with its own constants: " in done.stdout
+    (saved,) = sorted((tmp_path / "counterexamples").glob("*-liveness*"))
+    again = hintbench("replay", str(saved), cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "as saved" in again.stdout
 
 
 def test_a_misspelt_declaration_is_refused():
