@@ -166,6 +166,8 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
     "sample-trace": {
         "vcpus": 2,
         "kernel": "6.12",
+        # tests/make_sample_trace.py wrote it with PCPF_FREE_HIGH_BATCH clear.
+        "cache_slice": 0,
         "zones": _recorded_zones(
             ("DMA", 1, 4095, 3840, 45, 56, 67),
             ("DMA32", 4096, 28672, 24576, 291, 363, 435),
