@@ -31,7 +31,12 @@ if cython.compiled:
     from cython.cimports.hintbench.core.fastpath import look_ahead
     from cython.cimports.hintbench.core.freeing import direct_step
     from cython.cimports.hintbench.core.handover import finish_allocation
-    from cython.cimports.hintbench.core.simulation import Simulation, log_event, requeue_at
+    from cython.cimports.hintbench.core.simulation import (
+        Simulation,
+        change_used,
+        log_event,
+        requeue_at,
+    )
     from cython.cimports.hintbench.core.vcpu import (
         DIRECT_FREE,
         DIRECT_TAKE,
@@ -60,7 +65,12 @@ else:
     from hintbench.core.fastpath import look_ahead
     from hintbench.core.freeing import direct_step
     from hintbench.core.handover import finish_allocation
-    from hintbench.core.simulation import Simulation, log_event, requeue_at
+    from hintbench.core.simulation import (
+        Simulation,
+        change_used,
+        log_event,
+        requeue_at,
+    )
     from hintbench.core.vcpu import DIRECT_FREE, DIRECT_TAKE, HAND_OVER, READY, Vcpu
     from hintbench.core.zone import Zone
 
@@ -91,7 +101,7 @@ def _free(sim: Simulation, vcpu: Vcpu, slot: cython.Py_ssize_t) -> cython.bint:
     log_event(sim, sim.clock.now, vcpu.number, EVENT_FREED, pfn, order)
     sim.frees += 1
     sim.pages.state[pfn] = TRANSIT | order
-    sim.backing.used.change(sim.clock.now, -sim.backing.backed_block(pfn, order))
+    change_used(sim, sim.clock.now, -sim.backing.backed_block(pfn, order))
     sim.clock.now += sim.clock.costs.direct_path_ns
     vcpu.phase = DIRECT_FREE
     requeue_at(sim, vcpu.number, sim.clock.now)
@@ -101,40 +111,30 @@ def _free(sim: Simulation, vcpu: Vcpu, slot: cython.Py_ssize_t) -> cython.bint:
 @cython.cfunc
 @cython.inline
 @cython.exceptval(check=False)
-def _first_zone(
-    sim: Simulation, vcpu: Vcpu, order: cython.int, highest_zone: cython.int
-) -> cython.int:
-    """get_page_from_freelist(): where in the zonelist a zone may give the block; -1 if unsure."""
-    at: cython.int
-    mark: cython.longlong
-    for at in range(len(vcpu.zonelist)):
-        zone: Zone = cython.cast(Zone, vcpu.zonelist[at])
-        if sim.kernel >= KERNEL_6_12:
-            if vcpu.avoids_fragments and zone.node != vcpu.preferred_node:
-                return -1
-        if zone.number > highest_zone:
-            continue
-        mark = zone.watermark_low
-        if sim.kernel >= KERNEL_6_12 and not zone.below_high:
-            mark = zone.watermark_high
-        return at if zone.meets(order, mark + zone.watermark_boost, highest_zone, 0) else -1
-    return -1
+def _may_give(
+    sim: Simulation, zone: Zone, order: cython.int, highest_zone: cython.int
+) -> cython.bint:
+    """The watermark check of get_page_from_freelist(), where the answer has no consequences."""
+    mark: cython.longlong = zone.watermark_low
+    if zone.number > highest_zone:
+        return False
+    if sim.kernel >= KERNEL_6_12 and not zone.below_high:
+        mark = zone.watermark_high
+    return zone.meets(order, mark + zone.watermark_boost, highest_zone, 0)
 
 
 @cython.cfunc
 @cython.inline
 def _allocate(sim: Simulation, vcpu: Vcpu, word: cython.ulonglong) -> cython.bint:
-    """begin_allocation() of a block that comes straight from the buddy allocator."""
+    """begin_allocation() of a block that comes from the buddy allocator of the first zone."""
     flags: cython.uint = cython.cast(cython.uint, word)
     order: cython.int = (flags >> 4) & 15
     highest_zone: cython.int = ZONE_MOVABLE if flags & FLAG_MOVABLE_ZONE else ZONE_NORMAL
-    at: cython.int
     if (sim.direct_orders >> order) & 1 == 0 or flags & (FLAG_DMA | FLAG_DMA32):
         return False
     if sim.kernel >= KERNEL_6_12 and highest_zone != vcpu.judged_zone:
         return False
-    at = _first_zone(sim, vcpu, order, highest_zone)
-    if at < 0:
+    if not _may_give(sim, cython.cast(Zone, vcpu.zonelist[0]), order, highest_zone):
         return False
     look_ahead(sim, vcpu)
     vcpu.position += 1
@@ -148,10 +148,10 @@ def _allocate(sim: Simulation, vcpu: Vcpu, word: cython.ulonglong) -> cython.bin
     vcpu.spin = 0
     vcpu.slow_path = 0
     vcpu.slow = False
-    vcpu.zone_at = at
+    vcpu.zone_at = 0
     vcpu.highest_zone = highest_zone
     vcpu.no_fragment = sim.kernel >= KERNEL_6_12 and vcpu.avoids_fragments
-    sim.clock.now += at * sim.clock.costs.zone_fallback_ns + sim.clock.costs.direct_path_ns
+    sim.clock.now += sim.clock.costs.direct_path_ns
     vcpu.phase = DIRECT_TAKE
     requeue_at(sim, vcpu.number, sim.clock.now)
     return True

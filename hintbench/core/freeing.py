@@ -26,7 +26,12 @@ if cython.compiled:
     )
     from cython.cimports.hintbench.core.hooks import HookPoint
     from cython.cimports.hintbench.core.pcp import PerCpuPages, pcp_allowed, pcp_index
-    from cython.cimports.hintbench.core.simulation import Simulation, log_event, requeue_at
+    from cython.cimports.hintbench.core.simulation import (
+        Simulation,
+        change_used,
+        log_event,
+        requeue_at,
+    )
     from cython.cimports.hintbench.core.vcpu import (
         COMMIT_FREE,
         DIRECT_AGAIN,
@@ -61,7 +66,12 @@ else:
     )
     from hintbench.core.hooks import HookPoint
     from hintbench.core.pcp import PerCpuPages, pcp_allowed, pcp_index
-    from hintbench.core.simulation import Simulation, log_event, requeue_at
+    from hintbench.core.simulation import (
+        Simulation,
+        change_used,
+        log_event,
+        requeue_at,
+    )
     from hintbench.core.vcpu import (
         COMMIT_FREE,
         DIRECT_AGAIN,
@@ -122,9 +132,9 @@ def leave_user(sim: Simulation, pfn: cython.int, order: cython.int) -> cython.in
     now: cython.longlong = sim.clock.now
     if order == 0:
         if sim.backing.is_backed(pfn):
-            sim.backing.used.change(now, -1)
+            change_used(sim, now, -1)
     else:
-        sim.backing.used.change(now, -sim.backing.backed_block(pfn, order))
+        change_used(sim, now, -sim.backing.backed_block(pfn, order))
     if sim.claim_freed and order >= sim.claim_order:
         # The oracle's zero-time service.
         sim.backing.claim(pfn, order)

@@ -151,6 +151,14 @@ class Simulation:
         """An event enters the digest (:meth:`hintbench.core.clock.Digest.add`)."""
         self.clock.digest.add(time_ns, cpu, kind, pfn, order)
 
+    def add_latency(self, order: int, cause: int, ns: int) -> None:
+        """A latency enters the histograms (:meth:`hintbench.core.measures.Latencies.add`)."""
+        self.latencies.add(order, cause, ns)
+
+    def add_used(self, now_ns: int, pages: int) -> None:
+        """So many more pages are backed and in the guest's use, or fewer."""
+        self.backing.used.change(now_ns, pages)
+
     def schedule(
         self,
         at_ns: cython.longlong,
@@ -255,7 +263,14 @@ class Simulation:
 
 # What the steps call: in C the same, inline (simulation.pxd).
 if cython.compiled:
-    from cython.cimports.hintbench.core.simulation import log_event, requeue_at
+    from cython.cimports.hintbench.core.simulation import (
+        change_used,
+        count_latency,
+        log_event,
+        requeue_at,
+    )
 else:
+    change_used = Simulation.add_used
+    count_latency = Simulation.add_latency
     log_event = Simulation.record
     requeue_at = Simulation.set_clock
