@@ -342,9 +342,7 @@ def _write_json(target: str, checks: Sequence[Check]) -> None:
 def run_replay(path: str, trace: bool, plugins: tuple[str, ...] = ()) -> int:
     """Show a counterexample again; 0 when it shows the same violation with the same digest."""
     saved = read_counterexample(Path(path))
-    for plugin in plugins:
-        load_plugin(plugin)
-    subject = Subject(saved.strategy, (*saved.plugins, *plugins))
+    subject = Subject(saved.strategy, tuple(saved.plugins)).located(Path(path), plugins)
     scenario = saved.scenario.scenario()
     make = subject.maker(scenario.own_constants)
     key = saved.rule, saved.kind
