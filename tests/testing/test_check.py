@@ -312,8 +312,41 @@ def test_a_suite_that_checked_nothing_fails(tmp_path):
 
 def test_without_a_strategy_the_suite_refuses(tmp_path):
     done = run_pytest("--pyargs", "hintbench.testing.suite", cwd=tmp_path)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "--strategy NAME" in done.stderr
+
+
+WRONG_STRATEGIES = [
+    ("bitmap-and-spn", "did you mean 'bitmap-and-spin'?"),
+    ("absent.py", "no such file"),
+    ("broken.py", "broken.py:1: SyntaxError"),
+    ("no.such.module:X", "cannot be imported"),
+    ("bitmap-and-spin,batch=0", "batch"),
+]
+
+
+@pytest.mark.parametrize(("strategy", "message"), WRONG_STRATEGIES)
+def test_a_strategy_that_is_none_is_one_usage_error(strategy, message, tmp_path):
+    (tmp_path / "broken.py").write_text("def (:\n")
+    done = run_pytest(
+        "--pyargs", "hintbench.testing.suite", "--strategy", strategy, "-q", cwd=tmp_path
+    )
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR, done.stdout
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(f"ERROR: --strategy {strategy}: ")
+    assert message in line
+    assert "Traceback" not in done.stdout
+
+
+def test_beside_other_tests_it_is_one_error_too(tmp_path):
+    (tmp_path / "test_other.py").write_text("def test_other(): pass\n")
+    done = run_pytest(
+        *("test_other.py", "--pyargs", "hintbench.testing.suite", "--strategy", "nnoe", "-q"),
+        cwd=tmp_path,
+    )
     assert done.returncode != 0
-    assert "--strategy NAME" in done.stdout
+    assert "unknown strategy 'nnoe'" in done.stdout
+    assert "1 error in" in done.stdout
 
 
 def test_the_plugin_loads_nothing_heavy():
