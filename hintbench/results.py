@@ -320,11 +320,12 @@ def _is_special(path: str | os.PathLike[str]) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
-def check_writable(path: str) -> None:
+def check_writable(path: str, called: str = "") -> None:
     """Find out whether a file can be written, without touching an older one.
 
     Args:
         path: The file; "-", a pipe or a device is taken as it is.
+        called: What the user calls it; empty for its path.
 
     Raises:
         ResultFileError: It is a directory, or its directory cannot be written to.
@@ -339,7 +340,7 @@ def check_writable(path: str) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise _unwritable(path, error) from None
+        raise _unwritable(called or path, error) from None
 
 
 def _unwritable(path: str | os.PathLike[str], error: OSError) -> ResultFileError:

@@ -91,7 +91,7 @@ class TestCommand:
             (["-n", "0"], "-n: '0' is not a number in 1..1000"),
             (["-n", "few"], "-n: 'few' is not a number in 1..1000"),
             (["-n", "2", "--seed", "1", "--seed", "2"], "-n and --seed: give the number"),
-            (["-n", "2", "--seed", "x"], "seeds[0]: 'x' is not a whole number"),
+            (["-n", "2", "--seed", "x"], "--seed: 'x' is not a whole number"),
         ],
     )
     def test_wrong_numbers(self, run_main, arguments, match):

@@ -115,6 +115,13 @@ def test_the_tolerance_is_an_option(tmp_path):
     assert recording.command("--tolerance-ms", "9") == 0
 
 
+@pytest.mark.parametrize("given", ["-1", "nan", "inf"])
+def test_a_tolerance_that_is_none(recording, capsys, given):
+    assert recording.command("--tolerance-ms", given) == 2
+    told = f"hintbench: --tolerance-ms: {given} is not a number from 0 on\n"
+    assert capsys.readouterr().err == told
+
+
 def test_another_strategy(recording, capsys):
     assert recording.command("-s", "page-reporting,order=10") == 1
     assert recording.command("-s", "none") == 1

@@ -85,8 +85,12 @@ def run_check(request: CheckRequest) -> int:
     """Check strategies, print a table for each, and save counterexamples; the exit status."""
     if not request.strategies:
         raise UsageError("check: name at least one strategy (hintbench list shows them)")
-    if request.schedules < 1 or request.seconds <= 0 or not 0 <= request.seed < 1 << 32:
-        raise UsageError("check: --schedules and --seconds must be positive, --seed 0..4294967295")
+    if request.schedules < 1:
+        raise UsageError(f"--schedules: {request.schedules} must be at least 1")
+    if not request.seconds > 0:
+        raise UsageError(f"--seconds: {request.seconds:g} must be above 0")
+    if not 0 <= request.seed < 1 << 32:
+        raise UsageError(f"--seed: {request.seed} is out of range 0..{(1 << 32) - 1}")
     worker_count(request.jobs)
     if request.json is not None:
         check_writable(request.json)
@@ -263,7 +267,7 @@ def _check_folder(folder: Path) -> None:
         ResultFileError: it cannot, or nothing can be written to it.
     """
     nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    check_writable(str(nearest / "counterexample.json"))
+    check_writable(str(nearest / "counterexample.json"), f"--save {folder}")
 
 
 def _save(check: Check, request: CheckRequest) -> dict[tuple[str, str], Path]:

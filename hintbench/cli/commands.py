@@ -1,6 +1,7 @@
 """What each command does, once the command line has been read."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -79,7 +80,9 @@ class RunRequest:
                 }
             )
         except ValidationError as error:
-            raise ParameterError(explain(error, "", Experiment)) from None
+            # Seeds are a list there, and an option each on the command line.
+            text = re.sub(r"\bseeds\[\d+\]", "--seed", explain(error, "", Experiment))
+            raise ParameterError(text) from None
 
     def _all_seeds(self) -> tuple[int | str, ...]:
         """The seeds that were named, or as many as were asked for."""

@@ -1,5 +1,6 @@
 """`hintbench trace`: the commands on a real kernel's traces."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
@@ -81,7 +82,7 @@ def trace_verify(
         reported=reported,
         strategy=strategy,
         guest=guest,
-        tolerance_ns=round(tolerance_ms * 1_000_000),
+        tolerance_ns=_tolerance_ns(tolerance_ms),
         migratetypes=_numbering(migratetypes),
         plugins=tuple(plugin or ()),
     )
@@ -107,6 +108,12 @@ def trace_import(
     from hintbench.cli.trace_report import import_trace
 
     import_trace(files, output, _numbering(migratetypes))
+
+
+def _tolerance_ns(tolerance_ms: float) -> int:
+    if not 0 <= tolerance_ms < math.inf:
+        raise UsageError(f"--tolerance-ms: {tolerance_ms:g} is not a number from 0 on")
+    return round(tolerance_ms * 1_000_000)
 
 
 def _numbering(text: str) -> Literal["modern", "old"]:
