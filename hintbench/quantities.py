@@ -81,6 +81,18 @@ def format_count(count: float) -> str:
     return _three_digits(count)
 
 
+def counted(number: float, noun: str) -> str:
+    """Write a number of things: "1 page", "2,048 pages", "no page".
+
+    Args:
+        number: How many.
+        noun: What one of them is called.
+    """
+    if number == 0:
+        return f"no {noun}"
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def format_amount(amount: float) -> str:
     """Write a plain quantity such as GiB·s with about three significant digits.
 

@@ -18,7 +18,7 @@ from hintbench.config import (
 )
 from hintbench.errors import GuestError, ParameterError, UnknownNameError
 from hintbench.layout import lowmem_reserves
-from hintbench.quantities import format_bytes, format_count, format_ns, parse_bytes
+from hintbench.quantities import counted, format_bytes, format_count, format_ns, parse_bytes
 
 GIB = 1 << 30
 
@@ -371,3 +371,9 @@ class TestQuantities:
     )
     def test_format_count(self, value, text):
         assert format_count(value) == text
+
+    @pytest.mark.parametrize(
+        ("number", "text"), [(0, "no page"), (1, "1 page"), (2, "2 pages"), (4096, "4,096 pages")]
+    )
+    def test_counted(self, number, text):
+        assert counted(number, "page") == text

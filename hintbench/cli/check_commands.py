@@ -19,6 +19,7 @@ from hintbench.cli.printing import printing_to_stderr
 from hintbench.cli.report_notes import open_console
 from hintbench.errors import HintbenchError, PluginError, UsageError
 from hintbench.plugins import load_plugin
+from hintbench.quantities import counted
 from hintbench.results import STDOUT, check_writable, write_text
 from hintbench.testing import checking
 from hintbench.testing.checking import (
@@ -51,7 +52,14 @@ _MARKS: Final = {
 }
 RARE: Final = 10
 """Reports in fewer than one schedule of so many are few."""
-_COVERED: Final = ("reports", "contended_takes", "preemptions", "interrupts", "faults")
+_COVERED: Final = {
+    "reports": "report",
+    "contended_takes": "contended take",
+    "preemptions": "preemption",
+    "interrupts": "interrupt",
+    "faults": "fault",
+}
+"""What is counted of an exploration, and what one of them is called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +174,10 @@ def _print_check(console: Console, check: Check, files: dict[tuple[str, str], Pa
         "class S: corruption or deadlock, L: progress, C: what the strategy itself claims"
     )
     exploration = check.exploration
-    covered = [
-        f"{exploration.coverage.get(name, 0):,} {name.replace('_', ' ')}" for name in _COVERED
-    ]
+    covered = [counted(exploration.coverage.get(name, 0), noun) for name, noun in _COVERED.items()]
     console.print(
-        f"{exploration.schedules:,} schedules ({exploration.with_reports:,} with reports) from seed"
-        f" {check.seed} in {check.seconds:.1f} s: {', '.join(covered)}"
+        f"{counted(exploration.schedules, 'schedule')} ({exploration.with_reports:,} with reports)"
+        f" from seed {check.seed} in {check.seconds:.1f} s: {', '.join(covered)}"
     )
     if check.failing(BROKEN) or exploration.error is not None:
         console.print(
@@ -192,8 +198,8 @@ def _print_check(console: Console, check: Check, files: dict[tuple[str, str], Pa
     if check.counterexamples:
         median = statistics.median(told.size for told in check.counterexamples)
         console.print(
-            f"{_counted(len(check.counterexamples), 'counterexample')}, in the median"
-            f" {median:g} operations, delays and faults long"
+            f"{counted(len(check.counterexamples), 'counterexample')}; the median one has"
+            f" {_steps(median)}"
         )
     _print_races(console, check)
     for told in check.counterexamples:
@@ -211,15 +217,11 @@ def _print_check(console: Console, check: Check, files: dict[tuple[str, str], Pa
     console.print()
 
 
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
-
-
-def _steps(number: int) -> str:
+def _steps(number: float) -> str:
     """What is left of a scenario; its story has a line for each of their effects."""
-    if number == 1:
-        return "1 operation, delay or fault"
-    return f"{number:,} operations, delays and faults"
+    if number in (0, 1):
+        return f"{counted(number, 'operation')}, delay or fault"
+    return f"{number:,g} operations, delays and faults"
 
 
 def _print_races(console: Console, check: Check) -> None:
@@ -255,8 +257,8 @@ def _summary(check: Check) -> str:
         return f"{check.strategy}: claims {', '.join(untried)}, which was not shown"
     explored = check.exploration
     return (
-        f"{check.strategy}: nothing found that it does not declare, in {explored.schedules:,}"
-        f" schedules of which {explored.with_reports:,} had reports"
+        f"{check.strategy}: nothing found that it does not declare, in"
+        f" {counted(explored.schedules, 'schedule')} of which {explored.with_reports:,} had reports"
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 import typer
 
 from hintbench.errors import TraceError
-from hintbench.quantities import format_bytes, format_ns
+from hintbench.quantities import counted, format_bytes, format_ns
 from hintbench.traces import MigratetypeOrder, Trace, read_trace, save_trace
 
 _PAGE_BYTES: Final = 4096
@@ -49,7 +49,7 @@ def import_trace(
             raise TraceError(f"{output} is an input: name another file with -o, the trace is kept")
     trace = read_trace(inputs, migratetypes)
     save_trace(trace, output)
-    typer.echo(f"wrote {output}: {len(trace):,} events of {trace.lines:,} lines")
+    typer.echo(f"wrote {output}: {counted(len(trace), 'event')} of {counted(trace.lines, 'line')}")
     for fault in trace.faults:
         typer.echo(f"hintbench: note: {fault}", err=True)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from hintbench.errors import HintbenchError
+from hintbench.quantities import counted
 from hintbench.testing.exploration import Exploration, of_own_constants
 from hintbench.testing.explored import RACE
 from hintbench.testing.pool import COMPARE_SECONDS, Pool
@@ -243,13 +244,14 @@ def _idleness(explored: Exploration, claims: Claims) -> str:
     """Why an exploration says nothing of a strategy that did nothing in it; "" if it did."""
     if claims.reports_nothing:
         if explored.with_reports:
-            return f"claims to report nothing, and reported in {explored.with_reports:,} schedules"
+            reported = counted(explored.with_reports, "schedule")
+            return f"claims to report nothing, and reported in {reported}"
         return ""
     if explored.with_reports:
         return ""
     return (
-        f"reported nothing in any of {explored.schedules:,} schedules, so nothing was checked:"
-        " give it check_parameters that are small enough for some milliseconds on 64 MiB, or"
+        f"reported nothing in any of {counted(explored.schedules, 'schedule')}, so nothing was"
+        " checked: give it check_parameters that are small enough for some milliseconds on 64 MiB, or"
         " claims() with reports_nothing=True"
     )
 

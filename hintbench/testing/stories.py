@@ -19,6 +19,7 @@ from hintbench.core.constants import (
     EVENT_RETURNED,
     EVENT_TAKEN,
 )
+from hintbench.quantities import counted
 from hintbench.testing.exploration import run_scenario
 from hintbench.testing.explored import RACE
 from hintbench.testing.rules import RULES
@@ -71,7 +72,7 @@ class _Step:
 
     def _event(self) -> str:
         if self.kind == EVENT_REPORTED:
-            return f"reports {self.order} block(s), pfn {self.pfn:#x} first"
+            return f"reports {counted(self.order, 'block')}, pfn {self.pfn:#x} first"
         if self.kind == EVENT_ACKNOWLEDGED:
             return "hears from the host that a report is done"
         if self.kind == EVENT_FAILED:
@@ -141,7 +142,7 @@ def tell(
         violation = outcome.shown(key)
         steps = [step for step in steps if _matters(step, violation)]
     cut = 0 if everything else max(0, len(steps) - LONGEST)
-    lines = [f"      ({cut} steps before)"] if cut else []
+    lines = [f"      ({counted(cut, 'step')} before)"] if cut else []
     lines += [f"{number:>4}. {step}" for number, step in enumerate(steps[cut:], cut + 1)]
     return lines, outcome
 

@@ -7,11 +7,15 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from hintbench.cli import check_commands
+from hintbench.cli.report_notes import open_console
+from hintbench.testing.checking import Check
 from hintbench.testing.comparisons import compare
-from hintbench.testing.exploration import explore, explore_handfuls
+from hintbench.testing.exploration import Exploration, explore, explore_handfuls
 from hintbench.testing.rules import RULES
 from hintbench.testing.subjects import Subject
 from program import hintbench, run_pytest
@@ -358,3 +362,24 @@ def test_the_plugin_loads_nothing_heavy():
         "assert not {'numpy', 'pydantic', 'hintbench.runner'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [
+        (0, "no operation, delay or fault"),
+        (1, "1 operation, delay or fault"),
+        (2, "2 operations, delays and faults"),
+    ],
+)
+def test_what_there_is_one_of_is_told_so(size, told, monkeypatch, capsys):
+    counterexample = SimpleNamespace(key=("once", ""), size=size, story=[])
+    exploration = Exploration(schedules=1, with_reports=1, coverage={"reports": 1, "faults": 2})
+    check = Check("mine", exploration=exploration, seed=1, counterexamples=[counterexample])
+    monkeypatch.setenv("COLUMNS", "200")
+    check_commands._print_check(open_console(highlight=False), check, {})
+    output = capsys.readouterr().out
+    assert f"1 counterexample; the median one has {told}\n" in output
+    assert f"once, shrunk to {told}:" in output
+    assert "1 schedule (1 with reports) from seed 1 in 0.0 s: 1 report, no contended take" in output
+    assert "no interrupt, 2 faults" in output

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hintbench.core.constants import OWNER_STRATEGY
+from hintbench.quantities import counted
 from hintbench.testing.explored import Checker
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class RuleChecker(Checker):
     def _look_for_marks(self) -> None:
         for name, (flags, meaning) in self.run.guest.flag_sets.items():
             if meaning == "in-flight" and flags.count:
-                self.violate(f"{flags.count} units are still marked {name}", "marked")
+                self.violate(f"still marked {name}: {counted(flags.count, 'unit')}", "marked")
 
     def _late(self, what: str, pfn: int, order: int) -> None:
         if self.over:
