@@ -88,7 +88,13 @@ class Processors:
         now: int = self.clock.now
         start = max(now, self.irqs_off_until_ns[context.cpu], cpu.free_at)
         if start > now:
-            self.make_ready(context, start)
+            if cpu.runnable:
+                # Behind the others it would wait for a release that never comes.
+                number = context.cpu
+                cpu.runnable.appendleft(context)
+                self.simulation.schedule(start, context.rank, number, lambda: self._release(number))
+            else:
+                self.make_ready(context, start)
             return
         cpu.occupant = context
         self._save_tape(context.cpu)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,8 @@ class Sections:
         current: the context that runs; None while the core, or a plain hook in a tape, does.
         accounts: whose CPU time it was.
         atomic_hooks: hooks that run with interrupts off.
+        off_in_hook: how many sections that switch interrupts off a plain hook in a tape is in.
+        interrupts_on: called whenever a section ends and interrupts are on again; may be None.
     """
 
     processors: Processors
@@ -37,6 +39,8 @@ class Sections:
         self.current: Context | None = None
         self.accounts = Accounts()
         self.atomic_hooks: frozenset[str] = frozenset()
+        self.off_in_hook = 0
+        self.interrupts_on: Callable[[], None] | None = None
 
     def require_sleep(self, what: str) -> None:
         """Refuse what the running context would have to sleep for.
@@ -62,9 +66,13 @@ class Sections:
         if context is None:
             # A plain hook in a tape.
             since_ns = self.clock.now
-            yield
-            if self.clock.cpu >= 0:
-                self.processors.interrupts_were_off(self.clock.cpu, since_ns, HOOK)
+            self.off_in_hook += 1
+            try:
+                yield
+            finally:
+                self.off_in_hook -= 1
+                if self.clock.cpu >= 0:
+                    self.processors.interrupts_were_off(self.clock.cpu, since_ns, HOOK)
             return
         if not context.interrupts_off:
             context.irqs_off_ns = self.clock.now
@@ -75,6 +83,8 @@ class Sections:
             context.interrupts_off -= 1
             if context.cpu >= 0 and not context.interrupts_off:
                 self._interrupts_on(context)
+        if self.interrupts_on is not None and not context.interrupts_off:
+            self.interrupts_on()
 
     @contextmanager
     def as_hook(self, name: str, since_ns: int = 0) -> Iterator[Context]:

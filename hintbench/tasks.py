@@ -228,13 +228,17 @@ class Scheduler(Sections):
         finally:
             self.current = outer
             self.accounts.book(context, clock.now)
-            if context.take_seen is not None:
-                self.empty_lock_takes += context.take_seen == (self.in_hand(),)
-                context.take_seen = None
+            self.count_take(context)
         self._wait(context, request)
         if self.look_again is not None:
             self.look_again()
         return False
+
+    def count_take(self, context: Context) -> None:
+        """Note whether a context has found anything since it took a lock last, if it did."""
+        if context.take_seen is not None:
+            self.empty_lock_takes += context.take_seen == (self.in_hand(),)
+            context.take_seen = None
 
     def _wait(self, context: Context, request: Any) -> None:
         """Let a context wait for what it asked for."""

@@ -44,7 +44,7 @@ def worker_count(jobs: int | str | None) -> int:
 
 
 def start_worker(
-    work: Callable[..., None], *arguments: Any
+    work: Callable[..., None], *arguments: Any, hash_seed: int | None = None
 ) -> tuple[BaseProcess, Connection[Any, Any]]:
     """Start a process that dies with this one.
 
@@ -53,6 +53,7 @@ def start_worker(
     Args:
         work: A function of a module, called with its end of a pipe and the arguments.
         arguments: Whatever can be pickled.
+        hash_seed: What hash() of texts follows from in there; None: from what this process has.
 
     Returns:
         The process, and this process's end of the pipe.
@@ -60,10 +61,27 @@ def start_worker(
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=work, args=(theirs, *arguments), daemon=True)
-    with interrupts_held_back():
+    with interrupts_held_back(), _hashing_by(hash_seed):
         process.start()
     theirs.close()
     return process, ours
+
+
+@contextlib.contextmanager
+def _hashing_by(seed: int | None) -> Iterator[None]:
+    """Let a process that is started meanwhile have a seed of its own for the hashes of texts."""
+    if seed is None:
+        yield
+        return
+    before = os.environ.get("PYTHONHASHSEED")
+    os.environ["PYTHONHASHSEED"] = str(seed)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONHASHSEED"]
+        else:
+            os.environ["PYTHONHASHSEED"] = before
 
 
 @contextlib.contextmanager

@@ -10,12 +10,13 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, Final
 
 from hintbench.errors import HintbenchError
+from hintbench.testing.comparisons import compare_digests
 from hintbench.testing.exploration import Exploration, of_own_constants
 from hintbench.testing.explored import RACE
 from hintbench.testing.races import RACES, races_of
 from hintbench.testing.rules import RULES
 from hintbench.testing.subjects import Subject
-from hintbench.testing.tasks import Task, Tasks, tasks_of
+from hintbench.testing.tasks import Task, Tasks, first_seed, tasks_of
 from hintbench.testing.worker import Told, work
 from hintbench.watchdog import watch
 from hintbench.workers import SECONDS_TO_END, end_all, start_worker
@@ -167,8 +168,13 @@ def check_strategy(
     pool = _Pool(subject, max(1, jobs), on_progress)
     try:
         tasks = tasks_of(seed, schedules, seconds, pool.size)
-        for answer in pool.run(tasks, stop=lambda found: _undeclared(found, declared)):
-            check.exploration.merge(answer)
+        _explore(check, pool, [each for each in tasks if each[0] != "explore"], declared)
+        if not (pool.error or _undeclared(check.exploration, declared)):
+            digests = pool.run_in_several(("digests", (first_seed(seed),)))
+            if not pool.error:
+                check.exploration.merge(compare_digests(instance, first_seed(seed), digests))
+        if not (pool.error or _undeclared(check.exploration, declared)):
+            _explore(check, pool, [each for each in tasks if each[0] == "explore"], declared)
         keys = [key for key in check.exploration.found if stories or key[0] not in declared]
         found = {key: check.exploration.found[key][1] for key in keys}
         found = {key: each for key, each in found.items() if key[0] not in _BY_COMPARISON}
@@ -182,6 +188,12 @@ def check_strategy(
     check.conclude(instance)
     check.seconds = time.perf_counter() - began
     return check
+
+
+def _explore(check: Check, pool: _Pool, tasks: list[Task], declared: Iterable[str]) -> None:
+    """Have some tasks done, and enter what comes of them; a fault ends all of them."""
+    for answer in pool.run(tasks, stop=lambda found: _undeclared(found, declared)):
+        check.exploration.merge(answer)
 
 
 def check_here(
@@ -302,7 +314,7 @@ class _Worker:
         """Note what it is to do, and how long it may be silent then."""
         self.task, self.seed = task[0], None
         self.patience_seconds = SILENCE_SECONDS
-        if self.task == "compare":
+        if self.task in ("compare", "digests"):
             self.patience_seconds = COMPARE_SECONDS
         elif self.task == "shrink":
             # Its last argument is the time that it may take.
@@ -318,13 +330,21 @@ class _Pool:
         self.subject = subject
         self.size = size
         self.error = ""
-        self._begun = 0
+        self._begun = self._started = 0
         self._on_progress = on_progress
         self._workers = [self._start() for _ in range(size)]
 
     def _start(self) -> _Worker:
-        process, connection = start_worker(work, self.subject)
+        # Each has its own, whatever this process has: hash() of a text differs between any two.
+        self._started += 1
+        process, connection = start_worker(work, self.subject, hash_seed=self._started)
         return _Worker(process, connection, 0.0)
+
+    def run_in_several(self, task: Task) -> list[Any]:
+        """Have every process do the same, two at least; the answers of those that succeeded."""
+        while len(self._workers) < 2:
+            self._workers.append(self._start())
+        return self.run([task] * len(self._workers))
 
     def run(
         self,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
+from hintbench.contexts import HOOK, TASK
 from hintbench.core import machine as core_machine
 from hintbench.core.audit import Auditor
 from hintbench.core.consistency import list_fault
@@ -20,7 +21,7 @@ from hintbench.errors import HintbenchError, TaskLeakError
 from hintbench.processors import as_coroutine
 from hintbench.runner import STOP_LIMIT_NS
 from hintbench.testing.checker import Checker
-from hintbench.testing.faults import Faults
+from hintbench.testing.faults import INTERRUPT_NS, Faults
 from hintbench.testing.integrity import Seal
 from hintbench.testing.outcome import RACE, Outcome, ScheduleStoppedError, Violation
 from hintbench.testing.scenario import Scenario
@@ -37,6 +38,8 @@ MOST_NESTED: Final = 2
 """How deep unlocked edits may stand inside each other."""
 LATE_LIMIT_NS: Final = 10_000_000_000
 """How long after the stop something may still happen that should not [virtual ns]."""
+SPIN_LIMIT_NS: Final = 500_000_000
+"""Longer than any host of an explored run takes for a report, faults included [virtual ns]."""
 FIRST_LOOK_NS: Final = 1_000_000
 """How soon after the last operation it is asked whether all is told, then ever later."""
 EVENT_KINDS: Final = 16
@@ -65,7 +68,7 @@ class ExploredRun(WatchedRun):
     """
 
     flag_meanings = ("in-flight",)
-    """Of the flags whose clearing it hears of."""
+    """Of the flags whose setting and clearing it hears of."""
 
     def __init__(
         self,
@@ -106,6 +109,7 @@ class ExploredRun(WatchedRun):
         for zone in zones:
             zone.torn = Tear(self._preempt)
         self.guest.host.torn = self._preempt
+        self.scheduler.interrupts_on = self._interrupts_on
         if self.watcher.wants("lock_taken") or self.watcher.wants("lock_released"):
             for zone in self.machine.zones:
                 zone.lock.observer = _join(zone.lock.observer, self._lock_event)
@@ -124,7 +128,10 @@ class ExploredRun(WatchedRun):
         except TaskLeakError as error:
             self._leaked(error)
         except EndlessRunError as error:
-            self.outcome.error = f"{self.scheduler.plugin}: {error}"
+            now = int(self.machine.clock.now)
+            self.outcome.error = (
+                f"{self.scheduler.plugin}: {error} (at {now:,} virtual ns, {self.context_name})"
+            )
         except HintbenchError as error:
             if not self.outcome.violations:
                 self.outcome.error = str(error)
@@ -160,6 +167,7 @@ class ExploredRun(WatchedRun):
             self.tell("phase", "the guest stops")
             for checker in self.checkers:
                 checker.at_stopping()
+            self.faults.stopping(int(end_ns))
             self._stop()
             self.stopped = True
             core_machine.run_until(simulation, int(simulation.clock.now) + LATE_LIMIT_NS)
@@ -194,11 +202,13 @@ class ExploredRun(WatchedRun):
     def _leaked(self, error: TaskLeakError) -> None:
         """Tasks do not end: perhaps they wait for what another rule knows to be lost."""
         try:
+            self._look_for_spinners()
             for checker in self.checkers:
                 checker.at_stuck()
         except ScheduleStoppedError:
             pass
-        if self.outcome.counts.keys().isdisjoint(("returned", "completion-once")):
+        known = ("returned", "completion-once", "progress-under-spin")
+        if self.outcome.counts.keys().isdisjoint(known):
             self._quietly("teardown", str(error), "tasks")
 
     def _settle(self, end_ns: int) -> int:
@@ -216,9 +226,28 @@ class ExploredRun(WatchedRun):
                 break
         simulation.clock.now = max(until_ns, simulation.clock.now)
         self.settled = True
+        self._look_for_spinners()
         for checker in self.checkers:
             checker.at_settled()
         return int(simulation.clock.now)
+
+    def _look_for_spinners(self) -> None:
+        """Whoever has spun for so long will never stop, and holds up what others have to do.
+
+        Raises:
+            ScheduleStoppedError: somebody has, and the strategy does not declare it.
+        """
+        now = int(self.machine.clock.now)
+        for each in self._spinning():
+            if now - each.parked_at > SPIN_LIMIT_NS:
+                text = f"{each.name} on CPU {each.cpu} has spun since {each.parked_at:,} ns"
+                self.violate("progress-under-spin", text, "deadlock")
+
+    def _spinning(self) -> list[Any]:
+        """Everybody who spins now."""
+        interrupts = (cpu.interrupt for cpu in self.scheduler.processors.cpus)
+        contexts = [*self.scheduler.hooks, *self.scheduler.contexts, *interrupts]
+        return [each for each in contexts if each is not None and each.parked == "spin"]
 
     def _idle(self) -> bool:
         """Whether all that could be told is told, and nothing is under way.
@@ -265,10 +294,7 @@ class ExploredRun(WatchedRun):
     def _stuck(self) -> HintbenchError:
         """Nothing can go on: a spinner that nobody ends is a rule of its own."""
         error = super()._stuck()
-        interrupts = (cpu.interrupt for cpu in self.scheduler.processors.cpus)
-        contexts = [*self.scheduler.hooks, *self.scheduler.contexts, *interrupts]
-        spinning = [each for each in contexts if each is not None and each.parked == "spin"]
-        if spinning:
+        if spinning := self._spinning():
             names = ", ".join(f"{each.name} on CPU {each.cpu}" for each in spinning)
             self._quietly("progress-under-spin", f"{names} spin for ever", "deadlock")
         for checker in self.checkers:
@@ -323,6 +349,18 @@ class ExploredRun(WatchedRun):
             self.watcher.edit_preempted(part)
             self._run_others(delay_ns)
 
+    def _interrupts_on(self) -> None:
+        """A section of a task's with interrupts off has ended: one may come at once.
+
+        Hooks are left alone: the allocator goes on with what it had in its hands when they return.
+        """
+        current = self.scheduler.current
+        if self.dead or self.depth or current is None or current.kind != TASK or current.parked:
+            return
+        if self.faults.at_restore():
+            self._run_others(INTERRUPT_NS)
+        self._preempt("what follows interrupts being on again")
+
     def _run_others(self, delay_ns: int) -> None:
         """Everybody but the running context goes on for a while, inside its step."""
         simulation, clock, scheduler = self.machine.simulation, self.machine.clock, self.scheduler
@@ -331,9 +369,13 @@ class ExploredRun(WatchedRun):
         if holds or self.depth >= MOST_NESTED:
             clock.now = until_ns
             return
+        if scheduler.current is not None:
+            # What others have in their hands meanwhile it has not found under its lock.
+            scheduler.count_take(scheduler.current)
         where = clock.cpu, clock.payer, clock.context
         outer, scheduler.current = scheduler.current, None
         hook, self.hook = self.hook, ("", ())
+        off, scheduler.off_in_hook = scheduler.off_in_hook, 0
         key = NEVER
         if clock.cpu >= 0:
             key = simulation.clock_of(clock.cpu)
@@ -346,7 +388,7 @@ class ExploredRun(WatchedRun):
             self.depth -= 1
             for zone, quiet in flags:
                 zone.quiet = quiet
-            scheduler.current, self.hook = outer, hook
+            scheduler.current, self.hook, scheduler.off_in_hook = outer, hook, off
             clock.cpu, clock.payer, clock.context = where
             if clock.cpu >= 0 and key < NEVER:
                 simulation.set_clock(clock.cpu, key)
@@ -399,6 +441,7 @@ class ExploredRun(WatchedRun):
         zone = self.guest.zone_of(pfn)
         if event == EVENT_ISOLATED:
             self.watcher.isolated(zone, pfn, order)
+            self.faults.in_hand(zone)
         else:
             self.watcher.put_back(zone, pfn, order)
 
@@ -408,9 +451,17 @@ class ExploredRun(WatchedRun):
         else:
             self.watcher.lock_released(lock)
 
+    def flag_set(self, flags: Any, pfn: int, order: int) -> None:
+        """An event of the watcher's: a unit is marked."""
+        self.faults.in_hand(self.guest.zone_of(pfn))
+
     def flag_cleared(self, flags: Any, pfn: int, order: int) -> None:
-        """An event of the watcher's: a mark is gone, which other CPUs may see before any more."""
-        if not self.dead:
+        """An event of the watcher's: a mark is gone, which other CPUs may see before any more.
+
+        Not in a hook: whatever called it in the core goes on with the lists that it had before.
+        """
+        current = self.scheduler.current
+        if not self.dead and current is not None and current.kind != HOOK:
             self._preempt("what follows the clearing of a mark")
 
     def discarded(self, pfn: int, pages: int) -> None:
