@@ -38,7 +38,7 @@ def simpy_lock(operations: int) -> Job:
     thinking = [[random.Random(cpu).randrange(2000) for _ in range(each)] for cpu in range(VCPUS)]
     environment = simpy.Environment()
     lock = simpy.Resource(environment, capacity=1)
-    waited = [0]
+    waited: list[float] = [0]
     holder = [-1]
 
     def vcpu(number: int) -> Any:
@@ -55,7 +55,7 @@ def simpy_lock(operations: int) -> Job:
     for number in range(VCPUS):
         environment.process(vcpu(number))
 
-    def end() -> int:
+    def end() -> float:
         expected = _fifo_wait_ns(thinking)
         if waited[0] != expected:
             raise RuntimeError(f"simpy waited {waited[0]} ns where a FIFO lock takes {expected}")
@@ -131,7 +131,7 @@ def plugin_cache(requests: int) -> Job:
     )
     reader = libcachesim.TraceReader(str(path), libcachesim.TraceType.ORACLE_GENERAL_TRACE)
 
-    def end() -> int:
+    def end() -> float:
         folder.cleanup()
         expected = _lru_misses(objects.tolist())
         if lru.misses != expected:

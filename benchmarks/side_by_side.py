@@ -67,23 +67,6 @@ def measure(prepare: Mapping[str, Callable[[], Job]], rounds: int = ROUNDS) -> d
     }
 
 
-class _Empty:
-    def method(self) -> None:
-        """Nothing: what the interpreter takes for a call."""
-
-
-def method_calls(count: int = 2_000_000) -> Job:
-    """Empty method calls; the loop around them is part of the figure, and small."""
-
-    def run() -> None:
-        method = _Empty().method
-        for _ in range(count // 10):
-            method(), method(), method(), method(), method()
-            method(), method(), method(), method(), method()
-
-    return Job(run, count, lambda: count)
-
-
 def tape(prepare: Callable[..., Any], count: int, **options: Any) -> Job:
     """A tape of `hintbench.speed` as a job; its end is the digest of all events."""
     prepared = prepare(count, **options)

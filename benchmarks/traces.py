@@ -29,7 +29,8 @@ class Traces:
         return {"events": len(trace), "digest": replayed("trace.npz").digest}
 
     def setup(self, facts: dict[str, Any]) -> None:
-        self.events = self.digest = None
+        self.events: int | None = None
+        self.digest: str | None = None
 
     def time_import(self, facts: dict[str, Any]) -> None:
         from hintbench.traces import read_trace

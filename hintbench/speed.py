@@ -13,6 +13,9 @@ All three live in about 1.6 GiB of the guest's memory (400,000 small or 800 huge
 first two, page state, links and slots take 5 MB at random places, more than a core's own cache
 holds, and the tape streams by besides; so a figure says what the misses cost as well.
 
+Empty Python method calls are timed beside them: a yardstick of the computer, and what a plugin's
+hook costs at least.
+
 Each is timed several times in wall time after a warm-up, the median counts, and the end state's
 digest must be the same every time before a figure is given.
 """
@@ -268,9 +271,27 @@ def _run(machine: Machine) -> None:
         raise InternalError("speed: the standard tapes do not end")
 
 
+class _Empty:
+    def method(self) -> None:
+        """Do nothing."""
+
+
+def _method_calls(count: int) -> Prepared:
+    """Empty method calls; the loop around them is part of the figure, and small."""
+
+    def run() -> None:
+        method = _Empty().method
+        for _ in range(count // 10):
+            method(), method(), method(), method(), method()
+            method(), method(), method(), method(), method()
+
+    return Prepared(run, count // 10 * 10, lambda: "0" * 16)
+
+
 TAPES: Final = (
     Tape("bare", "bare replay", 2_000_000, _bare),
     Tape("churn", "order-0 churn, 8 vCPUs", 2_000_000, churn),
     Tape("hook", "order-9 hook that isolates and puts back", 400_000, huge_pages),
+    Tape("call", "beside them: an empty method call", 2_000_000, _method_calls),
 )
 """The standard tapes."""

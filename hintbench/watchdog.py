@@ -48,32 +48,7 @@ def watch(
         warnings.warn(text, RuntimeWarning, stacklevel=3)
         yield
         return
-    seen = progress()
-    seen_ns = virtual_ns() if virtual_ns is not None else 0
-    quiet = still = 0
-
-    def look(_signal: int, frame: FrameType | None) -> None:
-        nonlocal seen, quiet, seen_ns, still
-        now = progress()
-        quiet = quiet + 1 if now == seen else 0
-        seen = now
-        if quiet >= limit:
-            raise PluginHangError(plugin(), _where(frame), f"no return within {limit} s")
-        if virtual_ns is not None:
-            now_ns = virtual_ns()
-            if now_ns != seen_ns:
-                still = 0
-            elif not quiet:
-                still += 1
-            seen_ns = now_ns
-            if still > limit:
-                text = (
-                    f"virtual time has stood still for {limit} s: something waits again and again"
-                    " for what takes no time, such as guest.sleep(0)"
-                )
-                raise PluginHangError(plugin(), _where(frame), text)
-
-    before = signal.signal(signal.SIGALRM, look)
+    before = signal.signal(signal.SIGALRM, _Looker(plugin, progress, virtual_ns, limit).look)
     left, interval = signal.setitimer(
         signal.ITIMER_REAL, _SECONDS_BETWEEN_LOOKS, _SECONDS_BETWEEN_LOOKS
     )
@@ -88,6 +63,49 @@ def watch(
             # What ran out meanwhile does so now.
             left = max(left - (time.monotonic() - began), 1e-6)
             signal.setitimer(signal.ITIMER_REAL, left, interval)
+
+
+class _Looker:
+    """Looks once a second, whether anything has moved since."""
+
+    def __init__(
+        self,
+        plugin: Callable[[], str],
+        progress: Callable[[], int],
+        virtual_ns: Callable[[], int] | None,
+        limit_seconds: int,
+    ) -> None:
+        self.plugin = plugin
+        self.progress = progress
+        self.virtual_ns = virtual_ns
+        self.limit_seconds = limit_seconds
+        self.seen = progress()
+        self.seen_ns = virtual_ns() if virtual_ns is not None else 0
+        self.quiet_seconds = self.still_seconds = 0
+
+    def look(self, _signal: int, frame: FrameType | None) -> None:
+        """The handler of the timer's signal: raise when it has been too long."""
+        now = self.progress()
+        self.quiet_seconds = self.quiet_seconds + 1 if now == self.seen else 0
+        self.seen = now
+        limit = self.limit_seconds
+        if self.quiet_seconds >= limit:
+            raise PluginHangError(self.plugin(), _where(frame), f"no return within {limit} s")
+        if self.virtual_ns is not None and self._stands_still(self.virtual_ns()) > limit:
+            text = (
+                f"virtual time has stood still for {limit} s: something waits again and again"
+                " for what takes no time, such as guest.sleep(0)"
+            )
+            raise PluginHangError(self.plugin(), _where(frame), text)
+
+    def _stands_still(self, now_ns: int) -> int:
+        """For how many looks the virtual time has not moved though there were steps."""
+        if now_ns != self.seen_ns:
+            self.still_seconds = 0
+        elif not self.quiet_seconds:
+            self.still_seconds += 1
+        self.seen_ns = now_ns
+        return self.still_seconds
 
 
 def _where(frame: FrameType | None) -> str:

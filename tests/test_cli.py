@@ -44,6 +44,7 @@ class TestHelp:
             (("trace", "import"), ["FILE...", "--output", "-o"]),
             (("new",), ["strategy"]),
             (("new", "strategy"), ["NAME"]),
+            (("new", "workload"), ["NAME"]),
         ],
     )
     def test_help(self, run_main, arguments, mentions):
@@ -105,6 +106,8 @@ class TestBadInput:
             (["new", "strategy", "class"], "cannot be a strategy's name"),
             (["new", "strategy", "9lives"], "cannot be a strategy's name"),
             (["new", "strategy", "oracle"], "one of hintbench's own"),
+            (["new", "workload", "My Workload"], "cannot be a workload's name"),
+            (["new", "workload", "memhog"], "one of hintbench's own workloads"),
         ],
     )
     def test_one_line_and_status_2(self, run_main, tmp_path, monkeypatch, arguments, match):
@@ -179,6 +182,15 @@ class TestNew:
         assert "$" not in text
         compile(text, "my_own.py", "exec")
 
+    def test_a_workload(self, run_main, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        status, output, _ = run_main("new", "workload", "my-waves")
+        assert (status, os.listdir(tmp_path)) == (0, ["my_waves.py"])
+        assert "-w my-waves" in output
+        text = (tmp_path / "my_waves.py").read_text()
+        assert "class MyWaves(Workload)" in text
+        assert "$" not in text
+
     def test_it_never_overwrites(self, run_main, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         (tmp_path / "mine.py").write_text("precious")
@@ -200,6 +212,15 @@ class TestSpeed:
         content = json.loads((tmp_path / "speed.json").read_text())
         assert (content["schema"], content["build"]) == (1, BUILD)
         assert content["figures"] == [figure._asdict()]
+        assert "busy" not in output
+
+    def test_a_busy_computer_is_told(self, run_main, monkeypatch):
+        from hintbench import speed
+
+        figure = speed.Figure("bare replay", 7.25, 7.0, 11.0, 1000, "0" * 16)
+        monkeypatch.setattr(speed, "measure", lambda: [figure])
+        _, output, _ = run_main("speed")
+        assert "keeps this computer busy" in output
 
 
 TRACE = """\

@@ -82,3 +82,36 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     while idle := {one for one in left if not any(one in used for used in left.values())}:
         left = {module: used for module, used in left.items() if module not in idle}
     assert {module: used & left.keys() for module, used in left.items()} == {}
+
+
+ROOMS = ("core", "traces", "testing", "cli")
+MAY_IMPORT = {
+    "core": set(),
+    # What a strategy or a workload is, how it is found, run and measured.
+    "framework": {"core"},
+    "traces": {"core", "framework"},
+    "testing": {"core", "framework"},
+    "cli": {"core", "framework", "traces", "testing"},
+}
+DOORS = {
+    # What workloads see of traces.
+    ("hintbench.replay", "traces"),
+    ("hintbench.__main__", "cli"),
+}
+
+
+def room_of(module: str) -> str:
+    name = module.split(".")[1] if "." in module else ""
+    return name if name in ROOMS else "framework"
+
+
+def test_rooms_import_one_way() -> None:
+    seen = set()
+    for module, used in graph().items():
+        room = room_of(module)
+        for other in {room_of(each) for each in used} - {room}:
+            seen.add((room, other))
+            allowed = other in MAY_IMPORT[room] or (module, other) in DOORS
+            assert allowed, f"{module}, of {room}, imports from {other}"
+    assert ("cli", "testing") in seen
+    assert ("framework", "core") in seen

@@ -170,15 +170,18 @@ def _print_check(console: Console, check: Check, files: dict[tuple[str, str], Pa
     """One strategy's table, what was explored, and the stories."""
     table = Table(title=check.strategy, title_justify="left", box=None, pad_edge=False)
     table.add_column("rule", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    table.add_column("class", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    table.add_column("in", justify="right")
+    table.add_column("broken in", justify="right")
     table.add_column("why", overflow="fold")
     for each in check.verdicts:
         count = str(each.scenarios) if each.scenarios else ""
         mark = _MARKS[each.verdict]
         table.add_row(each.rule, RULES[each.rule].severity, mark, count, each.why)
     console.print(table)
+    console.print(
+        "class S: corruption or deadlock, L: progress, C: what the strategy itself claims"
+    )
     exploration = check.exploration
     covered = [
         f"{exploration.coverage.get(name, 0):,} {name.replace('_', ' ')}" for name in _COVERED
@@ -267,7 +270,11 @@ def _summary(check: Check) -> str:
         )
     if untried := check.failing(UNTRIED):
         return f"{check.strategy}: claims {', '.join(untried)}, which was not shown"
-    return f"{check.strategy}: nothing found that it does not declare"
+    explored = check.exploration
+    return (
+        f"{check.strategy}: nothing found that it does not declare, in {explored.schedules:,}"
+        f" schedules of which {explored.with_reports:,} had reports"
+    )
 
 
 def _check_folder(folder: Path) -> None:

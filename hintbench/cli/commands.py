@@ -21,6 +21,8 @@ from hintbench.workers import worker_count
 
 _INTERRUPTED: Final = 130
 _MOST_SEEDS: Final = 1000
+# Rounds of `hintbench speed` that lie further apart than this were not alone.
+_NOISY: Final = 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,11 @@ def measure_speed(json_file: str | None = None) -> None:
         table.add_row(figure.name, *(f"{time:,.1f}" for time in times), f"{rate:.3g}")
     console.print(f"hintbench {__version__}, {BUILD} core: wall time for one operation, median")
     console.print(table)
+    if any(figure.highest_ns > _NOISY * figure.lowest_ns for figure in figures):
+        console.print(
+            "The rounds lie far apart: something else keeps this computer busy. Measure again when"
+            " it is quiet, or compare builds in one run (benchmarks/)."
+        )
     if json_file is not None:
         content = {
             "schema": 1,

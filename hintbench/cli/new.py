@@ -17,6 +17,16 @@ def new_strategy(
     write_new_strategy(name)
 
 
+@app.command("workload")
+def new_workload(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name, such as my-workload.")],
+) -> None:
+    """Write NAME.py, a small workload that works, with comments."""
+    from hintbench.cli.new_files import write_new_workload
+
+    write_new_workload(name)
+
+
 @app.command("benchmarks")
 def new_benchmarks(
     plugin: Annotated[

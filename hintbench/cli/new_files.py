@@ -39,20 +39,47 @@ def write_new_strategy(name: str, folder: Path | None = None) -> Path:
     Raises:
         UsageError: The name cannot be one, or is taken, or the file exists.
     """
-    from hintbench.plugins import OWN_STRATEGIES
+    path = _write_plugin("strategy", name, folder)
+    typer.echo(f"wrote {path}; try it: hintbench run -p {path} -s none -s {name} -w churn")
+    return path
+
+
+def write_new_workload(name: str, folder: Path | None = None) -> Path:
+    """Write a workload plugin to start from.
+
+    Args:
+        name: The workload's name: lower-case letters, digits and single hyphens.
+        folder: Where to; None for the current one.
+
+    Returns:
+        The file.
+
+    Raises:
+        UsageError: The name cannot be one, or is taken, or the file exists.
+    """
+    path = _write_plugin("workload", name, folder)
+    typer.echo(
+        f"wrote {path}; try it: hintbench run -p {path} -s none -s bitmap-and-spin -w {name}"
+    )
+    return path
+
+
+def _write_plugin(kind: str, name: str, folder: Path | None) -> Path:
+    """Write a strategy or a workload under a name that is free."""
+    from hintbench.plugins import OWN_STRATEGIES, OWN_WORKLOADS
 
     module = name.replace("-", "_")
     if not _PLUGIN_NAME.fullmatch(name) or not module.isidentifier() or keyword.iskeyword(module):
         raise UsageError(
-            f"{name!r} cannot be a strategy's name: lower-case letters, digits and single hyphens,"
-            " starting with a letter, such as 'my-strategy'"
+            f"{name!r} cannot be a {kind}'s name: lower-case letters, digits and single hyphens,"
+            f" starting with a letter, such as 'my-{kind}'"
         )
-    if name in OWN_STRATEGIES:
-        raise UsageError(f"{name!r} is the name of one of hintbench's own strategies")
+    if name in (OWN_STRATEGIES if kind == "strategy" else OWN_WORKLOADS):
+        ours = "strategies" if kind == "strategy" else "workloads"
+        raise UsageError(f"{name!r} is the name of one of hintbench's own {ours}")
     path = (folder or Path()) / f"{module}.py"
     class_name = "".join(part.capitalize() for part in name.split("-"))
-    _write(path, "strategy.py.txt", name=name, class_name=class_name, file=path.name)
-    typer.echo(f"wrote {path}; try it: hintbench run -p {path} -s none -s {name} -w churn")
+    _write(path, f"{kind}.py.txt", name=name, class_name=class_name, file=path.name)
     return path
 
 

@@ -266,8 +266,11 @@ def direct_take_step(sim: Simulation, vcpu: Vcpu) -> cython.int:
     zone: Zone = cython.cast(Zone, vcpu.zonelist[vcpu.zone_at])
     vcpu.lock_wait += zone.lock.take()
     log_event(sim, sim.clock.now, vcpu.number, EVENT_LOCKED, zone.index, vcpu.order)
-    vcpu.mode.mode = 0
-    vcpu.pfn = rmqueue(zone, vcpu.order, vcpu.migratetype, vcpu.no_fragment, vcpu.mode)
+    # __rmqueue() begins with this, in both kernels.
+    vcpu.pfn = zone.rmqueue_smallest(vcpu.order, vcpu.migratetype)
+    if vcpu.pfn < 0:
+        vcpu.mode.mode = 0
+        vcpu.pfn = rmqueue(zone, vcpu.order, vcpu.migratetype, vcpu.no_fragment, vcpu.mode)
     if vcpu.pfn >= 0:
         sim.taken_by_order[vcpu.order] += 1
         log_event(sim, sim.clock.now, vcpu.number, EVENT_TAKEN, vcpu.pfn, vcpu.order)

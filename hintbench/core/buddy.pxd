@@ -39,9 +39,9 @@ cdef class Buddy:
     @cython.final
     cdef inline int finish_free(self, int pfn, int order, int migratetype, int to_tail, int origin, int freed_pfn, int freed_order) except -1
     @cython.final
-    cdef int _tell_freed(self, int pfn, int order, int freed_pfn, int freed_order, int origin) except -1
+    cdef inline int _tell_freed(self, int pfn, int order, int freed_pfn, int freed_order, int origin) except -1
     @cython.final
-    cdef Block block_at(self, int pfn, int order)
+    cdef inline Block block_at(self, int pfn, int order)
     @cython.final
     cdef int rmqueue_smallest(self, int order, int migratetype) except -2
     @cython.final

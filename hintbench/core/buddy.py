@@ -21,6 +21,7 @@ if cython.compiled:
         NR_PAGE_ORDERS,
         ORIGIN_PUT_BACK,
         PAGEBLOCK_ORDER,
+        PAYER_HOOK,
         REASON_ALLOCATION,
         REASON_MERGE,
         REASON_SPLIT,
@@ -48,6 +49,7 @@ else:
         NR_PAGE_ORDERS,
         ORIGIN_PUT_BACK,
         PAGEBLOCK_ORDER,
+        PAYER_HOOK,
         REASON_ALLOCATION,
         REASON_MERGE,
         REASON_SPLIT,
@@ -165,6 +167,9 @@ class Buddy:
         self.free_pages += 1 << order
         if migratetype == HIGHATOMIC and self.kernel >= KERNEL_6_12:
             self.free_highatomic += 1 << order
+        if order == MAX_PAGE_ORDER or self.pages.state[pfn ^ (1 << order)] != (BUDDY | order):
+            # Its buddy is not free: the loop would end where it begins.
+            return self.finish_free(pfn, order, migratetype, to_tail, origin, pfn, order)
         return self.merge(pfn, order, migratetype, to_tail, origin, pfn, order)
 
     def merge(
@@ -264,14 +269,17 @@ class Buddy:
         origin: cython.int,
     ) -> cython.int:
         """Fire block_freed for a block that is on its free list now."""
-        begun: cython.longlong
         point: HookPoint = self.hooks.block_freed
+        payer: cython.int = self.clock.payer
+        begun: cython.longlong
         if not self.concerns(point, pfn, order):
             return 0
         # Named here, so that it stays what it is while the hook frees something itself.
         freed: Block = self.block_at(freed_pfn, freed_order)
         self.hooks.in_block_freed = True
-        begun = point.begin(self.clock)
+        # HookPoint.begin() and end(), without a call.
+        begun = self.clock.now
+        self.clock.payer = PAYER_HOOK
         try:
             if cython.compiled:
                 outcome = call_block_freed(
@@ -290,7 +298,8 @@ class Buddy:
                 )
         finally:
             self.hooks.in_block_freed = False
-        point.end(self.clock, begun)
+        self.clock.payer = payer
+        point.spent[payer] += self.clock.now - begun
         if outcome is not None:
             refuse_to_wait(point, outcome)
         return 0

@@ -45,6 +45,8 @@ if cython.compiled:
     from cython.cimports.hintbench.core.pcp import PerCpuPages
     from cython.cimports.hintbench.core.simulation import (
         Simulation,
+        change_used,
+        count_latency,
         log_event,
         prefetch,
         requeue_at,
@@ -84,13 +86,18 @@ else:
     )
     from hintbench.core.hooks import CoreHooks
     from hintbench.core.pcp import PerCpuPages
-    from hintbench.core.simulation import Simulation, log_event, requeue_at
+    from hintbench.core.simulation import (
+        Simulation,
+        change_used,
+        count_latency,
+        log_event,
+        requeue_at,
+    )
     from hintbench.core.vcpu import READY, Vcpu
     from hintbench.core.zone import Zone
 
 _SIGNAL_CHECK_MASK = cython.declare(cython.longlong, 0xFFFF)
-# How many operations ahead the tape is fetched, the slots, and what the slots then point at.
-_WORDS_AHEAD = cython.declare(cython.int, 32)
+# How many operations ahead the slots are fetched, and what the slots then point at.
 _SLOTS_AHEAD = cython.declare(cython.int, 6)
 _PAGES_AHEAD = cython.declare(cython.int, 3)
 
@@ -107,8 +114,6 @@ def look_ahead(sim: Simulation, vcpu: Vcpu) -> cython.int:
         pfn: cython.int
         if vcpu.position + _SLOTS_AHEAD >= vcpu.length:
             return 0
-        if vcpu.position + _WORDS_AHEAD < vcpu.length:
-            prefetch(cython.address(vcpu.words[vcpu.position + _WORDS_AHEAD]))
         word = vcpu.words[vcpu.position + _SLOTS_AHEAD]
         if (word & 15) <= TOUCH:
             prefetch(cython.address(sim.slots[word >> 32]))
@@ -175,6 +180,13 @@ def _keeps(kernel: cython.int, pcp: PerCpuPages) -> cython.bint:
 
 @cython.cfunc
 @cython.inline
+def _is_backed(sim: Simulation, pfn: cython.int) -> cython.bint:
+    """Whether the host backs a page of the guest: all, while it has taken nothing."""
+    return sim.backing.reclaimed.value == 0 or sim.backing.is_backed(pfn)
+
+
+@cython.cfunc
+@cython.inline
 def _free(
     sim: Simulation, vcpu: Vcpu, slot: cython.Py_ssize_t, now: cython.longlong
 ) -> cython.bint:
@@ -188,8 +200,8 @@ def _free(
     sim.slots[slot] = SLOT_EMPTY
     log_event(sim, now, vcpu.number, EVENT_FREED, pfn, 0)
     sim.frees += 1
-    if sim.backing.is_backed(pfn):
-        sim.backing.used.change(now, -1)
+    if _is_backed(sim, pfn):
+        change_used(sim, now, -1)
     migratetype = sim.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
     if migratetype >= HIGHATOMIC:
         migratetype = MOVABLE
@@ -244,7 +256,7 @@ def _allocate(
     if pfn >= sim.pages.page_count:
         # The list's own head: it is empty.
         return False
-    backed = sim.backing.is_backed(pfn)
+    backed = _is_backed(sim, pfn)
     if flags & (FLAG_ZERO | FLAG_TOUCHED) and not backed:
         return False
     _begin(sim, vcpu)
@@ -259,15 +271,15 @@ def _allocate(
             sim.clock.costs.memory_page_ns * (sim.clearing + 1), sim.clock.costs.clear_page_ns
         )
         now += share
-        sim.latencies.add(0, CAUSE_ZEROING, share)
+        count_latency(sim, 0, CAUSE_ZEROING, share)
         vcpu.clearing = True
         sim.clearing += 1
     elif flags & FLAG_TOUCHED:
         now += sim.clock.costs.touch_page_ns
-    sim.backing.used.change(now, backed)
+    change_used(sim, now, backed)
     sim.slots[slot] = pfn
     sim.allocations += 1
-    sim.latencies.add(0, CAUSE_TOTAL, now - begun)
+    count_latency(sim, 0, CAUSE_TOTAL, now - begun)
     return _end(sim, vcpu, now)
 
 

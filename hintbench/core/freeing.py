@@ -26,7 +26,12 @@ if cython.compiled:
     )
     from cython.cimports.hintbench.core.hooks import HookPoint
     from cython.cimports.hintbench.core.pcp import PerCpuPages, pcp_allowed, pcp_index
-    from cython.cimports.hintbench.core.simulation import Simulation, log_event, requeue_at
+    from cython.cimports.hintbench.core.simulation import (
+        Simulation,
+        change_used,
+        log_event,
+        requeue_at,
+    )
     from cython.cimports.hintbench.core.vcpu import (
         COMMIT_FREE,
         DIRECT_AGAIN,
@@ -61,7 +66,12 @@ else:
     )
     from hintbench.core.hooks import HookPoint
     from hintbench.core.pcp import PerCpuPages, pcp_allowed, pcp_index
-    from hintbench.core.simulation import Simulation, log_event, requeue_at
+    from hintbench.core.simulation import (
+        Simulation,
+        change_used,
+        log_event,
+        requeue_at,
+    )
     from hintbench.core.vcpu import (
         COMMIT_FREE,
         DIRECT_AGAIN,
@@ -122,9 +132,9 @@ def leave_user(sim: Simulation, pfn: cython.int, order: cython.int) -> cython.in
     now: cython.longlong = sim.clock.now
     if order == 0:
         if sim.backing.is_backed(pfn):
-            sim.backing.used.change(now, -1)
+            change_used(sim, now, -1)
     else:
-        sim.backing.used.change(now, -sim.backing.backed_block(pfn, order))
+        change_used(sim, now, -sim.backing.backed_block(pfn, order))
     if sim.claim_freed and order >= sim.claim_order:
         # The oracle's zero-time service.
         sim.backing.claim(pfn, order)
@@ -231,7 +241,7 @@ def drain_step(sim: Simulation, vcpu: Vcpu, again: cython.bint) -> cython.int:
 @cython.cfunc
 def direct_step(sim: Simulation, vcpu: Vcpu, again: cython.bint) -> cython.int:
     """free_one_page(): under the lock; 6.12 frees order 10 as two pageblocks."""
-    zone: Zone = sim.zone_at(vcpu.pfn)
+    zone: Zone = cython.cast(Zone, sim.zones[sim.zone_indices[vcpu.pfn >> MAX_PAGE_ORDER]])
     order: cython.int = vcpu.order
     origin: cython.int = ORIGIN_DIRECT_FREE
     if not again:
@@ -263,6 +273,8 @@ def direct_step(sim: Simulation, vcpu: Vcpu, again: cython.bint) -> cython.int:
         else:
             vcpu.pfn += 1 << order
     zone.lock.release()
+    if sim.hooks.free_completed is None:
+        return end_free(sim, vcpu)
     return free_completed(sim, vcpu)
 
 
@@ -271,8 +283,8 @@ def free_completed(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """The lock is dropped: the freeing thread runs free_completed, and pays for it."""
     begun: cython.longlong
     before: cython.longlong
-    point: HookPoint = sim.hooks.free_completed
-    if point is not None:
+    if sim.hooks.free_completed is not None:
+        point: HookPoint = sim.hooks.free_completed
         before = sim.clock.now
         begun = point.begin(sim.clock)
         coroutine = point.function(sim.hooks.guest, vcpu.number)
@@ -286,6 +298,7 @@ def free_completed(sim: Simulation, vcpu: Vcpu) -> cython.int:
 
 
 @cython.cfunc
+@cython.inline
 def end_free(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """The operation is over."""
     sim.operations += 1

@@ -31,7 +31,13 @@ if cython.compiled:
     )
     from cython.cimports.hintbench.core.flags import UnitFlags
     from cython.cimports.hintbench.core.hooks import HookPoint
-    from cython.cimports.hintbench.core.simulation import Simulation, log_event, requeue_at
+    from cython.cimports.hintbench.core.simulation import (
+        Simulation,
+        change_used,
+        count_latency,
+        log_event,
+        requeue_at,
+    )
     from cython.cimports.hintbench.core.vcpu import FINISH_ALLOCATION, READY, Vcpu
 else:
     from hintbench.core.constants import (
@@ -62,7 +68,13 @@ else:
     )
     from hintbench.core.flags import UnitFlags
     from hintbench.core.hooks import HookPoint
-    from hintbench.core.simulation import Simulation, log_event, requeue_at
+    from hintbench.core.simulation import (
+        Simulation,
+        change_used,
+        count_latency,
+        log_event,
+        requeue_at,
+    )
     from hintbench.core.vcpu import FINISH_ALLOCATION, READY, Vcpu
 
 
@@ -131,13 +143,13 @@ def touch_pages(
         huge = sim.backing.huge_refaults
         refault = sim.backing.fault(pfn, order)
         if order < PAGEBLOCK_ORDER and sim.backing.huge_refaults != huge:
-            sim.backing.used.change(sim.clock.now, _used_around(sim, pfn))
+            change_used(sim, sim.clock.now, _used_around(sim, pfn))
             if sim.backing.split is not None:
                 sim.backing.split.came_back(pfn)
     if refault:
         sim.clock.now += refault
         sim.refault_stall_ns += refault
-        sim.latencies.add(order, CAUSE_REFAULT, refault)
+        count_latency(sim, order, CAUSE_REFAULT, refault)
     if not clear:
         sim.clock.now += sim.clock.costs.touch_page_ns << order
         return 0
@@ -146,7 +158,7 @@ def touch_pages(
         share = sim.clock.costs.clear_page_ns
     share <<= order
     sim.clock.now += share
-    sim.latencies.add(order, CAUSE_ZEROING, share)
+    count_latency(sim, order, CAUSE_ZEROING, share)
     # Until this vCPU's next step, which nobody else's precedes in time.
     vcpu.clearing = True
     sim.clearing += 1
@@ -167,21 +179,21 @@ def finish_allocation(sim: Simulation, vcpu: Vcpu) -> cython.int:
     sim.pages.state[pfn] = state_of(flags, vcpu.migratetype, order)
     if flags & (FLAG_ZERO | FLAG_TOUCHED):
         touch_pages(sim, vcpu, pfn, order, flags & FLAG_ZERO != 0)
-        sim.backing.used.change(sim.clock.now, 1 << order)
+        change_used(sim, sim.clock.now, 1 << order)
     else:
-        sim.backing.used.change(sim.clock.now, sim.backing.backed_block(pfn, order))
+        change_used(sim, sim.clock.now, sim.backing.backed_block(pfn, order))
     waiting = sim.slots[vcpu.slot]
     sim.slots[vcpu.slot] = pfn
     if waiting <= SLOT_WAITED:
         sim.driver.wake_vcpu(SLOT_WAITED - waiting)
     sim.allocations += 1
-    sim.latencies.add(order, CAUSE_TOTAL, sim.clock.now - vcpu.started)
+    count_latency(sim, order, CAUSE_TOTAL, sim.clock.now - vcpu.started)
     if vcpu.lock_wait:
-        sim.latencies.add(order, CAUSE_LOCK_WAIT, vcpu.lock_wait)
+        count_latency(sim, order, CAUSE_LOCK_WAIT, vcpu.lock_wait)
     if vcpu.spin:
-        sim.latencies.add(order, CAUSE_SPIN, vcpu.spin)
+        count_latency(sim, order, CAUSE_SPIN, vcpu.spin)
     if vcpu.slow_path:
-        sim.latencies.add(order, CAUSE_SLOW_PATH, vcpu.slow_path)
+        count_latency(sim, order, CAUSE_SLOW_PATH, vcpu.slow_path)
     sim.operations += 1
     vcpu.phase = READY
     return requeue_at(sim, vcpu.number, sim.clock.now)

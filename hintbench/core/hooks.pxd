@@ -6,27 +6,34 @@ from hintbench.core.flags cimport UnitFlags
 
 cdef extern from *:
     """
-    /* The hook that is called most often: its arguments without a tuple or a reference to each. */
+    /* The hook that is called most often: its arguments without a tuple or a reference to each.
+       CPUs, orders and origins are the same few numbers every time; their objects are kept. */
+    static PyObject *hintbench_small_numbers[64];
+    static CYTHON_INLINE PyObject *hintbench_small_number(long value) {
+        if (!hintbench_small_numbers[value])
+            hintbench_small_numbers[value] = PyLong_FromLong(value);
+        return hintbench_small_numbers[value];
+    }
     static CYTHON_INLINE PyObject *hintbench_call_block_freed(
             PyObject *function, PyObject *guest, long cpu, PyObject *zone, long pfn, long order,
             PyObject *freed, long origin) {
         PyObject *result = NULL;
         PyObject *arguments[8];
+        int other_cpu = cpu < 0 || cpu >= 64;
         arguments[0] = NULL;
         arguments[1] = guest;
-        arguments[2] = PyLong_FromLong(cpu);
+        arguments[2] = other_cpu ? PyLong_FromLong(cpu) : hintbench_small_number(cpu);
         arguments[3] = zone;
         arguments[4] = PyLong_FromLong(pfn);
-        arguments[5] = PyLong_FromLong(order);
+        arguments[5] = hintbench_small_number(order);
         arguments[6] = freed;
-        arguments[7] = PyLong_FromLong(origin);
+        arguments[7] = hintbench_small_number(origin);
         if (arguments[2] && arguments[4] && arguments[5] && arguments[7])
             result = PyObject_Vectorcall(
                 function, arguments + 1, 7 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
-        Py_XDECREF(arguments[2]);
+        if (other_cpu)
+            Py_XDECREF(arguments[2]);
         Py_XDECREF(arguments[4]);
-        Py_XDECREF(arguments[5]);
-        Py_XDECREF(arguments[7]);
         return result;
     }
     """

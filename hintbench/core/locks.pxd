@@ -19,3 +19,7 @@ cdef class LockTimeline:
     cdef public object taken_in_place
     cpdef Py_ssize_t take(self) except -1
     cpdef Py_ssize_t release(self) except -1
+    cdef int _refuse_take(self) except -1
+    cdef int _refuse_release(self) except -1
+    cdef int _tell_taken(self) except -1
+    cdef int _tell_released(self) except -1

@@ -95,9 +95,7 @@ class LockTimeline:
         wait: cython.longlong = 0
         payer: cython.int = self.clock.payer
         if self.held:
-            raise RuntimeError(
-                f"{self.name}: taken by {self.clock.context}, {self.holder} holds it"
-            )
+            self._refuse_take()
         self.requested_ns = now
         if self.available_ns > now:
             wait = self.available_ns - now
@@ -116,12 +114,21 @@ class LockTimeline:
         self.held = True
         self.holder = self.clock.context
         self.granted_ns = now
-        if self.clock.preemptions is not None:
-            now += self.clock.preemptions.at_hold()
         self.clock.now = now
+        if self.clock.preemptions is not None or self.observer is not None:
+            self._tell_taken()
+        return wait
+
+    def _refuse_take(self) -> cython.int:
+        raise RuntimeError(f"{self.name}: taken by {self.clock.context}, {self.holder} holds it")
+
+    def _tell_taken(self) -> cython.int:
+        """Somebody wants to hear of the take, or to take the CPU away from the holder."""
+        if self.clock.preemptions is not None:
+            self.clock.now += self.clock.preemptions.at_hold()
         if self.observer is not None:
             self.observer("take", self)
-        return wait
+        return 0
 
     def release(self) -> cython.Py_ssize_t:
         """Let it go; the charges since the grant were its hold time.
@@ -131,12 +138,8 @@ class LockTimeline:
         """
         payer: cython.int = self.clock.payer
         hold: cython.longlong = self.clock.now - self.granted_ns
-        if not self.held:
-            raise RuntimeError(f"{self.name}: released by {self.clock.context}, nobody holds it")
-        if self.holder != self.clock.context:
-            raise RuntimeError(
-                f"{self.name}: released by {self.clock.context}, but {self.holder} holds it"
-            )
+        if not self.held or self.holder != self.clock.context:
+            self._refuse_release()
         self.held = False
         self.available_ns = self.clock.now
         self.hold_by_payer[payer] += hold
@@ -150,8 +153,19 @@ class LockTimeline:
         if self.clock.cpu >= 0 and self.clock.now > self.irqs_off_until_ns[self.clock.cpu]:
             self.irqs_off_until_ns[self.clock.cpu] = self.clock.now
         if self.observer is not None:
-            self.observer("release", self)
+            self._tell_released()
         return hold
+
+    def _refuse_release(self) -> cython.int:
+        if not self.held:
+            raise RuntimeError(f"{self.name}: released by {self.clock.context}, nobody holds it")
+        raise RuntimeError(
+            f"{self.name}: released by {self.clock.context}, but {self.holder} holds it"
+        )
+
+    def _tell_released(self) -> cython.int:
+        self.observer("release", self)
+        return 0
 
     @property
     def held_here(self) -> bool:

@@ -29,6 +29,7 @@ if cython.compiled:
         SLOT_WAITED,
         TOUCH,
     )
+    from cython.cimports.hintbench.core.directpath import run_direct
     from cython.cimports.hintbench.core.exact import exact_step
     from cython.cimports.hintbench.core.fastpath import look_ahead, run_fast
     from cython.cimports.hintbench.core.freeing import (
@@ -83,6 +84,7 @@ else:
         SLOT_WAITED,
         TOUCH,
     )
+    from hintbench.core.directpath import run_direct
     from hintbench.core.exact import exact_step
     from hintbench.core.fastpath import look_ahead, run_fast
     from hintbench.core.freeing import (
@@ -284,7 +286,10 @@ def run_tapes(sim: Simulation) -> cython.bint:
             continue
         vcpu: Vcpu = cython.cast(Vcpu, sim.vcpus[first])
         # After an operation of a higher order the next is expected to be one, too.
-        if vcpu.phase == READY and vcpu.order == 0 and run_fast(sim):
+        if vcpu.order == 0:
+            if vcpu.phase == READY and run_fast(sim):
+                continue
+        elif (sim.direct_orders >> vcpu.order) & 1 and run_direct(sim):
             continue
         sim.progress += 1
         if cython.compiled:

@@ -1,3 +1,6 @@
+from hintbench.core.constants cimport BUCKETS, SUB_BUCKET_BITS
+
+
 cdef extern from *:
     """
     #if defined(__GNUC__) || defined(__clang__)
@@ -11,6 +14,28 @@ cdef extern from *:
     #endif
     """
     int bit_length "HINTBENCH_BIT_LENGTH"(long long value) noexcept nogil
+
+
+# The functions of these names in measures.py, for the callers in other modules.
+cdef inline int order_class(int order) noexcept:
+    if order == 0:
+        return 0
+    if order <= 3:
+        return 1
+    if order <= 8:
+        return 2
+    return 3 if order == 9 else 4
+
+
+cdef inline int bucket_of(long long ns) noexcept:
+    cdef int shift
+    if ns < (2 << SUB_BUCKET_BITS):
+        return <int> ns
+    shift = bit_length(ns) - SUB_BUCKET_BITS - 1
+    ns >>= shift
+    if shift * (1 << SUB_BUCKET_BITS) + ns >= BUCKETS:
+        return BUCKETS - 1
+    return shift * (1 << SUB_BUCKET_BITS) + <int> ns
 
 
 cdef class Latencies:

@@ -12,39 +12,28 @@ if cython.compiled:
         ORDER_CLASSES,
         SUB_BUCKET_BITS,
     )
-    from cython.cimports.hintbench.core.measures import bit_length
+    from cython.cimports.hintbench.core.measures import bucket_of, order_class
 else:
     from hintbench.core.constants import BUCKETS, CAUSES, ORDER_CLASSES, SUB_BUCKET_BITS
 
-    bit_length = int.bit_length
+    # In C the same, inline (measures.pxd).
+    def order_class(order: int) -> int:
+        """0 | 1..3 (pcp in 6.12) | 4..8 (straight to the buddy) | 9 (huge page) | 10."""
+        if order == 0:
+            return 0
+        if order <= 3:
+            return 1
+        if order <= 8:
+            return 2
+        return 3 if order == 9 else 4
 
-
-@cython.cfunc
-@cython.inline
-@cython.exceptval(check=False)
-def _order_class(order: cython.int) -> cython.int:
-    """0 | 1..3 (pcp in 6.12) | 4..8 (straight to the buddy) | 9 (huge page) | 10."""
-    if order == 0:
-        return 0
-    if order <= 3:
-        return 1
-    if order <= 8:
-        return 2
-    return 3 if order == 9 else 4
-
-
-@cython.cfunc
-@cython.exceptval(check=False)
-def _bucket(ns: cython.longlong) -> cython.int:
-    """Log-linear: 16 buckets an octave, so a bucket is at most 1/16 wide."""
-    shift: cython.int
-    if ns < (2 << SUB_BUCKET_BITS):
-        return cython.cast(cython.int, ns)
-    shift = bit_length(ns) - SUB_BUCKET_BITS - 1
-    ns >>= shift
-    if shift * (1 << SUB_BUCKET_BITS) + ns >= BUCKETS:
-        return BUCKETS - 1
-    return shift * (1 << SUB_BUCKET_BITS) + cython.cast(cython.int, ns)
+    def bucket_of(ns: int) -> int:
+        """Log-linear: 16 buckets an octave, so a bucket is at most 1/16 wide."""
+        if ns < (2 << SUB_BUCKET_BITS):
+            return ns
+        shift = ns.bit_length() - SUB_BUCKET_BITS - 1
+        ns >>= shift
+        return min(shift * (1 << SUB_BUCKET_BITS) + ns, BUCKETS - 1)
 
 
 MOST_SAMPLES = 8192
@@ -74,8 +63,8 @@ class Latencies:
 
     def add(self, order: cython.int, cause: cython.int, ns: cython.longlong) -> cython.int:
         """Count one latency of an allocation of ``order``."""
-        row: cython.int = _order_class(order) * CAUSES + cause
-        self.counts[row * BUCKETS + _bucket(ns)] += 1
+        row: cython.int = order_class(order) * CAUSES + cause
+        self.counts[row * BUCKETS + bucket_of(ns)] += 1
         self.totals[row] += ns
         if ns > self.maxima[row]:
             self.maxima[row] = ns

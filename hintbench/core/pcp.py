@@ -115,6 +115,28 @@ class PerCpuPages:
         self.count += 1 << order
         return 0
 
+    def load(self, pfns: object, orders: object, migratetypes: object) -> None:
+        """Put blocks at the tails of their lists, one after the other, as a recording found them.
+
+        Args:
+            pfns: first page of each; int32.
+            orders: int8.
+            migratetypes: int8.
+        """
+        pages: cython.int[::1] = memoryview(pfns)
+        sizes: cython.schar[::1] = memoryview(orders)
+        types: cython.schar[::1] = memoryview(migratetypes)
+        at: cython.Py_ssize_t
+        count: cython.Py_ssize_t = len(pfns)
+        if not count == len(orders) == len(migratetypes):
+            raise ValueError("pfns, orders and migratetypes must be equally long")
+        for at in range(count):
+            if not 0 <= pages[at] < self.pages.page_count:
+                raise ValueError(f"pfn {pages[at]} is no page of the guest")
+            self.pages.add_tail(self.list_of(sizes[at], types[at]), pages[at])
+            self.pages.state[pages[at]] = PCP | sizes[at]
+            self.count += 1 << sizes[at]
+
     def pop(self, order: cython.int, migratetype: cython.int) -> cython.int:
         """The page at the head of a list, in transit; -1 when the list is empty."""
         head: cython.int = self.first_list + migratetype

@@ -1,7 +1,8 @@
 from hintbench.core.backing cimport Backing
 from hintbench.core.clock cimport VirtualClock, Winner, mix, play, where_of
+from hintbench.core.constants cimport BUCKETS, CAUSES
 from hintbench.core.hooks cimport CoreHooks, HookPoint
-from hintbench.core.measures cimport Latencies
+from hintbench.core.measures cimport Latencies, bucket_of, order_class
 from hintbench.core.pages cimport Pages
 from hintbench.core.vcpu cimport Vcpu
 
@@ -41,6 +42,7 @@ cdef class Simulation:
     cdef readonly long long progress
     cdef readonly long long last_ns
     cdef public bint fast_path
+    cdef readonly int direct_orders
     cdef public bint claim_freed
     cdef public int claim_order
     # counters
@@ -75,4 +77,25 @@ cdef inline int requeue_at(Simulation sim, int number, long long key) except -1:
     sim.winner.keys[number] = key
     play(
         &sim.winner.tree[0], sim.winner.leaves + number, number, sim.winner.number_bits, key)
+    return 0
+
+
+# Latencies.add().
+cdef inline int count_latency(Simulation sim, int order, int cause, long long ns) except -1:
+    cdef int row = order_class(order) * CAUSES + cause
+    sim.latencies.counts[row * BUCKETS + bucket_of(ns)] += 1
+    sim.latencies.totals[row] += ns
+    if ns > sim.latencies.maxima[row]:
+        sim.latencies.maxima[row] = ns
+    return 0
+
+
+# Integral.change() of Backing.used.
+cdef inline int change_used(Simulation sim, long long now_ns, long long pages) except -1:
+    sim.backing.used.value += pages
+    if sim.backing.used.value > sim.backing.used.peak:
+        sim.backing.used.peak = sim.backing.used.value
+    sim.backing.used.weighted += <double> pages * now_ns
+    if sim.backing.used.sample_ns and now_ns >= sim.backing.used.next_sample_ns:
+        sim.backing.used._sample(now_ns, sim.backing.used.value - pages)
     return 0

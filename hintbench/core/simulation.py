@@ -19,6 +19,7 @@ if cython.compiled:
     )
     from cython.cimports.hintbench.core.hooks import HookPoint
     from cython.cimports.hintbench.core.measures import Latencies
+    from cython.cimports.hintbench.core.pcp import pcp_allowed
     from cython.cimports.hintbench.core.vcpu import IN_HOOK, Vcpu
 else:
     from hintbench.core.clock import VirtualClock, Winner
@@ -31,6 +32,7 @@ else:
     )
     from hintbench.core.hooks import HookPoint
     from hintbench.core.measures import Latencies
+    from hintbench.core.pcp import pcp_allowed
     from hintbench.core.vcpu import IN_HOOK, Vcpu
 
 # Refills and drains are counted by size up to this many pages. The kernel moves at most
@@ -73,7 +75,9 @@ class Simulation:
             :class:`hintbench.traces.truth.AllocatorTruth`; None: nobody is.
 
     Attributes:
-        fast_path: whether :mod:`hintbench.core.fastpath` may be taken; the results are the same.
+        fast_path: whether :mod:`hintbench.core.fastpath` and :mod:`hintbench.core.directpath` may
+            be taken; the results are the same.
+        direct_orders: a bit for each order that the per-CPU lists do not hold.
     """
 
     def __init__(
@@ -113,6 +117,9 @@ class Simulation:
         self.progress = 0
         self.last_ns = 0
         self.fast_path = True
+        self.direct_orders = sum(
+            1 << order for order in range(NR_PAGE_ORDERS) if not pcp_allowed(kernel, order)
+        )
         self.claim_freed = False
         self.claim_order = 0
         self.operations = 0
@@ -159,6 +166,14 @@ class Simulation:
     def record(self, time_ns: int, cpu: int, kind: int, pfn: int, order: int) -> None:
         """An event enters the digest (:meth:`hintbench.core.clock.Digest.add`)."""
         self.clock.digest.add(time_ns, cpu, kind, pfn, order)
+
+    def add_latency(self, order: int, cause: int, ns: int) -> None:
+        """A latency enters the histograms (:meth:`hintbench.core.measures.Latencies.add`)."""
+        self.latencies.add(order, cause, ns)
+
+    def add_used(self, now_ns: int, pages: int) -> None:
+        """So many more pages are backed and in the guest's use, or fewer."""
+        self.backing.used.change(now_ns, pages)
 
     def schedule(self, at_ns: int, rank: int, number: int, callback: Callable[[], None]) -> Timer:
         """Have ``callback`` run at a virtual time.
@@ -258,7 +273,14 @@ class Simulation:
 
 # What the steps call: in C the same, inline (simulation.pxd).
 if cython.compiled:
-    from cython.cimports.hintbench.core.simulation import log_event, requeue_at
+    from cython.cimports.hintbench.core.simulation import (
+        change_used,
+        count_latency,
+        log_event,
+        requeue_at,
+    )
 else:
+    change_used = Simulation.add_used
+    count_latency = Simulation.add_latency
     log_event = Simulation.record
     requeue_at = Simulation.set_clock

@@ -116,12 +116,24 @@ class OwnerWalk:
         self.cpus = cpus
         self.zones = zones
 
-    def start(self, pfn: int, order: int, cpu: int) -> None:
-        """A block is on a list of `cpu` from the beginning."""
-        self.owner[pfn] = cpu
-        zone = self.zone_of[pfn]
-        if zone >= 0 and cpu < self.cpus:
-            self.known[cpu * self.zones + zone] += 1 << order
+    def start(self, pfn: object, order: object, cpu: object) -> None:
+        """Blocks are on lists from the beginning.
+
+        Args:
+            pfn: first page of each; int32.
+            order: int8.
+            cpu: whose list; int16.
+        """
+        pages: cython.int[::1] = memoryview(pfn)
+        sizes: cython.schar[::1] = memoryview(order)
+        cpus: cython.short[::1] = memoryview(cpu)
+        at: cython.Py_ssize_t
+        zone: cython.int
+        for at in range(len(pfn)):
+            self.owner[pages[at]] = cpus[at]
+            zone = self.zone_of[pages[at]]
+            if zone >= 0 and cpus[at] < self.cpus:
+                self.known[cpus[at] * self.zones + zone] += 1 << sizes[at]
 
     def walk(self, action: object, pfn: object, order: object, cpu: object, decay: object) -> None:
         """Follow the next steps: TAKE, HAND_OUT, GIVE_BACK and RETURN.

@@ -5,13 +5,12 @@ The memory depends on the pages of the trace, not on its length.
 
 import cython
 
-# What an operation does to slots.
-FILL = 0
-EMPTY = 1
-MOVE = 2
+from hintbench.core import constants, tracepages
 
-_C_FILL = cython.declare(cython.int, FILL)
-_C_EMPTY = cython.declare(cython.int, EMPTY)
+_C_HAND_OUT = cython.declare(cython.int, tracepages.HAND_OUT)
+_C_GIVE_BACK = cython.declare(cython.int, tracepages.GIVE_BACK)
+_FEWEST_CELLS = 1024
+_C_LARGEST = cython.declare(cython.int, constants.MAX_PAGE_ORDER)
 
 
 @cython.final
@@ -26,18 +25,6 @@ class SlotWalk:
         page_count: pages that the trace can name.
     """
 
-    page_record: cython.int[::1]
-    slot: cython.int[::1]
-    left: cython.int[::1]
-    pages: cython.int[::1]
-    unused: cython.int[::1]
-    unused_count: cython.Py_ssize_t
-    slot_count: cython.longlong
-    operation_of: cython.int[::1]
-    slot_of: cython.int[::1]
-    written: cython.Py_ssize_t
-    starts: list
-
     def __init__(self, page_count: int) -> None:
         import numpy
 
@@ -49,67 +36,42 @@ class SlotWalk:
         self.pages = memoryview(numpy.zeros(records, dtype=numpy.int32))
         self.unused = memoryview(numpy.arange(records, dtype=numpy.int32)[::-1].copy())
         self.unused_count = records
-        self.operation_of = memoryview(numpy.zeros(0, dtype=numpy.int32))
-        self.slot_of = memoryview(numpy.zeros(0, dtype=numpy.int32))
+        self.emptied = memoryview(numpy.zeros(1 << constants.MAX_PAGE_ORDER, dtype=numpy.int32))
+        self.emptied_count = 0
         self.slot_count = 0
-        self.written = 0
         self.starts = []
 
-    def walk(self, what: object, pfn: object, order: object, source: object, most: int) -> tuple:
-        """Assign the slots of the next operations, in the order in which they happened.
-
-        A block that is freed in parts empties its slot with the last part; one that is allocated
-        over pages never freed empties their slots first.
+    def follow(self, action: object, pfn: object, order: object) -> None:
+        """Go through allocations and frees of which only the blocks in use at the start matter.
 
         Args:
-            what: FILL, EMPTY, or MOVE: the slot of page `source` goes on with page `pfn`; uint8.
+            action: HAND_OUT, GIVE_BACK, or what does not concern slots; uint8.
             pfn: first page; int64.
             order: order; int8.
-            source: for MOVE the page that was left; int64.
-            most: pages of all these blocks together.
-
-        Returns:
-            Two arrays, operation and slot, with an entry for every slot filled or emptied. The
-            last entry of an allocation is the slot it fills; those before it are emptied.
         """
-        import numpy
-
-        kinds: cython.uchar[::1] = memoryview(what)
+        actions: cython.uchar[::1] = memoryview(action)
         where: cython.longlong[::1] = memoryview(pfn)
         size: cython.schar[::1] = memoryview(order)
-        left: cython.longlong[::1] = memoryview(source)
-        pages: cython.longlong = len(self.page_record)
-        operation: cython.Py_ssize_t
-        if not len(what) == len(pfn) == len(order) == len(source):
-            raise ValueError("what, pfn, order and source must be equally long")
-        # Every page of an operation empties a slot at most, and an allocation fills one.
-        entries = numpy.empty((2, most + len(what)), dtype=numpy.int32)
-        self.operation_of = memoryview(entries[0])
-        self.slot_of = memoryview(entries[1])
-        self.written = 0
-        for operation in range(len(what)):
-            if where[operation] < 0 or where[operation] + (1 << size[operation]) > pages:
-                raise IndexError("a page of the trace lies beyond the pages that were declared")
-            if kinds[operation] == _C_FILL:
-                self._allocate(operation, where[operation], size[operation])
-            elif kinds[operation] == _C_EMPTY:
-                self._free(operation, where[operation], size[operation])
-            elif 0 <= left[operation] < pages:
-                self._move(left[operation], where[operation])
-        if self.slot_count > 0x7FFFFFFF:
-            raise OverflowError("a trace cannot have more than 2**31 allocations")
-        return entries[0, : self.written], entries[1, : self.written]
+        at: cython.Py_ssize_t
+        if not len(action) == len(pfn) == len(order):
+            raise ValueError("action, pfn and order must be equally long")
+        for at in range(len(action)):
+            if actions[at] == _C_HAND_OUT:
+                self.fill(where[at], size[at])
+            elif actions[at] == _C_GIVE_BACK:
+                self.empty(where[at], size[at])
 
-    @cython.cfunc
-    @cython.exceptval(check=False)
-    def _write(self, operation: cython.Py_ssize_t, record: cython.int) -> cython.int:
-        self.operation_of[self.written] = cython.cast(cython.int, operation)
-        self.slot_of[self.written] = self.slot[record]
-        self.written += 1
+    def _check(self, pfn: cython.longlong, order: cython.int) -> cython.int:
+        pages: cython.longlong = self.page_record.shape[0]
+        if pfn < 0 or order < 0 or order > _C_LARGEST or pfn + (1 << order) > pages:
+            raise IndexError("a page of the trace lies beyond the pages that were declared")
         return 0
 
-    @cython.cfunc
-    @cython.exceptval(check=False)
+    def _note(self, record: cython.int) -> cython.int:
+        self.emptied[self.emptied_count] = self.slot[record]
+        self.emptied_count += 1
+        return 0
+
     def _leave(self, page: cython.Py_ssize_t) -> cython.int:
         """A page no longer belongs to its record."""
         record: cython.int = self.page_record[page]
@@ -120,11 +82,11 @@ class SlotWalk:
                 self.unused_count += 1
         return 0
 
-    @cython.cfunc
-    @cython.exceptval(check=False)
     def _new(self, pfn: cython.longlong, order: cython.int) -> cython.int:
         """The next slot holds a block."""
         page: cython.Py_ssize_t
+        if self.slot_count > 0x7FFFFFFE:
+            raise OverflowError("a trace cannot have more than 2**31 allocations")
         self.unused_count -= 1
         record: cython.int = self.unused[self.unused_count]
         self.slot[record] = cython.cast(cython.int, self.slot_count)
@@ -135,30 +97,31 @@ class SlotWalk:
             self.page_record[page] = record
         return record
 
-    @cython.cfunc
-    @cython.exceptval(check=False)
-    def _allocate(
-        self, operation: cython.Py_ssize_t, pfn: cython.longlong, order: cython.int
-    ) -> cython.int:
+    def fill(self, pfn: cython.longlong, order: cython.int) -> cython.int:
+        """A block is allocated: the slot that it fills.
+
+        Slots of pages that were never freed are `emptied` first.
+        """
         page: cython.Py_ssize_t
         record: cython.int
+        self._check(pfn, order)
+        self.emptied_count = 0
         for page in range(pfn, pfn + (1 << order)):
             record = self.page_record[page]
             if record >= 0 and self.left[record] > 0:
-                # Its free was lost. The entry is a free, since its slot is filled already.
+                # Its free was lost.
                 self.left[record] = 0
-                self._write(operation, record)
-        self._write(operation, self._new(pfn, order))
-        return 0
+                self._note(record)
+        record = self._new(pfn, order)
+        return self.slot[record]
 
-    @cython.cfunc
-    @cython.exceptval(-1)
-    def _free(
-        self, operation: cython.Py_ssize_t, pfn: cython.longlong, order: cython.int
-    ) -> cython.int:
+    def empty(self, pfn: cython.longlong, order: cython.int) -> cython.int:
+        """A block is freed; in parts, the last one of them has its slot `emptied`."""
         page: cython.Py_ssize_t
         record: cython.int
         unknown: cython.int = 0
+        self._check(pfn, order)
+        self.emptied_count = 0
         for page in range(pfn, pfn + (1 << order)):
             if self.page_record[page] < 0:
                 unknown += 1
@@ -173,14 +136,14 @@ class SlotWalk:
             if self.left[record] > 0:
                 self.left[record] -= 1
                 if self.left[record] == 0:
-                    self._write(operation, record)
+                    self._note(record)
         return 0
 
-    @cython.cfunc
-    @cython.exceptval(-1)
-    def _move(self, source: cython.longlong, pfn: cython.longlong) -> cython.int:
+    def move(self, source: cython.longlong, pfn: cython.longlong) -> cython.int:
         """What the slot of one page holds lives on in another."""
         record: cython.int
+        self._check(source, 0)
+        self._check(pfn, 0)
         if self.page_record[source] < 0:
             self._start(source, 0)
         record = self.page_record[source]
@@ -191,18 +154,12 @@ class SlotWalk:
         self.page_record[source] = -1
         return 0
 
-    @cython.cfunc
-    @cython.exceptval(-1)
     def _start(self, pfn: cython.longlong, order: cython.int) -> cython.int:
         """A block in use when the trace began gets the next slot."""
         slot = self.slot_count
         self._new(pfn, order)
         self.starts.append((pfn, order, slot))
         return 0
-
-    def slots(self) -> int:
-        """Number of slots given out."""
-        return self.slot_count
 
     def in_use_at_start(self) -> tuple:
         """Blocks in use when the trace began: arrays of pfn, order and slot."""
@@ -220,13 +177,6 @@ class DeferredFrees:
     Args:
         page_count: pages that the trace can name.
     """
-
-    first: cython.int[::1]
-    last: cython.int[::1]
-    following: cython.int[::1]
-    slot: cython.int[::1]
-    unused: cython.int
-    waiting: cython.Py_ssize_t
 
     def __init__(self, page_count: int) -> None:
         import numpy
@@ -270,7 +220,6 @@ class DeferredFrees:
         end_at: cython.Py_ssize_t = 0
         cell: cython.int
         page: cython.longlong
-        self._reserve(most)
         for at in range(count + 1):
             while end_at < end_count and (at == count or ends[end_at] <= rows[at]):
                 page = pages[ends[end_at]]
@@ -281,12 +230,12 @@ class DeferredFrees:
                     new_slot[written] = self.slot[cell]
                     new_index[written] = -1
                     written += 1
-                    cell = self._release(cell)
+                    cell = self.release(cell)
                 end_at += 1
             if at == count:
                 break
             if waits[at]:
-                self._wait(pages[rows[at]], slots[at])
+                self.wait(pages[rows[at]], slots[at])
             else:
                 new_row[written] = rows[at]
                 new_slot[written] = slots[at]
@@ -298,10 +247,12 @@ class DeferredFrees:
         """How many wait now."""
         return self.waiting
 
-    @cython.cfunc
-    @cython.exceptval(check=False)
-    def _wait(self, page: cython.longlong, slot: cython.int) -> cython.int:
-        cell: cython.int = self.unused
+    def wait(self, page: cython.longlong, slot: cython.int) -> cython.int:
+        """A free of what a slot holds waits for the batched line of a page."""
+        cell: cython.int
+        if self.unused < 0:
+            self._grow()
+        cell = self.unused
         self.unused = self.following[cell]
         self.slot[cell] = slot
         self.following[cell] = -1
@@ -313,9 +264,7 @@ class DeferredFrees:
         self.waiting += 1
         return 0
 
-    @cython.cfunc
-    @cython.exceptval(check=False)
-    def _release(self, cell: cython.int) -> cython.int:
+    def release(self, cell: cython.int) -> cython.int:
         """Give a cell back; the one behind it."""
         behind: cython.int = self.following[cell]
         self.following[cell] = self.unused
@@ -323,14 +272,12 @@ class DeferredFrees:
         self.waiting -= 1
         return behind
 
-    def _reserve(self, most: int) -> None:
-        """Have room for so many that wait at once."""
+    def _grow(self) -> None:
+        """Have room for twice as many that wait at once."""
         import numpy
 
         have = len(self.slot)
-        if most <= have:
-            return
-        room = max(most, 2 * have)
+        room = max(_FEWEST_CELLS, 2 * have)
         slot = numpy.zeros(room, dtype=numpy.int32)
         following = numpy.arange(1, room + 1, dtype=numpy.int32)
         slot[:have] = self.slot

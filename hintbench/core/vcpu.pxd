@@ -27,11 +27,14 @@ cdef class Vcpu:
     cdef public int after
     # the tape
     cdef unsigned long long[::1] words
-    cdef long long[::1] times
+    cdef const long long[::1] times
     cdef bint timed
     cdef readonly long long position, length
     cdef object blocks
-    cdef object buffer
+    cdef const unsigned int[::1] codes
+    cdef const int[::1] values
+    cdef const long long[::1] block_times
+    cdef Py_ssize_t piece_at, block_length, room
     # the operation in hand
     cdef readonly long long started
     cdef readonly int order, migratetype, slot, pfn, zone_at, highest_zone
@@ -55,6 +58,7 @@ cdef class Vcpu:
     cdef public object coroutine
     cdef public str hook
     cdef int next_block(self) except -1
+    cdef int _unpack(self) except -1
 
 
 cdef enum:

@@ -7,12 +7,12 @@ import cython
 import numpy
 
 if cython.compiled:
-    from cython.cimports.hintbench.core.constants import HIGHATOMIC, KERNEL_6_12
+    from cython.cimports.hintbench.core.constants import GIVE_BACK, HIGHATOMIC, KERNEL_6_12, TAKE
     from cython.cimports.hintbench.core.fallback import FallbackMode
     from cython.cimports.hintbench.core.pcp import PerCpuPages, index_order
     from cython.cimports.hintbench.core.zone import Zone
 else:
-    from hintbench.core.constants import HIGHATOMIC, KERNEL_6_12
+    from hintbench.core.constants import GIVE_BACK, HIGHATOMIC, KERNEL_6_12, TAKE
     from hintbench.core.fallback import FallbackMode
     from hintbench.core.pcp import PerCpuPages, index_order
     from hintbench.core.zone import Zone
@@ -35,6 +35,9 @@ else:
     FINISHED = 14
     EXACT = 15
     EXACT_AGAIN = 16
+
+# How many operations are made ready at a time; few enough for a core's own cache.
+_PIECE = cython.declare(cython.Py_ssize_t, 2048)
 
 
 @cython.final
@@ -201,7 +204,9 @@ class Vcpu:
         self.slow_path = 0
         self.piece_end = 0
         self.clearing = False
-        self.buffer = None
+        self.piece_at = 0
+        self.block_length = 0
+        self.room = 0
         self.timed = False
         self.idle = False
         self.idle_ns = 0
@@ -213,27 +218,43 @@ class Vcpu:
         self.hook = ""
 
     def next_block(self) -> cython.int:
-        """Fetch the tape's next block that is not empty; 0 at its end."""
-        while True:
+        """Make the tape's next operations ready; 0 at its end."""
+        while self.piece_at >= self.block_length:
             block = next(self.blocks, None)
             if block is None:
                 self.position = 0
                 self.length = 0
                 return 0
-            if len(block.code):
-                break
-        # One stream of memory instead of three: value in the high half, code in the low one.
-        # The array is kept: fresh memory would be a page fault every 512 operations.
-        length = len(block.code)
-        if self.buffer is None or len(self.buffer) < length:
-            self.buffer = numpy.empty(length, dtype=numpy.uint64)
-            self.words = memoryview(self.buffer)
-        words = self.buffer[:length]
-        words[:] = block.value
-        words <<= numpy.uint64(32)
-        words |= block.code
-        self.times = memoryview(block.time_ns)
-        self.timed = bool(block.time_ns.any())
+            self.codes = memoryview(numpy.ascontiguousarray(block.code))
+            self.values = memoryview(numpy.ascontiguousarray(block.value))
+            self.block_times = memoryview(numpy.ascontiguousarray(block.time_ns))
+            self.block_length = len(block.code)
+            self.piece_at = 0
+        return self._unpack()
+
+    def _unpack(self) -> cython.int:
+        """Join codes and values: one stream of memory instead of two.
+
+        A piece at a time, which stays in the cache until it is used.
+        """
+        first: cython.Py_ssize_t = self.piece_at
+        end: cython.Py_ssize_t = min(first + _PIECE, self.block_length)
+        at: cython.Py_ssize_t
+        any_time: cython.longlong = 0
+        while end < self.block_length and TAKE <= self.codes[end] & 15 <= GIVE_BACK:
+            # Operations of an exact replay may belong to one burst.
+            end += 1
+        if end - first > self.room:
+            self.room = max(end - first, _PIECE)
+            self.words = memoryview(numpy.empty(self.room, dtype=numpy.uint64))
+        for at in range(first, end):
+            self.words[at - first] = (
+                cython.cast(cython.ulonglong, self.values[at]) << 32
+            ) | self.codes[at]
+            any_time |= self.block_times[at]
+        self.times = self.block_times[first:end]
+        self.timed = any_time != 0
         self.position = 0
-        self.length = length
+        self.length = end - first
+        self.piece_at = end
         return 1

@@ -125,6 +125,7 @@ class ZoneMemory(Buddy):
         free: cython.longlong = self.free_pages - ((1 << order) - 1)
         current: cython.int
         migratetype: cython.int
+        head: cython.Py_ssize_t
         if reserve:
             mark -= mark // 2
             if reserve > 1:
@@ -137,8 +138,9 @@ class ZoneMemory(Buddy):
             return True
         for current in range(order, NR_PAGE_ORDERS):
             if self.nr_free[current]:
+                head = self.first_list + current * MIGRATE_TYPES
                 for migratetype in range(HIGHATOMIC):
-                    if self.has_free(current, migratetype):
+                    if self.pages.links[2 * (head + migratetype)] != head + migratetype:
                         return True
         return False
 

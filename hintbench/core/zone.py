@@ -137,11 +137,14 @@ class Zone(FreeLists):
             The block, or None: ``pfn`` heads no free block, or the zone is too close to its min
             watermark.
         """
-        order: cython.int = self.free_order(pfn)
+        order: cython.int = -1
         migratetype: cython.int
         least: cython.longlong = self.watermark_min
         if not self._may_edit():
             self._need_lock("isolate", pfn)
+        # PageBuddy(), as :meth:`free_order`.
+        if self.start_pfn <= pfn < self.end_pfn and self.pages.state[pfn] & KIND_MASK == BUDDY:
+            order = self.pages.state[pfn] & ORDER_MASK
         if order < 0:
             return None
         if self.kernel < KERNEL_6_12:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from hintbench.core import tracewords
+from hintbench.core.constants import NR_PAGE_ORDERS
 from hintbench.core.tracepages import GIVE_BACK, HAND_OUT, RETURN, TAKE
 from hintbench.operations import Flag, Operation, encode
 from hintbench.traces.start import pcp_type
@@ -55,6 +57,24 @@ def allocation_flags(gfp: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
     ):
         flags[when] |= np.uint32(flag)
     return flags
+
+
+@cache
+def code_tables() -> tuple[npt.NDArray[np.uint32], ...]:
+    """Code words of `allocation_codes` for a compiled loop: the parts of one are or-ed together.
+
+    Returns:
+        The operation and its flags by the 16 bits of an event's GFP flags, the migratetype by that
+        of the event from -128 on, the order, and, as an array of one, the word of a free.
+    """
+    gfp = allocation_flags(np.arange(1 << 16, dtype=np.uint32))
+    types = pcp_type(np.arange(-128, 128, dtype=np.int16).astype(np.int8))
+    return (
+        encode(Operation.ALLOCATE, flags=gfp.astype(np.int64)),
+        encode(0, migratetype=types.astype(int)),
+        encode(0, order=np.arange(NR_PAGE_ORDERS)),
+        encode(np.array([int(Operation.FREE)])),
+    )
 
 
 def allocation_codes(found: History | Window, steps: Steps) -> npt.NDArray[np.uint32]:

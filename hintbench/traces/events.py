@@ -105,6 +105,7 @@ class Trace:
     ignored: Mapping[str, int] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
     lines: int = 0
+    _page_count: list[int] = field(default_factory=list, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.time_ns)
@@ -117,12 +118,15 @@ class Trace:
     @property
     def page_count(self) -> int:
         """Pages that the trace can name: the highest pfn of any block, plus one."""
-        highest = 0
-        for first in range(0, len(self), _PIECE_ROWS):
-            piece = slice(first, first + _PIECE_ROWS)
-            ends = self.pfn[piece] + (1 << self.order[piece].astype("int64"))
-            highest = max(highest, int(ends.max()))
-        return highest
+        if not self._page_count:
+            highest = 0
+            for first in range(0, len(self), _PIECE_ROWS):
+                piece = slice(first, first + _PIECE_ROWS)
+                ends = self.pfn[piece] + (1 << self.order[piece].astype("int64"))
+                highest = max(highest, int(ends.max()))
+            # All rows are looked at for it, and it is asked for again and again.
+            self._page_count.append(highest)
+        return self._page_count[0]
 
     def row_of_mark(self, words: Sequence[str], after: int = -1) -> int | None:
         """Find a marker.

@@ -42,8 +42,7 @@ def hidden_pages(
     """
     cpus, zones = high_min.shape
     lists = OwnerWalk(zone_of, cpus, zones)
-    for cpu, pfn, order in zip(pcp.cpu.tolist(), pcp.pfn.tolist(), pcp.order.tolist(), strict=True):
-        lists.start(pfn, order, cpu)
+    lists.start(pcp.pfn, pcp.order, pcp.cpu)
     decays = DecayWalk(found.trace.cpus)
     deferred = DeferredFrees(len(found.first))
     for window in found.windows():

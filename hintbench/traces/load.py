@@ -9,9 +9,6 @@ import numpy as np
 from hintbench.core.constants import (
     IN_USE,
     IN_USE_MOVABLE,
-    MOVABLE,
-    NR_LOWORDER_PCP_LISTS,
-    PAGE_ALLOC_COSTLY_ORDER,
     PCP,
     RECLAIMABLE,
 )
@@ -25,7 +22,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from hintbench.boot import Machine
-    from hintbench.core.pcp import PerCpuPages
     from hintbench.core.zone import Zone
     from hintbench.traces.start import TraceStart
 
@@ -137,19 +133,14 @@ def _load_pcp(start: TraceStart, machine: Machine, zone_of: npt.NDArray[np.int16
     In an exact replay the tapes say what becomes of each page, and the lists stay empty.
     """
     pcp = start.pcp
-    if not start.exact:
-        _load_hidden(start, machine, zone_of)
-    for cpu, pfn, order, migratetype in zip(
-        pcp.cpu.tolist(),
-        pcp.pfn.tolist(),
-        pcp.order.tolist(),
-        pcp.migratetype.tolist(),
-        strict=True,
-    ):
-        machine.pages.state[pfn] = PCP | order
-        if not start.exact:
-            lists = machine.simulation.vcpus[cpu].pcps[zone_of[pfn]]
-            _add_tail(machine, lists, pfn, order, migratetype)
+    if start.exact:
+        np.asarray(machine.pages.state)[pcp.pfn] = PCP | pcp.order.astype(np.uint8)
+        return
+    _load_hidden(start, machine, zone_of)
+    for vcpu in machine.simulation.vcpus:
+        for index, lists in enumerate(vcpu.pcps):
+            some = (pcp.cpu == vcpu.number) & (zone_of[pcp.pfn] == index)
+            lists.load(pcp.pfn[some], pcp.order[some], pcp.migratetype[some])
             # One that held more than pcp->high would have been drained by the last free.
             lists.high = min(max(lists.high, lists.count), lists.high_max)
 
@@ -170,21 +161,7 @@ def _load_hidden(start: TraceStart, machine: Machine, zone_of: npt.NDArray[np.in
         some = silent[zone_of[silent] == index][: hidden[cpu, index]]
         silent = np.setdiff1d(silent, some)
         machine.backing.used.add(machine.clock.now, -len(some))
-        for pfn in some.tolist():
-            machine.pages.state[pfn] = PCP
-            _add_tail(machine, vcpus[cpu].pcps[index], pfn, 0, RECLAIMABLE)
-
-
-def _add_tail(machine: Machine, lists: PerCpuPages, pfn: int, order: int, migratetype: int) -> None:
-    """list_add_tail() on the list that order_to_pindex() names."""
-    types = NR_LOWORDER_PCP_LISTS // (PAGE_ALLOC_COSTLY_ORDER + 1)
-    kind = migratetype if migratetype < types else MOVABLE
-    if order > PAGE_ALLOC_COSTLY_ORDER:
-        head = lists.first_list + NR_LOWORDER_PCP_LISTS + (kind == MOVABLE)
-    else:
-        head = lists.first_list + types * order + kind
-    pages = machine.pages
-    last = pages.prev[head]
-    pages.next[pfn], pages.prev[pfn] = head, last
-    pages.next[last] = pages.prev[head] = pfn
-    lists.count += 1 << order
+        count = len(some)
+        vcpus[cpu].pcps[index].load(
+            some, np.zeros(count, dtype=np.int8), np.full(count, RECLAIMABLE, dtype=np.int8)
+        )

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from hintbench.core.tracepages import GIVE_BACK, HAND_OUT
-from hintbench.core.traceslots import EMPTY, FILL, SlotWalk
+from hintbench.core.traceslots import SlotWalk
 from hintbench.errors import TraceError
 from hintbench.operations import OperationBlock, idle_until
 from hintbench.traces.codes import exact_codes
@@ -23,7 +22,7 @@ from hintbench.traces.fit import check_cpus, name_of
 from hintbench.traces.history import history, page_history
 from hintbench.traces.start import begin_time_ns, end_time_ns, start_of
 from hintbench.traces.steps import Steps, steps_in_order
-from hintbench.traces.tape import TapeSource, plan_tapes
+from hintbench.traces.tape import KEPT_OPERATIONS, TapeSource, plan_tapes
 from hintbench.traces.windows import WINDOW_ROWS
 from hintbench.workload import Program
 
@@ -65,6 +64,7 @@ def modelled_program(
     movable: npt.NDArray[np.bool_] | None = None,
     kernel: str = "6.12",
     window_rows: int = WINDOW_ROWS,
+    kept_operations: int = KEPT_OPERATIONS,
 ) -> Program:
     """Let a trace's allocations and frees drive the modelled guest.
 
@@ -80,6 +80,7 @@ def modelled_program(
         movable: Which pages were on an LRU list at the first dump (`trace_state.read_lru_pages`).
         kernel: The guest's kernel preset.
         window_rows: Events that are looked at together; the program is the same with any number.
+        kept_operations: Of a trace of no more the tapes are made once, and kept in memory.
 
     Raises:
         TraceError: When the guest has fewer vCPUs than the trace has CPUs, or the page flags are
@@ -91,7 +92,7 @@ def modelled_program(
     if free is not None:
         check_page_flags(found, free)
     begin_ns = begin_time_ns(trace, begin)
-    plan = plan_tapes(found, vcpus, begin_ns)
+    plan = plan_tapes(found, vcpus, begin_ns, kept_operations)
     source = TapeSource(found, plan, begin_ns, end_time_ns(trace, begin, end))
     return Program(
         slots=plan.slots,
@@ -170,11 +171,8 @@ def _in_use_at_start(
     steps: Steps, pages: int
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int8], npt.NDArray[np.int32]]:
     """Blocks in use at the start that the trace frees: pfn, order, and no slot, where none are."""
-    used = steps.only((steps.action == HAND_OUT) | (steps.action == GIVE_BACK))
-    what = np.where(used.action == GIVE_BACK, EMPTY, FILL).astype(np.uint8)
-    nowhere = np.full(len(what), -1, dtype=np.int64)
     walk = SlotWalk(pages)
-    walk.walk(what, used.pfn, used.order, nowhere, int((1 << used.order.astype(np.int64)).sum()))
+    walk.follow(steps.action, steps.pfn, steps.order)
     pfn, order, _ = walk.in_use_at_start()
     return pfn, order, np.full(len(pfn), -1, dtype=np.int32)
 

@@ -139,8 +139,14 @@ def _read_blocks(path: str | Path) -> list[Block]:
                 if line:
                     values = dict(zip(columns, line, strict=False))
                     blocks.append(_block(values, f"{path}: line {number}"))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise TraceError(f"{path}: cannot be read: {error}") from error
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise TraceError(
+            f"{path}: is a binary file, not the CSV of what the host was told"
+        ) from error
+    except csv.Error as error:
+        raise TraceError(f"{path}: is no CSV file: {error}") from error
     if not blocks:
         raise TraceError(f"{path}: lists no block")
     return blocks

@@ -10,23 +10,26 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from hintbench.core import tracewords
 from hintbench.core.tracepages import GIVE_BACK, HAND_OUT
-from hintbench.core.traceslots import EMPTY, FILL, MOVE, DeferredFrees, SlotWalk
+from hintbench.core.tracetapes import TapeWalk
 from hintbench.operations import Operation, OperationBlock, idle_until
-from hintbench.traces.codes import allocation_codes
-from hintbench.traces.steps import Steps, steps_in_order
+from hintbench.traces.codes import allocation_codes, code_tables
+from hintbench.traces.steps import Steps
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from hintbench.traces.history import PageHistory
-    from hintbench.traces.windows import Window
+    from hintbench.traces.windows import DerivedSteps, Window
 
+KEPT_OPERATIONS: Final = 1 << 22
+"""Of a trace of no more operations the tapes are made once, and kept: 64 MiB."""
 Blocks = tuple["npt.NDArray[np.int32]", "npt.NDArray[np.int8]", "npt.NDArray[np.int32]"]
 
 
@@ -40,6 +43,7 @@ class TapePlan:
         in_use: Blocks in use at the start that the trace frees: pfn, order, slot.
         moves: Rows at which compaction freed what it had moved.
         first: By CPU the first operation of each window that has one: the window, and a block.
+        parts: The windows' operations, where they are few enough to be kept; else None.
     """
 
     slots: int
@@ -47,27 +51,33 @@ class TapePlan:
     in_use: Blocks
     moves: npt.NDArray[np.int64]
     first: tuple[tuple[tuple[int, OperationBlock], ...], ...]
+    parts: deque[_Part] | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Part:
-    """The operations of one window, of all CPUs, in the order of the trace."""
+    """The operations of one window: of one CPU after the other, whose bounds are known."""
 
-    cpu: npt.NDArray[np.int16]
     block: OperationBlock
+    bounds: list[int]
     moves: npt.NDArray[np.int64]
 
+    def __len__(self) -> int:
+        return len(self.block)
+
     def of(self, cpu: int) -> OperationBlock:
-        return _some(self.block, np.flatnonzero(self.cpu == cpu))
+        return _some(self.block, slice(self.bounds[cpu], self.bounds[cpu + 1]))
+
+    def cpus(self) -> list[int]:
+        """The CPUs that do something."""
+        return [cpu for cpu, (low, high) in enumerate(pairwise(self.bounds)) if low < high]
 
 
 class _Maker:
     """Goes through the windows of a trace and makes operations of them."""
 
     def __init__(self, found: PageHistory, begin_ns: int) -> None:
-        self.begin_ns = begin_ns
-        self.walk = SlotWalk(len(found.first))
-        self.deferred = DeferredFrees(len(found.first))
+        self.walk = TapeWalk(len(found.first), found.trace.cpus, begin_ns, code_tables())
         self.windows = found.windows()
 
     def __iter__(self) -> Iterator[_Part]:
@@ -76,52 +86,49 @@ class _Maker:
 
     def _part(self, window: Window) -> _Part:
         """Allocations, and frees when they reach the per-CPU lists, in the order of the trace."""
-        used, moved = _without_compaction(window, steps_in_order(window))
-        is_free = used.action == GIVE_BACK
-        what = np.where(is_free, EMPTY, FILL).astype(np.uint8)
-        what[moved >= 0] = MOVE
-        pages = int((1 << used.order.astype(np.int64)).sum())
-        operation, slot = self.walk.walk(what, used.pfn, used.order, moved, pages)
-        # An allocation's last entry fills its slot; all other entries empty one.
-        fills = ~is_free[operation]
-        fills[:-1] &= operation[1:] != operation[:-1]
-        row = used.row[operation]
-        waits = ~fills & window.deferred[row]
-        row, slot, index = self.deferred.order(
-            (row, slot, waits.view(np.uint8)), window.settling, window.trace.pfn
+        steps, source, gone = _silent_steps(window)
+        silent = (
+            *(steps.row, steps.after.view(np.uint8), steps.action, steps.pfn, steps.order),
+            *(source, _silent_codes(window, steps)),
         )
-        code = np.full(len(row), Operation.FREE, dtype=np.uint32)
-        filling = np.flatnonzero(index >= 0)
-        filling = filling[fills[index[filling]]]
-        code[filling] = allocation_codes(window, used.only(operation[index[filling]]))
-        times = window.trace.time_ns[row] - self.begin_ns
-        moves = used.row[moved >= 0] + window.low
-        return _Part(window.trace.cpu[row], OperationBlock(code, slot, times), moves)
+        code, value, time_ns, bounds = self.walk.walk(window, silent, gone)
+        moves = steps.row[source >= 0] + window.low
+        return _Part(OperationBlock(code, value, time_ns), bounds.tolist(), moves)
 
 
-def plan_tapes(found: PageHistory, vcpus: int, begin_ns: int) -> TapePlan:
+def plan_tapes(
+    found: PageHistory, vcpus: int, begin_ns: int, kept_operations: int = KEPT_OPERATIONS
+) -> TapePlan:
     """Go through a trace once and count.
 
     Args:
         found: The trace, understood.
         vcpus: vCPUs of the guest.
         begin_ns: The trace's own time that becomes the virtual time 0.
+        kept_operations: How many may be kept, rather than made again when they are needed.
     """
     maker = _Maker(found, begin_ns)
     first: list[list[tuple[int, OperationBlock]]] = [[] for _ in range(vcpus)]
     moves = [np.zeros(0, dtype=np.int64)]
     operations = 0
+    parts: deque[_Part] | None = deque()
     for number, part in enumerate(maker):
-        operations += len(part.cpu)
+        operations += len(part)
+        if parts is not None:
+            parts.append(part)
+        if operations > kept_operations:
+            parts = None
         moves.append(part.moves)
-        for cpu, index in zip(*np.unique(part.cpu, return_index=True), strict=True):
-            first[cpu].append((number, _some(part.block, np.array([index]))))
+        for cpu in part.cpus():
+            operation = part.of(cpu)
+            first[cpu].append((number, _copy(_some(operation, slice(0, 1)))))
     return TapePlan(
-        slots=maker.walk.slots(),
+        slots=maker.walk.slot_count(),
         operations=operations,
         in_use=maker.walk.in_use_at_start(),
         moves=np.concatenate(moves),
         first=tuple(map(tuple, first)),
+        parts=parts,
     )
 
 
@@ -142,7 +149,7 @@ class TapeSource:
             begin_ns: The trace's own time that becomes the virtual time 0.
             end_ns: When the replay ends [virtual ns].
         """
-        self._parts = iter(_Maker(found, begin_ns))
+        self._parts = _kept(plan.parts) if plan.parts is not None else iter(_Maker(found, begin_ns))
         self._first = plan.first
         self._end_ns = end_ns
         self._made = 0
@@ -165,46 +172,66 @@ class TapeSource:
     def _make(self) -> None:
         """Make the next window: each vCPU gets its operations but for the first one."""
         part = next(self._parts)
-        for cpu in np.unique(part.cpu).tolist():
-            block = part.of(cpu)
-            self._waiting[cpu].append(_some(block, slice(1, None)))
+        for cpu in part.cpus():
+            self._waiting[cpu].append(_some(part.of(cpu), slice(1, None)))
         self._made += 1
 
 
-def _some(block: OperationBlock, which: slice | npt.NDArray[np.integer]) -> OperationBlock:
+def _kept(parts: deque[_Part]) -> Iterator[_Part]:
+    """One part after the other, each of which is gone then."""
+    while parts:
+        yield parts.popleft()
+
+
+def _some(block: OperationBlock, which: slice) -> OperationBlock:
     return OperationBlock(block.code[which], block.value[which], block.time_ns[which])
 
 
-def _without_compaction(window: Window, steps: Steps) -> tuple[Steps, npt.NDArray[np.int64]]:
-    """Allocations and frees, with each page that compaction moved as one step.
+def _copy(block: OperationBlock) -> OperationBlock:
+    """The same, which does not keep a whole window's arrays alive."""
+    return OperationBlock(block.code.copy(), block.value.copy(), block.time_ns.copy())
+
+
+def _silent_steps(
+    window: Window,
+) -> tuple[DerivedSteps, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """What happened without an event, with each page that compaction moved as one step.
 
     The model's own kcompactd moves as many pages, those of its choice. For the tapes the owner of
     a page only goes on with another one: the step that hands the destination out becomes the move,
     and the free of its source goes; so do pages that compaction took and did not need.
 
     Returns:
-        The steps, and for each one the page that was left, or -1 when it is no move.
+        The steps in order, the page that each one's owner left, or -1 when it is no move, and the
+        rows whose events go.
     """
-    trace = window.trace
-    used = steps.only((steps.action == HAND_OUT) | (steps.action == GIVE_BACK))
-    moved = np.full(len(used.row), -1, dtype=np.int64)
-    if not len(window.silent.row):
-        return used, moved
-    row = used.row
+    silent, trace = window.silent, window.trace
+    concerns = (silent.action == HAND_OUT) | (silent.action == GIVE_BACK)
+    silent = silent.only(np.flatnonzero(concerns))
+    silent = silent.only(np.lexsort((silent.after, silent.row)))
+    row = silent.row
     by_compaction = (
-        used.derived
-        & (used.action == HAND_OUT)
+        (silent.action == HAND_OUT)
         & (trace.flags[row] & tracewords.BY_KCOMPACTD != 0)
         & (window.action[row] == GIVE_BACK)
         & ~window.deferred[row]
     )
     # Taken and given back by compaction itself, for want of something to move there.
-    unused = by_compaction & (trace.pfn[row] == used.pfn)
-    moves = by_compaction & ~unused & (used.order == 0) & (window.order[row] == 0)
+    unused = by_compaction & (trace.pfn[row] == silent.pfn)
+    moves = by_compaction & ~unused & (silent.order == 0) & (window.order[row] == 0)
     index = np.flatnonzero(moves)
     # A source has one destination; what else stands beside its free was handed out otherwise.
     _, first = np.unique(row[index], return_index=True)
     index = index[first]
-    moved[index] = trace.pfn[row[index]]
-    gone = unused | (~used.derived & np.isin(row, np.concatenate([row[index], row[unused]])))
-    return used.only(~gone), moved[~gone]
+    source = np.full(len(row), -1, dtype=np.int64)
+    source[index] = trace.pfn[row[index]]
+    gone = np.unique(np.concatenate([row[index], row[unused]]))
+    return silent.only(np.flatnonzero(~unused)), source[~unused], gone
+
+
+def _silent_codes(window: Window, silent: DerivedSteps) -> npt.NDArray[np.uint32]:
+    """The code of each silent step as an allocation, and that of a free where it is one."""
+    derived = np.ones(len(silent.row), dtype=np.bool_)
+    steps = Steps(silent.row, silent.action, silent.pfn, silent.order, derived)
+    codes = allocation_codes(window, steps)
+    return np.where(silent.action == HAND_OUT, codes, np.uint32(Operation.FREE)).astype(np.uint32)

@@ -47,13 +47,17 @@ class DerivedSteps:
     def between(self, low: int, high: int) -> DerivedSteps:
         """Those at the rows low..high-1, which are counted from low on."""
         first, last = np.searchsorted(self.row, (low, high)).tolist()
-        some = slice(first, last)
+        some = self.only(slice(first, last))
+        return DerivedSteps(some.row - low, some.after, some.action, some.pfn, some.order)
+
+    def only(self, which: slice | npt.NDArray[np.integer]) -> DerivedSteps:
+        """Some of them, by index."""
         return DerivedSteps(
-            self.row[some] - low,
-            self.after[some],
-            self.action[some],
-            self.pfn[some],
-            self.order[some],
+            self.row[which],
+            self.after[which],
+            self.action[which],
+            self.pfn[which],
+            self.order[which],
         )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hintbench.boot import Machine, pcp_batch, pcp_bounds
 from hintbench.config import GuestConfig
+from hintbench.core.constants import PCP
 from hintbench.errors import GuestError
 from hintbench.layout import lowmem_reserves
 from hintbench.validation import validate
@@ -88,3 +90,30 @@ def test_zones_may_not_share_a_block_of_the_top_order() -> None:
     zones = (zone_config("DMA32", 0, 8 * MIB + 512), zone_config("Normal", 8 * MIB + 512, 2048))
     with pytest.raises(GuestError, match="share the 4 MiB"):
         boot(GuestConfig(zones=zones))
+
+
+def test_recorded_pages_go_to_the_tails_of_their_lists():
+    machine = boot(GuestConfig())
+    lists = machine.simulation.vcpus[0].pcps[-1]
+    before, first = lists.count, lists.zone.start_pfn
+    pfns = np.array([first + 5, first + 3, first + 8, first + 512], dtype=np.int32)
+    orders = np.array([0, 0, 3, 9], dtype=np.int8)
+    lists.load(pfns, orders, np.array([1, 1, 0, 1], dtype=np.int8))
+    # order_to_pindex(): three types an order, and behind them huge pages that are movable.
+    assert [lists.pages_of(index) for index in (1, 9, 13)] == [
+        [first + 5, first + 3],
+        [first + 8],
+        [first + 512],
+    ]
+    assert lists.count - before == 1 + 1 + 8 + 512
+    states = [machine.pages.state[pfn] for pfn in pfns.tolist()]
+    assert states == [PCP, PCP, PCP | 3, PCP | 9]
+
+
+def test_recorded_pages_that_the_guest_does_not_have_are_refused():
+    lists = boot(GuestConfig()).simulation.vcpus[0].pcps[-1]
+    none = np.zeros(1, dtype=np.int8)
+    with pytest.raises(ValueError, match="is no page of the guest"):
+        lists.load(np.array([1 << 30], dtype=np.int32), none, none)
+    with pytest.raises(ValueError, match="equally long"):
+        lists.load(np.zeros(2, dtype=np.int32), none, none)

@@ -1,12 +1,14 @@
-"""The fast path changes nothing but the time that a run takes: tapes with it and without."""
+"""The fast paths change nothing but the time that a run takes: tapes with them and without."""
 
 from __future__ import annotations
 
 import random
+from functools import cache
 from typing import Any
 
 import pytest
 
+from hintbench.core.hooks import CoreHooks, HookPoint
 from hintbench.core.machine import run_tapes
 from hintbench.core.simulation import Simulation
 from hintbench.operations import Flag, OperationBlock, allocate, compute, concatenate, free, touch
@@ -17,25 +19,31 @@ from .setups import both_kernels, setup
 SETUPS = ["one zone", "four zones", "two nodes", "all types", "small lists", "high watermarks"]
 PLAIN = (Flag(0), Flag.ZERO, Flag.TOUCHED, Flag.ATOMIC, Flag.MOVABLE_ZONE | Flag.TOUCHED)
 OTHER = (Flag.SLAB, Flag.DMA32, Flag.COMPOUND | Flag.ZERO)
+FEW, MOST = 0.04, 0.8
+"""How many allocations are of higher orders."""
+HOOKS = ("none", "puts back", "own pages", "all")
 
 
-def tape(cpu: int, count: int, live_at_most: int) -> OperationBlock:
-    """Order 0 for the most part, and now and then what only the other path can do."""
+@cache
+def tape(
+    cpu: int, count: int, live_at_most: int, share: float, orders: tuple[int, ...]
+) -> OperationBlock:
+    """Order 0 and higher ones, and now and then what no fast path can do."""
     rng = random.Random(cpu)
     live: list[int] = []
     parts = []
     for slot in range(cpu * count, (cpu + 1) * count):
-        rare = rng.random() < 0.04
+        rare = rng.random() < share
         parts.append(
             allocate(
                 slot,
-                order=rng.choice((1, 2, 3, 9)) if rare else 0,
+                order=rng.choice(orders) if rare else 0,
                 migratetype=rng.randrange(3),
                 flags=rng.choice(OTHER if rng.random() < 0.1 else PLAIN) | Flag.NORETRY,
             )
         )
         live.append(slot)
-        if rare:
+        if rare and rng.random() < 0.04 / share:
             parts.append(rng.choice((touch(live[0]), compute(rng.randrange(3000)))))
         while live and (len(live) > live_at_most or rng.random() < 0.49):
             parts.append(free(live.pop(rng.randrange(len(live)))))
@@ -58,7 +66,16 @@ def facts(bench: Bench) -> dict[str, Any]:
             for cause in range(6)
         ],
         "used": (simulation.backing.used.value, simulation.backing.used.page_seconds(1 << 40)),
-        "zones": [(zone.free_counts(), zone.below_high, zone.visits) for zone in simulation.zones],
+        "zones": [
+            (zone.free_counts(), zone.below_high, zone.visits, zone.isolations, zone.refusals)
+            for zone in simulation.zones
+        ],
+        "locks": [
+            (zone.lock.takes_of, zone.lock.wait_ns, zone.lock.hold_ns, zone.lock.longest_hold_ns)
+            for zone in simulation.zones
+        ],
+        "interrupts off": [zone.lock.longest_irqs_off_ns for zone in simulation.zones],
+        "taken": list(simulation.taken_by_order),
         "pcps": [
             (
                 [pcp.pages_of(pindex) for pindex in range(14)],
@@ -71,11 +88,59 @@ def facts(bench: Bench) -> dict[str, Any]:
     }
 
 
-def run(name: str, kernel: str, live_at_most: int, fast: bool) -> dict[str, Any]:
+def hooks_of(bench: Bench, which: str) -> CoreHooks:
+    """Hooks of a strategy that waits for nothing."""
+    clock = bench.machine.clock
+    hooks = CoreHooks()
+
+    def spend(*arguments: Any) -> None:
+        clock.now += 30 + len(arguments)
+
+    def puts_back(
+        guest: Any, cpu: int, zone: Any, pfn: int, order: int, freed: Any, origin: int
+    ) -> None:
+        clock.now += 7
+        block = zone.isolate(pfn)
+        if block is not None:
+            zone.put_back(block)
+
+    def own_pages(
+        guest: Any, cpu: int, zone: Any, pfn: int, order: int, freed: Any, origin: int
+    ) -> None:
+        block = zone.hold(0) if pfn & 2 else None
+        if block is not None:
+            zone.let_go(block)
+
+    if which == "puts back":
+        hooks.block_freed = HookPoint("block_freed", puts_back, 2, None, 3)
+    if which == "own pages":
+        # From inside, it is called again, for the block that it lets go itself.
+        hooks.block_freed = HookPoint("block_freed", own_pages, 4)
+    if which == "all":
+        for name in ("page_freeing", "page_allocated", "free_completed"):
+            setattr(hooks, name, HookPoint(name, spend, 1, None, 2))
+        hooks.block_merged = HookPoint("block_merged", spend, 3)
+        hooks.block_taken = HookPoint("block_taken", spend, 3)
+    return hooks
+
+
+def run(
+    name: str,
+    kernel: str,
+    tapes: tuple[int, float, tuple[int, ...]],
+    *,
+    fast: bool,
+    which: str = "none",
+) -> dict[str, Any]:
     bench = Bench(setup(name, kernel))
     bench.simulation.fast_path = fast
+    if which != "none":
+        hooks = hooks_of(bench, which)
+        bench.simulation.hooks = hooks
+        for zone in bench.simulation.zones:
+            zone.hooks = hooks
     for cpu, feed in enumerate(bench.feeds):
-        feed.blocks.append(tape(cpu, scaled(1500, slower=6), live_at_most))
+        feed.blocks.append(tape(cpu, scaled(1500, slower=6), *tapes))
     assert run_tapes(bench.simulation)
     return facts(bench)
 
@@ -84,4 +149,15 @@ def run(name: str, kernel: str, live_at_most: int, fast: bool) -> dict[str, Any]
 @pytest.mark.parametrize("name", SETUPS)
 @pytest.mark.parametrize("live_at_most", [40, 100_000])
 def test_the_fast_path_changes_nothing(name: str, kernel: str, live_at_most: int) -> None:
-    assert run(name, kernel, live_at_most, fast=True) == run(name, kernel, live_at_most, fast=False)
+    tapes = (live_at_most, FEW, (1, 2, 3, 9))
+    assert run(name, kernel, tapes, fast=True) == run(name, kernel, tapes, fast=False)
+
+
+@both_kernels
+@pytest.mark.parametrize("name", SETUPS)
+@pytest.mark.parametrize("which", HOOKS)
+def test_the_path_of_higher_orders_changes_nothing(name: str, kernel: str, which: str) -> None:
+    tapes = (12, MOST, (1, 2, 4, 5, 8, 9, 10))
+    fast = run(name, kernel, tapes, fast=True, which=which)
+    assert fast == run(name, kernel, tapes, fast=False, which=which)
+    assert sum(fast["taken"][4:]) > 0

@@ -1,0 +1,3 @@
+from hintbench.core.simulation cimport Simulation
+
+cdef bint run_direct(Simulation sim) except? -1
