@@ -17,6 +17,7 @@ from hintbench.core.constants import (
     MIGRATE_TYPES,
     NR_PAGE_ORDERS,
     NR_PCP_LISTS,
+    PAGE_SIZE,
 )
 from hintbench.core.locks import LockTimeline
 from hintbench.core.pages import Pages
@@ -109,6 +110,7 @@ class Machine:
         lock = LockTimeline(
             self.clock, f"lock of zone {config.name} node {config.node}", self.irqs_off_until_ns
         )
+        lock.of_zone = True
         zone = Zone(
             self.pages,
             self.clock,
@@ -153,7 +155,15 @@ class Machine:
         for zone in self.zones:
             pcp = PerCpuPages(self.pages, zone, number)
             cpus = local[zone.node] or self.config.vcpus
-            pcp.configure(*pcp_bounds(self.kernel, zone.managed_pages, zone.watermark_low, cpus))
+            batch, high_min, high_max = pcp_bounds(
+                self.kernel, zone.managed_pages, zone.watermark_low, cpus
+            )
+            if self.kernel >= KERNEL_6_12:
+                high_max = max(layout[zone.index].pcp_high_max or high_max, high_min)
+                # zone_pcp_update_cacheinfo()
+                cache_pages = self.config.cache_slice // PAGE_SIZE
+                pcp.free_high_batch = cache_pages > 3 * batch
+            pcp.configure(batch, high_min, high_max)
             pcps.append(pcp)
         # Zonelist: own node first, then by distance; in a node from the highest zone down.
         order = sorted(nodes, key=lambda other: (other - node) % (nodes[-1] + 1))

@@ -5,7 +5,7 @@ scanner goes down from its end and collects where to. Both follow mm/compaction.
 runs, and for how many pages, a recorded kernel says (:mod:`hintbench.traces.compaction`); which
 pages these are the model decides, whose free lists are its own.
 
-Left out: the skip hints outlive no run, and folios of more than a page stay where they are.
+Left out: the free scanner's own skip hints, and folios of more than a page stay where they are.
 """
 
 from __future__ import annotations
@@ -15,28 +15,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from hintbench.contexts import Step
+from hintbench.compaction_scanners import COMPACT_CLUSTER_MAX, Scanners
 from hintbench.core.constants import (
-    BUDDY,
-    KIND_MASK,
-    MOVABLE,
-    ORDER_MASK,
     PAGE_ALLOC_COSTLY_ORDER,
     PAGEBLOCK_ORDER,
-    PAGEBLOCK_PAGES,
     TRANSIT,
 )
-from hintbench.core.hooks import Block
-from hintbench.core.migration import free_to_pcp, isolate_free_blocks, movable_pages, move_page
+from hintbench.core.contexts import Step
+from hintbench.core.migration import free_to_pcp, isolate_free_blocks, move_page
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from hintbench.core.zone import Zone
     from hintbench.kernel_threads import KernelThreads
 
-COMPACT_CLUSTER_MAX: Final = 32
-"""Pages that are isolated and moved together."""
 MIGRATE_PAGE_NS: Final = 9_000
 """Moving one page: compaction takes 2.3 to 6.6 ms to make a huge page (Aaron Lu's measurement)."""
 
@@ -52,6 +45,8 @@ class CompactionStep:
         pages: How many pages it moves.
         last: Whether its run ends then.
         drain_all: Whether it then drains the per-CPU lists of all CPUs.
+        proactive: Whether it compacts because the zone is fragmented (compaction_proactiveness),
+            not for a block of some order.
     """
 
     at_ns: int
@@ -60,142 +55,7 @@ class CompactionStep:
     pages: int
     last: bool = False
     drain_all: bool = False
-
-
-class Scanners:
-    """Where the two scanners of a zone stand between runs.
-
-    Attributes:
-        migrate_pfn: The migration scanner's next page.
-        free_pfn: Start of the free scanner's pageblock.
-        skip: Pageblocks that the fast search has looked at in this run.
-        isolated: Free blocks set aside and not used yet, (pfn, order) each.
-        search_order: Where the next fast search for free blocks begins.
-        failures: Fast searches since the last that found something.
-    """
-
-    def __init__(self, zone: Zone) -> None:
-        self.zone = zone
-        self.skip: set[int] = set()
-        self.isolated: list[tuple[int, int]] = []
-        self.search_order = PAGEBLOCK_ORDER - 1
-        self.failures = 0
-        self.reset()
-
-    def reset(self) -> None:
-        """reset_cached_positions()."""
-        self.migrate_pfn: int = self.zone.start_pfn
-        self.free_pfn: int = (self.zone.end_pfn - 1) & ~(PAGEBLOCK_PAGES - 1)
-        self.skip.clear()
-
-    @property
-    def met(self) -> bool:
-        """compact_scanners_met()."""
-        return self.migrate_pfn >> PAGEBLOCK_ORDER >= self.free_pfn >> PAGEBLOCK_ORDER
-
-    def block(self, pfn: int) -> tuple[int, int]:
-        """The part of a page's pageblock that lies in the zone: first page, one past the last."""
-        first = pfn & ~(PAGEBLOCK_PAGES - 1)
-        return max(first, self.zone.start_pfn), min(first + PAGEBLOCK_PAGES, self.zone.end_pfn)
-
-    def is_free(self, pfn: int) -> bool:
-        """Whether a pageblock is one free block, which is neither source nor target."""
-        state = self.zone.pages.state[pfn & ~(PAGEBLOCK_PAGES - 1)]
-        return state & KIND_MASK == BUDDY and state & ORDER_MASK >= PAGEBLOCK_ORDER
-
-    def next_sources(self, most: int) -> list[int]:
-        """isolate_migratepages(): pages of the next pageblock that has some."""
-        pages = self.zone.pages
-        if self.migrate_pfn & (PAGEBLOCK_PAGES - 1) == 0 or self.migrate_pfn == self.zone.start_pfn:
-            self._search_fast()
-        while not self.met:
-            first, end = self.block(self.migrate_pfn)
-            if not self.is_free(first):
-                found: list[int] = movable_pages(pages, max(first, self.migrate_pfn), end, most)
-                if found:
-                    more = movable_pages(pages, found[-1] + 1, end, 1)
-                    self.migrate_pfn = found[-1] + 1 if more else end
-                    return found
-            self.migrate_pfn = end
-        return []
-
-    def _search_fast(self) -> None:
-        """fast_find_migrateblock(): a pageblock that is free in part, in the lower half."""
-        zone = self.zone
-        distance = self.free_pfn - self.migrate_pfn
-        distance >>= 1 if self.migrate_pfn == zone.start_pfn else 3
-        high_pfn = (self.migrate_pfn + distance) & ~(PAGEBLOCK_PAGES - 1)
-        for order in range(PAGEBLOCK_ORDER - 1, PAGE_ALLOC_COSTLY_ORDER, -1):
-            for pfn in zone.blocks_of(order, MOVABLE):
-                if pfn >= high_pfn or pfn < self.migrate_pfn or pfn >> PAGEBLOCK_ORDER in self.skip:
-                    continue
-                self.skip.add(pfn >> PAGEBLOCK_ORDER)
-                self.migrate_pfn = max(pfn & ~(PAGEBLOCK_PAGES - 1), zone.start_pfn)
-                return
-
-    def missing(self, wanted: int) -> int:
-        """How many pages there are too few of for `wanted` sources."""
-        return wanted - sum(1 << order for _, order in self.isolated)
-
-    def search_free(self, wanted: int) -> int:
-        """fast_isolate_freepages(): a free block out of the top quarter between the scanners.
-
-        The zone's lock must be held; the kernel lets go of it between two orders.
-
-        Returns:
-            The block's pfn, -1 when the search found none.
-        """
-        zone = self.zone
-        at_top = self.free_pfn >= (zone.end_pfn - 1) & ~(PAGEBLOCK_PAGES - 1)
-        limit = PAGEBLOCK_PAGES >> 1 if at_top else self._scan_limit() >> 1 or 1
-        distance = self.free_pfn - self.migrate_pfn
-        low_pfn = self.free_pfn - (distance >> 2) & ~(PAGEBLOCK_PAGES - 1)
-        min_pfn = self.free_pfn - (distance >> 1) & ~(PAGEBLOCK_PAGES - 1)
-        # Round robin, from the order of the last success on.
-        start = self.search_order
-        for step in range(PAGEBLOCK_ORDER):
-            order = (start - step) % PAGEBLOCK_ORDER
-            blocks = zone.blocks_of(order, MOVABLE)[: -limit - 1 : -1]
-            found = next((pfn for pfn in blocks if pfn >= low_pfn), -1)
-            if found >= 0:
-                self.failures = 0
-                self.search_order = order
-            else:
-                found = max((pfn for pfn in blocks if pfn >= min_pfn), default=-1)
-            if found < 0:
-                if len(blocks) >= limit:
-                    zone.rotate_to_front(Block(blocks[-1], order, zone))
-                    limit = max(1, limit >> 1)
-                continue
-            zone.rotate_to_front(Block(found, order, zone))
-            taken: list[tuple[int, int]] = isolate_free_blocks(zone, found, found + 1, 1)
-            if not taken:
-                break
-            self.isolated += taken
-            if self.missing(wanted) > 0:
-                # fast_isolate_around()
-                first, end = self.block(found)
-                self.isolated += isolate_free_blocks(zone, first, end, self.missing(wanted))
-            return found
-        self.search_order = (start - 1) % PAGEBLOCK_ORDER
-        self.failures += 1
-        return -1
-
-    def _scan_limit(self) -> int:
-        """freelist_scan_limit()."""
-        return (COMPACT_CLUSTER_MAX >> min(self.failures, 63)) + 1
-
-    def targets(self) -> Iterator[tuple[int, int]]:
-        """isolate_freepages(): pageblocks downwards, of which free pages may be taken."""
-        while not self.met:
-            first, end = self.block(self.free_pfn)
-            # suitable_migration_target()
-            if (
-                not self.is_free(first)
-                and self.zone.pages.pageblock_type[first >> PAGEBLOCK_ORDER] == MOVABLE
-            ):
-                yield first, end
-            self.free_pfn -= PAGEBLOCK_PAGES
+    proactive: bool = False
 
 
 class Compaction:
@@ -212,7 +72,16 @@ class Compaction:
         self.scanners = {zone: Scanners(zone) for zone in threads.simulation.zones}
         self.moved_pages = 0
 
-    async def run(self, cpu: int, zone: Zone, wanted: int, *, last: bool, drain_all: bool) -> None:
+    async def run(
+        self,
+        cpu: int,
+        zone: Zone,
+        wanted: int,
+        *,
+        last: bool,
+        drain_all: bool,
+        proactive: bool = False,
+    ) -> None:
         """compact_zone(): move so many pages, a cluster at a time.
 
         Args:
@@ -222,21 +91,27 @@ class Compaction:
             last: Whether the run ends with these.
             drain_all: Whether the per-CPU lists of all CPUs are drained behind it, as after a run
                 that went through the whole zone.
+            proactive: Whether the run is for no order: through the whole zone, scanners only, and
+                no drain behind a pageblock.
         """
         scanners = self.scanners[zone]
-        if scanners.met:
+        if scanners.met or (proactive and not scanners.running):
             scanners.reset()
+        scanners.running = not last
+        scanners.fast = not proactive
         while wanted > 0:
+            if scanners.may_search:
+                await self._search_source(scanners)
             sources = scanners.next_sources(min(wanted, COMPACT_CLUSTER_MAX))
             if not sources:
                 break
             wanted -= len(sources)
             await self._migrate(cpu, scanners, sources)
-            if scanners.migrate_pfn >> PAGEBLOCK_ORDER != sources[-1] >> PAGEBLOCK_ORDER:
+            left = scanners.migrate_pfn >> PAGEBLOCK_ORDER != sources[-1] >> PAGEBLOCK_ORDER
+            if left and not proactive:
                 # What was freed there is to merge before anybody looks whether it did.
                 await self.threads.drain_cpu(cpu, zone, cpu)
         if last:
-            scanners.skip.clear()
             scanners.search_order = PAGEBLOCK_ORDER - 1
             await self._release(cpu, scanners)
         if drain_all:
@@ -250,15 +125,23 @@ class Compaction:
         for pfn, order in left:
             await self._free(cpu, scanners.zone, pfn, order)
 
+    async def _search_source(self, scanners: Scanners) -> None:
+        lock: Any = scanners.zone.lock
+        await lock.acquire()
+        scanners.search_source()
+        lock.release()
+        await Step()
+
     async def _isolate_free(self, scanners: Scanners, wanted: int) -> None:
         """isolate_freepages(): from the free lists, else each pageblock under one lock hold."""
         zone: Any = scanners.zone
-        await zone.lock.acquire()
-        found = scanners.search_free(wanted)
-        zone.lock.release()
-        await Step()
-        if found >= 0:
-            return
+        if scanners.fast:
+            await zone.lock.acquire()
+            found = scanners.search_free(wanted)
+            zone.lock.release()
+            await Step()
+            if found >= 0:
+                return
         for first, end in scanners.targets():
             await zone.lock.acquire()
             scanners.isolated += isolate_free_blocks(zone, first, end, scanners.missing(wanted))

@@ -6,17 +6,15 @@ from collections.abc import Callable, Mapping
 from types import CodeType
 from typing import TYPE_CHECKING
 
-from hintbench.contexts import HOOK, INTERRUPT, Context
+from hintbench.core.contexts import HOOK, INTERRUPT, Context
 from hintbench.core.hooks import HookResultError
+from hintbench.core.scheduler import MAY_SLEEP
 from hintbench.errors import HintbenchError, InternalError, PluginError, describe
 
 if TYPE_CHECKING:
     from hintbench.core.locks import LockTimeline
     from hintbench.core.simulation import Simulation
     from hintbench.core.zone import Zone
-
-MAY_SLEEP = "memory_low"
-"""The one hook of a vCPU, not of a task, that may sleep."""
 
 
 class ContextRules:
@@ -95,6 +93,37 @@ class ContextRules:
         """A zone lock is taken by spin_lock(): an interrupt here would wait for it for ever."""
         if context.kind != INTERRUPT and not context.interrupts_off:
             self.violate("irq-safe", f"{context.name} takes the {lock.name} with interrupts on")
+
+    def refuse_result(self, hook: str, result: object) -> None:
+        """Refuse what a hook returned that is neither None nor a coroutine.
+
+        Raises:
+            PluginError: always.
+        """
+        kind = type(result).__name__
+        raise PluginError(self.plugin, hook, f"returned {kind}: None or a coroutine only")
+
+    def refuse_wait(self, context: Context, awaited: object) -> None:
+        """Refuse to wait for what does not exist in virtual time.
+
+        Raises:
+            PluginError: always.
+        """
+        raise PluginError(
+            self.plugin,
+            context.name,
+            f"awaits {type(awaited).__name__}: only the guest's, its host's and its zones'"
+            " own awaitables exist in virtual time",
+        )
+
+    def raise_for(self, error: BaseException, where: str) -> None:
+        """Raise what says whose fault an exception is, unless it does that itself.
+
+        Raises:
+            HintbenchError: the exception says nothing of a plugin.
+        """
+        if not isinstance(error, HintbenchError):
+            raise self.blame(error, where) from error
 
     def blame(self, error: BaseException, where: str) -> HintbenchError:
         """Say which hook or task of the plugin an exception came out of.

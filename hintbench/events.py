@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hintbench.arguments import whole_ns
-from hintbench.contexts import Context, Park
+from hintbench.core.contexts import Context, Park
 
 if TYPE_CHECKING:
     from hintbench.tasks import Scheduler

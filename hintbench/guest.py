@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from hintbench.arguments import check_coroutine, whole_ns
-from hintbench.contexts import Context, Park, Step
 from hintbench.core import scan
 from hintbench.core.constants import KIND_MASK, ORDER_MASK, SLAB
+from hintbench.core.contexts import Context, Park, Step
 from hintbench.core.flags import UnitFlags
 from hintbench.core.hooks import CoreHooks
 from hintbench.core.measures import Integral
@@ -75,7 +75,6 @@ class Guest:
         self.hooks = CoreHooks(self)
         machine.simulation.hooks = self.hooks
         scheduler.rules.violate = self.violate
-        scheduler.in_hand = self._in_hand
         self.host.violate = self.violate
         self.isolated = Integral(0)
         self.held = Integral(0)
@@ -84,7 +83,7 @@ class Guest:
             zone.held = self.held
             zone.hooks = self.hooks
             zone.violate = self.violate
-            zone.lock.taken_in_place = self._taken_in_place
+            zone.lock.taken_in_place = scheduler.taken_in_place
 
     # -- where and when -------------------------------------------------------------------------
 
@@ -207,20 +206,6 @@ class Guest:
         if not self._spinners:
             self._scheduler.look_again = None
 
-    def _in_hand(self) -> object:
-        """What changes with every block isolated, held, given back or marked as in flight."""
-        return (
-            [(zone.isolations, zone.isolated_pages, zone.held_pages) for zone in self.zones],
-            [flags.count for flags, meaning in self.flag_sets.values() if meaning == "in-flight"],
-        )
-
-    def _taken_in_place(self) -> None:
-        """A plain hook or an interrupt handler took a zone lock by ``with``."""
-        scheduler, context = self._scheduler, self._scheduler.current
-        scheduler.lock_takes += 1
-        if context is not None:
-            context.take_seen = (self._in_hand(),)
-
     def event(self) -> Event:
         """Something that tasks can wait for."""
         return Event(self._scheduler)
@@ -294,6 +279,7 @@ class Guest:
         watched.watcher = None if self.watcher is None else self.watcher.of_flags(meaning)
         if meaning == "in-flight":
             watched.split = self.machine.backing.split
+            self._scheduler.in_flight_flags.append(flags)
         if forget == "taken":
             self.hooks.forget_when_taken.append(flags)
         elif forget == "allocated":

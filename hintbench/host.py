@@ -6,17 +6,18 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from hintbench.contexts import RANK_HOST, Context, Park, Step
 from hintbench.core.constants import (
     EVENT_ACKNOWLEDGED,
     EVENT_DISCARDED,
     EVENT_REPORTED,
     PAGE_SIZE,
     PAGEBLOCK_PAGES,
+    RANK_HOST,
 )
+from hintbench.core.contexts import Context, Park, Step
 from hintbench.core.measures import Integral
+from hintbench.core.processors import as_coroutine
 from hintbench.core.scan import first_used
-from hintbench.processors import as_coroutine
 from hintbench.reports import Completion, Report, aligned
 from hintbench.shared import SharedMemory
 from hintbench.tasks import Scheduler

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from hintbench.compaction import Compaction, CompactionStep
-from hintbench.contexts import RANK_TASK, Step
 from hintbench.core.constants import (
     FLAG_ATOMIC,
     FLAG_NORETRY,
@@ -19,9 +18,13 @@ from hintbench.core.constants import (
     KIND_MASK,
     ORDER_MASK,
     PAGE_ALLOC_COSTLY_ORDER,
+    PAGEBLOCK_PAGES,
     PCP_BATCH_SCALE_MAX,
+    RANK_TASK,
 )
+from hintbench.core.contexts import Step
 from hintbench.core.freeing import run_drain
+from hintbench.core.highatomic import unreserve
 from hintbench.core.vcpu import Drain
 
 if TYPE_CHECKING:
@@ -90,7 +93,12 @@ class KernelThreads:
     def _compact(self, compaction: Compaction, zone: Zone, step: CompactionStep) -> None:
         if not self.stopped:
             task = compaction.run(
-                step.cpu, zone, step.pages, last=step.last, drain_all=step.drain_all
+                step.cpu,
+                zone,
+                step.pages,
+                last=step.last,
+                drain_all=step.drain_all,
+                proactive=step.proactive,
             )
             self.scheduler.spawn(task, step.cpu, "kcompactd", kernel=True)
 
@@ -265,6 +273,7 @@ class KernelThreads:
             self.guest.spend(costs.direct_reclaim_ns)
             await Step()
             if attempt == 0:
+                await self._unreserve(vcpu, force=False)
                 await self._drain_all(vcpu)
             in_hand |= self._in_hand(vcpu) > 0
             await self._memory_low(vcpu)
@@ -275,6 +284,8 @@ class KernelThreads:
             self.denied[vcpu.number] = self._would_serve(vcpu)
             if attempt + 1 < rounds:
                 await self.guest.sleep(costs.direct_reclaim_ns)
+        if not vcpu.woken:
+            vcpu.woken = await self._unreserve(vcpu, force=True)
         if vcpu.woken and in_hand:
             self.stalls += 1
             self.stall_ns += clock.now - began
@@ -288,6 +299,23 @@ class KernelThreads:
                 mark, vcpu.order, vcpu.highest_zone
             ):
                 return True
+        return False
+
+    async def _unreserve(self, vcpu: Vcpu, *, force: bool) -> bool:
+        """unreserve_highatomic_pageblock(): a pageblock of the reserve goes back, if there is one.
+
+        Args:
+            vcpu: Whose allocation is in need.
+            force: Take the last one of a zone, too.
+        """
+        least = 0 if force else PAGEBLOCK_PAGES
+        for zone in vcpu.zonelist:
+            if zone.number <= vcpu.highest_zone and zone.reserved_highatomic > least:
+                await zone.lock.acquire()
+                moved: bool = unreserve(zone, vcpu.migratetype)
+                zone.lock.release()
+                if moved:
+                    return True
         return False
 
     async def _drain_all(self, vcpu: Vcpu) -> None:

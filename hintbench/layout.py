@@ -53,6 +53,13 @@ class ZoneConfig(BaseModel):
         ge=0,
         description="watermark high; none: the kernel's formula [pages of 4 KiB]",
     )
+    pcp_high_max: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_PFN,
+        description="the most that a CPU's lists may grow to, high_max of /proc/zoneinfo; none: the"
+        " kernel's formula [pages of 4 KiB]",
+    )
 
     @property
     def number(self) -> int:

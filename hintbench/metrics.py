@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
-from hintbench.accounting import PAYERS, hold_of_hooks_ns
-from hintbench.contexts import HOOK, HOST, INTERRUPT, KERNEL, TASK, THREAD
+from hintbench.accounting import guest_cpu_ns, hold_of_hooks_ns
+from hintbench.core.accounts import PAYERS
 from hintbench.core.backing import EARLY_NS
 from hintbench.core.constants import (
     BUCKETS,
@@ -20,6 +20,7 @@ from hintbench.core.constants import (
     PAGE_SIZE,
     PAGEBLOCK_ORDER,
 )
+from hintbench.core.contexts import HOOK, HOST, INTERRUPT, KERNEL, TASK, THREAD
 from hintbench.core.measures import bucket_upper_ns
 from hintbench.retention import split_of, times_to_reclaim
 
@@ -236,7 +237,7 @@ def _host(guest: Guest) -> Metrics:
 def _failures(machine: Machine, guest: Guest, threads: KernelThreads) -> Metrics:
     simulation = machine.simulation
     accounts = guest.scheduler.accounts
-    spent = accounts.guest_cpu_ns(guest.hooks)
+    spent = guest_cpu_ns(accounts, guest.hooks)
     return {
         "failed_allocations": simulation.failed,
         "blocking_failures": threads.ooms,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from hintbench.contexts import RANK_HOST, Context, Park, Step
-from hintbench.core.constants import PAGEBLOCK_ORDER, PAGEBLOCK_PAGES
+from hintbench.core.constants import PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, RANK_HOST
+from hintbench.core.contexts import Context, Park, Step
 from hintbench.core.locks import LockTimeline
 from hintbench.reports import Report, aligned
 

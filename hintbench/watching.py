@@ -25,8 +25,6 @@ EVENTS: Final = (
     "flag_cleared",
     "per_cpu_touched",
     "dropped",
-    "lock_taken",
-    "lock_released",
     "buffer_asked",
     "hook_called",
     "edit_preempted",
@@ -46,7 +44,6 @@ EVENTS: Final = (
   that has an attribute ``flag_meanings`` hears of flags with these meanings only.
 * ``per_cpu_touched(cpu)``: somebody looked at this CPU's part of ``guest.per_cpu(...)``.
 * ``dropped(reason, count)``: ``guest.count_drop``.
-* ``lock_taken(lock)``, ``lock_released(lock)``: by anybody.
 * ``buffer_asked(size)``: ``guest.allocate_buffer``.
 * ``hook_called(name, arguments)``: a hook of the strategy is about to run.
 * ``edit_preempted(part)``: an edit that nobody locked stands before this part of it, and others
@@ -74,8 +71,6 @@ class Watcher:
     flag_cleared: Callable[..., None]
     per_cpu_touched: Callable[..., None]
     dropped: Callable[..., None]
-    lock_taken: Callable[..., None]
-    lock_released: Callable[..., None]
     buffer_asked: Callable[..., None]
     hook_called: Callable[..., None]
     edit_preempted: Callable[..., None]

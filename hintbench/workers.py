@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
@@ -17,6 +18,8 @@ from hintbench.errors import UsageError
 SECONDS_TO_END: Final = 2.0
 """How long to wait for a process that is to end, or has been killed [wall s]."""
 MOST_JOBS: Final = 1024
+_prepared: Final[set[str]] = set()
+"""What the process has imported that workers are forked from; nothing if there is none."""
 
 
 def default_jobs() -> int:
@@ -43,24 +46,49 @@ def worker_count(jobs: int | str | None) -> int:
     return int(text)
 
 
+def prepare_workers(*modules: str) -> None:
+    """Start the process that workers are forked from, which imports what they need meanwhile.
+
+    For commands that end sooner than workers take to import it, and that import as much themselves:
+    on two CPUs both happen at once. Without it, and on other systems than Linux, each worker
+    starts afresh.
+
+    Args:
+        modules: Their names.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    from multiprocessing import forkserver
+
+    # Nobody does linear algebra here, and a fork would not copy the threads that are meant for it.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    multiprocessing.set_forkserver_preload(list(modules))
+    with interrupts_held_back():
+        forkserver.ensure_running()
+    _prepared.update(modules)
+
+
 def start_worker(
     work: Callable[..., None], *arguments: Any, hash_seed: int | None = None
 ) -> tuple[BaseProcess, Connection[Any, Any]]:
     """Start a process that dies with this one.
 
-    It is started afresh, not forked: numpy has threads by now, and a fork would copy their locks.
+    It is started afresh, or by a process that does nothing else (`prepare_workers`). It is no fork
+    of this one: numpy has threads by now, and a fork would copy their locks.
 
     Args:
         work: A function of a module, called with its end of a pipe and the arguments.
         arguments: Whatever can be pickled.
-        hash_seed: What hash() of texts follows from in there; None: from what this process has.
+        hash_seed: What hash() of texts follows from in there, in a process started afresh; None:
+            whatever it may.
 
     Returns:
         The process, and this process's end of the pipe.
     """
-    context = multiprocessing.get_context("spawn")
+    prepared = bool(_prepared) and hash_seed is None
+    context: Any = multiprocessing.get_context("forkserver" if prepared else "spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=work, args=(theirs, *arguments), daemon=True)
+    process: BaseProcess = context.Process(target=work, args=(theirs, *arguments), daemon=True)
     with interrupts_held_back(), _hashing_by(hash_seed):
         process.start()
     theirs.close()

@@ -4,8 +4,8 @@ Retells ``get_page_from_freelist``, ``__alloc_pages_slowpath`` and ``free_unref_
 6.12.117 and 5.0 over the zones and per-CPU lists of :mod:`reference_allocator` and
 :mod:`reference_pcp`.  An operation is done at once: nothing runs beside it.
 
-Left out besides what :mod:`reference_lists` leaves out: taking from the HIGHATOMIC reserve and
-adding to it, reclaim that finds something, cpusets, node_reclaim.
+Left out besides what :mod:`reference_lists` leaves out: adding to the HIGHATOMIC reserve and
+emptying it, reclaim that finds something, cpusets, node_reclaim.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reference_allocator import ReferenceZone
+from reference_lists import HIGHATOMIC
 from reference_pcp import ReferencePcp
 from reference_watermarks import NORMAL_ZONE, zone_watermark_ok
 
@@ -121,7 +122,8 @@ class ReferenceGuest:
             if nofragment and zone.node != usable[0].node:
                 break
             if self._may_take(zone.lists, request, mark):
-                pfn = self._rmqueue(cpu, zone, request, nofragment)
+                slow = mark == MIN
+                pfn = self._rmqueue(cpu, zone, request, nofragment, slow=slow)
                 if pfn is not None:
                     return pfn
         return self._get_page(cpu, request, mark, nofragment=False) if nofragment else None
@@ -151,18 +153,30 @@ class ReferenceGuest:
                 request.highest_zone,
                 min_reserve=reserve,
                 non_block=reserve,
+                highatomic=reserve and request.order > 0,
             )
             for each in pages
         )
 
-    def _rmqueue(self, cpu: int, zone: NodeZone, request: Request, nofragment: bool) -> int | None:
+    def _rmqueue(
+        self, cpu: int, zone: NodeZone, request: Request, nofragment: bool, *, slow: bool
+    ) -> int | None:
         """rmqueue(): from the CPU's list, or from the buddy allocator."""
         pcp = self.pcps[cpu][self.zones.index(zone)]
         if pcp.caches(request.order):
             pfn = pcp.allocate(request.order, request.migratetype, nofragment)
             if pfn is not None or self.kernel == "5.0":
                 return pfn
-        return zone.lists.rmqueue(request.order, request.migratetype, nofragment)
+        # rmqueue_buddy(): the reserve is first for who wants a block, and last for a single page.
+        non_block = self.kernel == "6.12" and slow and request.atomic
+        pfn = None
+        if non_block and request.order > 0:
+            pfn = zone.lists.rmqueue_smallest(request.order, HIGHATOMIC)
+        if pfn is None:
+            pfn = zone.lists.rmqueue(request.order, request.migratetype, nofragment)
+        if pfn is None and non_block:
+            pfn = zone.lists.rmqueue_smallest(request.order, HIGHATOMIC)
+        return pfn
 
     # Free, and what happens in the background.
 

@@ -136,5 +136,7 @@ def test_the_readme_makes_a_guest_of_proc_zoneinfo(tmp_path: Path) -> None:
     found = load_guest(str(tmp_path / "guest.toml"))
     name = "linux-6.12-4cpu-512mib"
     assert name in PRESETS
-    assert found.layout() == load_guest(name).layout()
+    # The README's script takes the marks; high_max stands with the pagesets, and is added by hand.
+    marks = [zone.model_copy(update={"pcp_high_max": None}) for zone in load_guest(name).layout()]
+    assert list(found.layout()) == marks
     assert found.vcpus == 4

@@ -1,6 +1,7 @@
 """The traces of a real 6.12 guest that are shared beside the repository, end to end."""
 
 import csv
+import gzip
 import re
 from collections import Counter
 
@@ -12,6 +13,7 @@ from hintbench.config import load_guest
 from hintbench.core import BUILD, tracewords
 from hintbench.core.tracepages import RETURN, TAKE
 from hintbench.errors import TraceError
+from hintbench.runner import Run
 from hintbench.traces import read_trace
 from hintbench.traces.compare import refill_sizes
 from hintbench.traces.contradictions import contradictions
@@ -31,6 +33,7 @@ from hintbench.traces.state import (
 )
 from hintbench.workloads.trace import TraceReplay
 from recordings import ABSENT, RECORDINGS
+from small_guest import Silent
 
 pytestmark = [
     pytest.mark.skipif(not RECORDINGS.is_dir(), reason=ABSENT),
@@ -162,19 +165,19 @@ def test_exact_replay_ends_in_the_recorded_state(recorded):
     assert metrics["trace_drains_model"] == metrics["trace_drains_kernel"]
 
 
-# How far free blocks of an order may be off at the end: of 5 %, and of a number of blocks.
-FREE_BLOCKS_OFF = {"linux-6.12-1cpu-1gib": 1, "linux-6.12-4cpu-512mib": 60}
+# How far free blocks of an order may be off at the end.
+FREE_BLOCKS_OFF = {"linux-6.12-1cpu-1gib": 1, "linux-6.12-4cpu-512mib": 70}
 
 
 def test_modelled_replay_comes_close(recorded):
     result = recorded.run(exact=False)
     metrics = result.metrics
     assert result.violations == {}
-    assert abs(metrics["trace_takes_ratio"] - 1) < 0.05
-    assert abs(metrics["trace_drains_ratio"] - 1) < 0.05
-    assert abs(
-        metrics["trace_free_pages_end_model"] / metrics["trace_free_pages_end_kernel"] - 1
-    ) < (0.05)
+    assert abs(metrics["trace_takes_ratio"] - 1) < 0.01
+    assert abs(metrics["trace_drains_ratio"] - 1) < 0.01
+    for name, most in (("refills", 0.02), ("free_pages_end", 0.01)):
+        model, kernel = metrics[f"trace_{name}_model"], metrics[f"trace_{name}_kernel"]
+        assert abs(model / kernel - 1) < most
     (line,) = (note for note in result.notes if note.startswith("free blocks at the end"))
     kernel, model = (
         [int(count) for count in part.split()]
@@ -197,6 +200,28 @@ def test_kcompactd_does_as_much_as_the_recorded_one(recorded):
     assert [step.drain_all for step in steps if step.last] == (
         [False, True, True, False] if recorded.cpus == 4 else []
     )
+    # The last one, on an idle guest, is for no order: it never empties its CPU's lists.
+    assert [step.proactive for step in steps if step.last] == (
+        [False, False, False, True] if recorded.cpus == 4 else []
+    )
+
+
+def test_per_cpu_lists_start_as_high_as_they_were(recorded):
+    """Every drain of CPU 1 by a decay, and by a free of the quiet phases, fits to the page."""
+    workload = TraceReplay(
+        path=str(recorded.folder / "trace.txt.gz"),
+        pages=str(recorded.folder / "kpageflags-before.u64.gz"),
+    )
+    run = Run(Silent(), workload, recorded.guest, seed=1)
+    highs = [vcpu.pcps[1].high for vcpu in run.machine.simulation.vcpus]
+    seconds = [round(at / 1e9, 1) for at in run.program.initial.vmstat_ticks_ns[1 % recorded.cpus]]
+    if recorded.cpus == 1:
+        assert highs == [13_858]
+        assert seconds[:12] == [0.6, 1.6, 2.6, 3.6, 4.6, 5.6, 6.6, 7.6, 8.6, 9.6, 10.6, 13.8]
+    else:
+        assert highs == [367, 205, 497, 947]
+        # 3,522, 3,082 at the first drain; 3,113 after a refill, 2,724, 2,384, and 2,086 is seen.
+        assert seconds[:5] == [0.4, 1.4, 2.4, 3.4, 4.4]
 
 
 def test_some_pages_never_leave_their_per_cpu_list(recorded):
@@ -261,6 +286,22 @@ def test_page_flags_that_are_not_of_the_beginning_are_refused(recorded, wrong, e
     make = exact_program if exact else modelled_program
     with pytest.raises(TraceError, match="pages= must be the copy of /proc/kpageflags"):
         make(recorded.trace, free=given, vcpus=recorded.cpus)
+
+
+@pytest.mark.parametrize("recorded", ["linux-6.12-1cpu-1gib"], indirect=True)
+@pytest.mark.parametrize("notice", ["", "CPU:0 [LOST 5000 EVENTS]\n"])
+def test_a_recording_with_a_gap_is_refused_as_one(recorded, notice, tmp_path):
+    """The page flags are right, so that nobody must be sent looking for others."""
+    with gzip.open(recorded.folder / "trace.txt.gz", "rt") as file:
+        lines = file.readlines()
+    lines[100_000:105_000] = [notice]
+    (tmp_path / "trace.txt").write_text("".join(lines))
+    trace = read_trace(tmp_path / "trace.txt")
+    said = r" \(5,000 were lost, as it says itself\)" if notice else ""
+    message = rf"^events are missing from .*trace\.txt{said}: until [\d.]+ s its"
+    for make in (exact_program, modelled_program):
+        with pytest.raises(TraceError, match=message + ".*buffer_size_kb"):
+            make(trace, free=recorded.before, vcpus=1)
 
 
 def test_no_page_contradicts_the_right_flags(recorded):

@@ -29,6 +29,7 @@ def described(program):
         [getattr(start.pcp, name).tolist() for name in ("cpu", "pfn", "order", "migratetype")],
         start.pageblock_type.tolist(),
         start.vmstat_ticks_ns,
+        start.possible_ticks_ns,
         start.timer_phase_ns,
         start.compaction,
         start.history.derived,

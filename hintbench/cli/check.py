@@ -22,7 +22,7 @@ def check(
             metavar="N",
             help="Explore at most so many schedules of each, and three short ones for every four.",
         ),
-    ] = 2000,
+    ] = 3000,
     seconds: Annotated[
         float,
         typer.Option(
@@ -49,6 +49,10 @@ def check(
 
     Exit status 0 when nothing is broken but what a strategy declares, 1 otherwise.
     """
+    from hintbench.workers import prepare_workers
+
+    prepare_workers("hintbench.testing.worker")
+
     from hintbench.cli.check_commands import CheckRequest, run_check
 
     request = CheckRequest(

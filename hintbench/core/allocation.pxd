@@ -7,3 +7,4 @@ cdef int find_zone(Simulation sim, Vcpu vcpu) except? -1
 cdef int after_slow_path(Simulation sim, Vcpu vcpu) except? -1
 cdef int refill_step(Simulation sim, Vcpu vcpu) except? -1
 cdef int direct_take_step(Simulation sim, Vcpu vcpu) except? -1
+cdef int reserve_step(Simulation sim, Vcpu vcpu) except? -1

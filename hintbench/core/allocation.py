@@ -12,6 +12,7 @@ if cython.compiled:
         FLAG_MOVABLE_ZONE,
         FLAG_NO_KSWAPD,
         FLAG_NORETRY,
+        HIGHATOMIC,
         KERNEL_6_12,
         PCP,
         ZONE_DMA,
@@ -21,6 +22,7 @@ if cython.compiled:
     )
     from cython.cimports.hintbench.core.fallback import rmqueue
     from cython.cimports.hintbench.core.handover import fail_allocation, hand_over
+    from cython.cimports.hintbench.core.highatomic import may_reserve, reserve
     from cython.cimports.hintbench.core.pcp import PerCpuPages, pcp_allowed
     from cython.cimports.hintbench.core.simulation import Simulation, log_event, requeue_at
     from cython.cimports.hintbench.core.vcpu import (
@@ -28,6 +30,7 @@ if cython.compiled:
         FIND_ZONE,
         HAND_OVER,
         REFILL,
+        RESERVE,
         SLOW_PATH,
         Vcpu,
     )
@@ -42,6 +45,7 @@ else:
         FLAG_MOVABLE_ZONE,
         FLAG_NO_KSWAPD,
         FLAG_NORETRY,
+        HIGHATOMIC,
         KERNEL_6_12,
         PCP,
         ZONE_DMA,
@@ -51,9 +55,18 @@ else:
     )
     from hintbench.core.fallback import rmqueue
     from hintbench.core.handover import fail_allocation, hand_over
+    from hintbench.core.highatomic import may_reserve, reserve
     from hintbench.core.pcp import PerCpuPages, pcp_allowed
     from hintbench.core.simulation import Simulation, log_event, requeue_at
-    from hintbench.core.vcpu import DIRECT_TAKE, FIND_ZONE, HAND_OVER, REFILL, SLOW_PATH, Vcpu
+    from hintbench.core.vcpu import (
+        DIRECT_TAKE,
+        FIND_ZONE,
+        HAND_OVER,
+        REFILL,
+        RESERVE,
+        SLOW_PATH,
+        Vcpu,
+    )
     from hintbench.core.zone import Zone
 
 _LARGEST_BULK = cython.declare(cython.longlong, 4095)
@@ -162,6 +175,37 @@ def _after_boost(sim: Simulation, vcpu: Vcpu, zone: Zone) -> cython.int:
 
 
 @cython.cfunc
+@cython.exceptval(check=False)
+def _is_highatomic(sim: Simulation, vcpu: Vcpu) -> cython.bint:
+    """ALLOC_HIGHATOMIC: a request of the slow path that may not block, for more than a page."""
+    if not vcpu.slow or vcpu.order == 0:
+        return False
+    return vcpu.flags & FLAG_ATOMIC != 0 and sim.kernel >= KERNEL_6_12
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def _next_phase(sim: Simulation, vcpu: Vcpu, zone: Zone) -> cython.int:
+    """What follows on a block that was found: for some its pageblock is set aside first."""
+    return RESERVE if _is_highatomic(sim, vcpu) and may_reserve(zone) else HAND_OVER
+
+
+@cython.cfunc
+def reserve_step(sim: Simulation, vcpu: Vcpu) -> cython.int:
+    """reserve_highatomic_pageblock() at the end of get_page_from_freelist().
+
+    The kernel calls it behind arch_alloc_page(), so that a hook which spins there comes first.
+    """
+    zone: Zone = sim.zone_at(vcpu.pfn)
+    vcpu.lock_wait += zone.lock.take()
+    log_event(sim, sim.clock.now, vcpu.number, EVENT_LOCKED, zone.index, vcpu.order)
+    reserve(zone, vcpu.pfn, vcpu.order)
+    zone.lock.release()
+    vcpu.phase = HAND_OVER
+    return requeue_at(sim, vcpu.number, sim.clock.now)
+
+
+@cython.cfunc
 def find_zone(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """get_page_from_freelist(): the first zone that may give a page, from ``zone_at`` on."""
     order: cython.int = vcpu.order
@@ -185,7 +229,10 @@ def find_zone(sim: Simulation, vcpu: Vcpu) -> cython.int:
                 pfn = pcp.pop(order, vcpu.migratetype)
                 if pfn >= 0:
                     vcpu.pfn = pfn
-                    return hand_over(sim, vcpu)
+                    if _next_phase(sim, vcpu, zone) == HAND_OVER:
+                        return hand_over(sim, vcpu)
+                    vcpu.phase = RESERVE
+                    return requeue_at(sim, vcpu.number, sim.clock.now)
                 vcpu.phase = REFILL
                 return requeue_at(sim, vcpu.number, sim.clock.now)
             sim.clock.now += sim.clock.costs.zone_fallback_ns
@@ -249,7 +296,7 @@ def refill_step(sim: Simulation, vcpu: Vcpu) -> cython.int:
     zone.lock.release()
     vcpu.pfn = pcp.pop(order, vcpu.migratetype)
     if vcpu.pfn >= 0:
-        vcpu.phase = HAND_OVER
+        vcpu.phase = _next_phase(sim, vcpu, zone)
     elif sim.kernel >= KERNEL_6_12:
         # rmqueue() looks once more, in rmqueue_buddy(), before it goes on to the next zone.
         vcpu.phase = DIRECT_TAKE
@@ -266,15 +313,22 @@ def direct_take_step(sim: Simulation, vcpu: Vcpu) -> cython.int:
     zone: Zone = cython.cast(Zone, vcpu.zonelist[vcpu.zone_at])
     vcpu.lock_wait += zone.lock.take()
     log_event(sim, sim.clock.now, vcpu.number, EVENT_LOCKED, zone.index, vcpu.order)
-    # __rmqueue() begins with this, in both kernels.
-    vcpu.pfn = zone.rmqueue_smallest(vcpu.order, vcpu.migratetype)
+    vcpu.pfn = -1
+    if _is_highatomic(sim, vcpu):
+        vcpu.pfn = zone.rmqueue_smallest(vcpu.order, HIGHATOMIC)
+    if vcpu.pfn < 0:
+        # __rmqueue() begins with this, in both kernels.
+        vcpu.pfn = zone.rmqueue_smallest(vcpu.order, vcpu.migratetype)
     if vcpu.pfn < 0:
         vcpu.mode.mode = 0
         vcpu.pfn = rmqueue(zone, vcpu.order, vcpu.migratetype, vcpu.no_fragment, vcpu.mode)
+    if vcpu.pfn < 0 and vcpu.slow and vcpu.flags & FLAG_ATOMIC and sim.kernel >= KERNEL_6_12:
+        # A single page now is worth more than a block that somebody may want later.
+        vcpu.pfn = zone.rmqueue_smallest(vcpu.order, HIGHATOMIC)
     if vcpu.pfn >= 0:
         sim.taken_by_order[vcpu.order] += 1
         log_event(sim, sim.clock.now, vcpu.number, EVENT_TAKEN, vcpu.pfn, vcpu.order)
-        vcpu.phase = HAND_OVER
+        vcpu.phase = _next_phase(sim, vcpu, zone)
     else:
         vcpu.zone_at += 1
         vcpu.phase = FIND_ZONE

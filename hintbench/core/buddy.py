@@ -82,6 +82,7 @@ class Buddy:
         free_pages: NR_FREE_PAGES.
         free_highatomic: those on HIGHATOMIC lists, which an ordinary allocation cannot have; 6.12
             only (5.0 reserves by pageblock).
+        reserved_highatomic: pages of the pageblocks that are set aside (nr_reserved_highatomic).
         nr_free: free blocks by order, all migratetypes.
         split: counts where backed memory is; None where nobody asks.
         claim: called with (pfn, order) of every merged block of ``claim_order`` or more; the
@@ -109,6 +110,7 @@ class Buddy:
         self.first_list = pages.new_lists(NR_PAGE_ORDERS * MIGRATE_TYPES)
         self.free_pages = 0
         self.free_highatomic = 0
+        self.reserved_highatomic = 0
         self.nr_free = memoryview(array.array("i", [0] * NR_PAGE_ORDERS))
         self.allow_boost = True
         self.watermark_boost = 0

@@ -44,6 +44,7 @@ cdef class CostTable:
     cdef public long long page_visit_ns, clear_page_ns, memory_page_ns, refault_small_ns
     cdef public long long refault_huge_ns, touch_page_ns, zone_fallback_ns, direct_reclaim_ns
     cdef public long long reclaim_retries, kswapd_wake_ns, flag_ns
+    cdef public long long flag_contended_ns
 
 
 cdef class EventListener:

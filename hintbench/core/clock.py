@@ -45,6 +45,7 @@ class CostTable:
         self.reclaim_retries = costs["reclaim_retries"]
         self.kswapd_wake_ns = costs["kswapd_wake_ns"]
         self.flag_ns = costs["flag_ns"]
+        self.flag_contended_ns = costs["flag_contended_ns"]
 
 
 @cython.cclass

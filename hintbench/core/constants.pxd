@@ -100,6 +100,12 @@ cdef enum:
     OWNER_OUTSIDE = 2
     OWNER_CALLER = 3
     OWNER_STRATEGY = 4
+    RANK_HOST = 0
+    RANK_INTERRUPT = 1
+    RANK_TASK = 2
+    ROLE_HOOK = 0
+    ROLE_TASK = 1
+    ROLE_INTERRUPT = 2
 
 cdef extern from *:
     """

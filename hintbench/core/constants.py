@@ -136,3 +136,13 @@ OWNER_BUDDY = 1
 OWNER_OUTSIDE = 2
 OWNER_CALLER = 3
 OWNER_STRATEGY = 4
+
+# What comes first of what happens at one virtual time, besides the tapes.
+RANK_HOST = 0
+RANK_INTERRUPT = 1
+RANK_TASK = 2
+
+# What a context is (hintbench.core.contexts).
+ROLE_HOOK = 0
+ROLE_TASK = 1
+ROLE_INTERRUPT = 2

@@ -140,23 +140,28 @@ def move_free_blocks(zone: Buddy, start_pfn: cython.int, new_type: cython.int) -
     """__move_freepages_block(): every free block of the pageblock changes its list.
 
     To the tail in 6.12 (list_move_tail), to the head in 5.0 (list_move).
+
+    Returns:
+        How many pages were moved.
     """
     pfn: cython.int = start_pfn
     end: cython.int = (start_pfn | (PAGEBLOCK_PAGES - 1)) + 1
     state: cython.int
     order: cython.int
+    moved: cython.int = 0
     while pfn < end:
         state = zone.pages.state[pfn]
         order = state & ORDER_MASK
         if (state & KIND_MASK) == BUDDY:
             zone.pages.remove(pfn)
             zone.charge_block(pfn)
+            moved += 1 << order
             if zone.kernel >= KERNEL_6_12:
                 zone.pages.add_tail(zone.list_of(order, new_type), pfn)
             else:
                 zone.pages.add_head(zone.list_of(order, new_type), pfn)
         pfn += 1 << order
-    return 0
+    return moved
 
 
 @cython.cfunc

@@ -18,6 +18,7 @@ if cython.compiled:
         EVENT_ALLOCATED,
         EVENT_FREED,
         FLAG_ATOMIC,
+        FLAG_COMPOUND,
         FLAG_MOVABLE_ZONE,
         FLAG_NO_KSWAPD,
         FLAG_NORETRY,
@@ -61,6 +62,7 @@ else:
         EVENT_ALLOCATED,
         EVENT_FREED,
         FLAG_ATOMIC,
+        FLAG_COMPOUND,
         FLAG_MOVABLE_ZONE,
         FLAG_NO_KSWAPD,
         FLAG_NORETRY,
@@ -316,7 +318,7 @@ def run_fast(sim: Simulation) -> cython.bint:
     """
     # Of any migratetype, too.
     allowed: cython.uint = FLAG_ZERO | FLAG_TOUCHED | FLAG_ATOMIC | FLAG_NORETRY | 0x700
-    allowed |= FLAG_NO_KSWAPD | FLAG_MOVABLE_ZONE
+    allowed |= FLAG_NO_KSWAPD | FLAG_MOVABLE_ZONE | FLAG_COMPOUND
     mask: cython.int = sim.winner.leaves - 1
     first: cython.int
     before: cython.longlong = sim.progress

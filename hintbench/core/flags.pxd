@@ -1,3 +1,6 @@
+from hintbench.core.clock cimport VirtualClock
+
+
 cdef class UnitFlags:
     cdef readonly str name
     cdef readonly int order
@@ -8,6 +11,9 @@ cdef class UnitFlags:
     cdef public object split
     cdef unsigned char[::1] units
     cdef short[::1] writers
+    cdef VirtualClock clock
     cdef int any_set(self, int pfn, int order) except -1
     cdef int all_set(self, int pfn, int order) except -1
     cdef int forget(self, int pfn, int order) except -1
+    cdef int _charge(self, int pfn, int order) except -1
+    cdef int _check(self, long long pfn, long long order) except -1

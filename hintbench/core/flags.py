@@ -11,8 +11,10 @@ import cython
 import numpy
 
 if cython.compiled:
+    from cython.cimports.hintbench.core.clock import VirtualClock
     from cython.cimports.hintbench.core.constants import MAX_PAGE_ORDER
 else:
+    from hintbench.core.clock import VirtualClock
     from hintbench.core.constants import MAX_PAGE_ORDER
 _LINE_ORDER = cython.declare(cython.int, 9)
 # Host threads are CPU -1.
@@ -33,7 +35,7 @@ class UnitFlags:
         name: shown in messages.
         order: the unit's order.
         page_count: pages covered.
-        guest: charged for searches; spins in :meth:`wait_clear`.
+        guest: charged for what is done to the flags; spins in :meth:`wait_clear`.
         on_clear: called after units were cleared, to wake who waits for that.
 
     Attributes:
@@ -53,6 +55,7 @@ class UnitFlags:
         self.count = 0
         self.on_clear = on_clear
         self.guest = guest
+        self.clock = None if guest is None else guest.machine.clock
         self.watcher = None
         self.split = None
         lines = (page_count >> order >> _LINE_ORDER) + 1
@@ -91,9 +94,9 @@ class UnitFlags:
                 if self.split is not None:
                     self.split.unmark(unit << self.order)
             unit += 1
-        if cleared and self.guest is not None:
+        if cleared and self.clock is not None:
             # Whoever takes or allocates the block writes the line.
-            self.writers[(pfn >> self.order) >> _LINE_ORDER] = self.guest.cpu
+            self.writers[(pfn >> self.order) >> _LINE_ORDER] = self.clock.cpu
         self.count -= cleared
         return cleared
 
@@ -116,13 +119,16 @@ class UnitFlags:
         """Set every unit that overlaps the block; the number that were clear."""
         self._check(pfn, order)
         self._charge(pfn, order)
-        changed = 0
-        for unit in range(pfn >> self.order, ((pfn + (1 << order) - 1) >> self.order) + 1):
+        changed: cython.int = 0
+        unit: cython.Py_ssize_t = pfn >> self.order
+        last: cython.Py_ssize_t = (pfn + (1 << order) - 1) >> self.order
+        while unit <= last:
             if not self.units[unit]:
                 self.units[unit] = 1
                 changed += 1
                 if self.split is not None:
                     self.split.mark(unit << self.order, self.order)
+            unit += 1
         self.count += changed
         if self.watcher is not None:
             self.watcher.flag_set(self, pfn, order)
@@ -163,14 +169,21 @@ class UnitFlags:
                 f"flags {self.name!r}: find from start_pfn {start_pfn:#x} to end_pfn {end_pfn:#x},"
                 f" limit {limit}: none may be negative, nor the range end before it begins"
             )
-        first = start_pfn >> self.order
-        units = numpy.asarray(self.units)[first : (end_pfn - 1 >> self.order) + 1]
-        found = numpy.flatnonzero(units)[: limit or None] + first
-        if self.guest is not None:
-            stopped = 0 < limit == len(found)
-            looked = int(found[limit - 1]) - first + 1 if stopped else len(units)
-            self.guest.spend(self.guest.costs.flag_ns * (looked // 64 + len(found)))
-        return [int(unit) << self.order for unit in found]
+        first: cython.Py_ssize_t = start_pfn >> self.order
+        end: cython.Py_ssize_t = min((end_pfn - 1 >> self.order) + 1, len(self.units))
+        unit: cython.Py_ssize_t = first
+        most: cython.Py_ssize_t = limit
+        found: list = []
+        while unit < end:
+            if self.units[unit]:
+                found.append(unit << self.order)
+                if len(found) == most:
+                    end = unit + 1
+            unit += 1
+        if self.clock is not None:
+            looked = max(end - first, 0)
+            self.clock.now += self.clock.costs.flag_ns * (looked // 64 + len(found))
+        return found
 
     async def wait_clear(
         self, pfn: int, order: int = 0, poll: Callable[[], None] | None = None
@@ -190,21 +203,27 @@ class UnitFlags:
         """The first pfn of every unit that is set, in order."""
         return [int(unit) << self.order for unit in numpy.flatnonzero(numpy.asarray(self.units))]
 
-    def _charge(self, pfn: int, order: int) -> None:
+    def _charge(self, pfn: cython.int, order: cython.int) -> cython.int:
         """An atomic operation on each line that holds a flag of the block."""
-        if self.guest is None:
-            return
-        cpu, costs = self.guest.cpu, self.guest.costs
-        last = (pfn + (1 << order) - 1) >> self.order >> _LINE_ORDER
-        for line in range(pfn >> self.order >> _LINE_ORDER, last + 1):
-            hot = self.writers[line] == cpu or self.writers[line] == _NOBODY
-            self.guest.spend(costs.flag_ns if hot else costs.flag_contended_ns)
-            self.writers[line] = cpu
+        clock: VirtualClock = self.clock
+        line: cython.Py_ssize_t = pfn >> self.order >> _LINE_ORDER
+        last: cython.Py_ssize_t = (pfn + (1 << order) - 1) >> self.order >> _LINE_ORDER
+        if clock is None:
+            return 0
+        while line <= last:
+            if self.writers[line] == clock.cpu or self.writers[line] == _NOBODY:
+                clock.now += clock.costs.flag_ns
+            else:
+                clock.now += clock.costs.flag_contended_ns
+            self.writers[line] = clock.cpu
+            line += 1
+        return 0
 
-    def _check(self, pfn: int, order: int) -> None:
+    def _check(self, pfn: cython.longlong, order: cython.longlong) -> cython.int:
         if not 0 <= order <= MAX_PAGE_ORDER:
             raise ValueError(f"flags {self.name!r}: order is {order}, not in 0..{MAX_PAGE_ORDER}")
         if pfn < 0 or (pfn + (1 << order) - 1) >> self.order >= len(self.units):
             raise ValueError(
                 f"flags {self.name!r}: pfn {pfn:#x} order {order} is outside the guest's memory"
             )
+        return 0

@@ -99,12 +99,16 @@ def hand_over(sim: Simulation, vcpu: Vcpu) -> cython.int:
 @cython.cfunc
 @cython.exceptval(check=False)
 def state_of(flags: cython.uint, migratetype: cython.int, order: cython.int) -> cython.int:
-    """The state byte of a block that its user has."""
+    """The state byte of a block that its user has.
+
+    prep_new_page() makes no compound page of a single one, which is asked for with __GFP_COMP too.
+    """
+    compound: cython.bint = order > 0 and flags & FLAG_COMPOUND != 0
     if flags & FLAG_SLAB:
         return SLAB | order
     if migratetype == MOVABLE:
-        return (COMPOUND_MOVABLE if flags & FLAG_COMPOUND else IN_USE_MOVABLE) | order
-    return (COMPOUND if flags & FLAG_COMPOUND else IN_USE) | order
+        return (COMPOUND_MOVABLE if compound else IN_USE_MOVABLE) | order
+    return (COMPOUND if compound else IN_USE) | order
 
 
 @cython.cfunc

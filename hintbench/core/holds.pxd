@@ -1,3 +1,4 @@
+from hintbench.core.scheduler cimport CoreScheduler
 from hintbench.core.zone cimport Zone
 
 
@@ -6,3 +7,14 @@ cdef class HoldMeter:
     cdef long long bound
     cdef long long visits
     cdef object exceeded
+
+
+cdef class RefusalMeter:
+    cdef Zone zone
+    cdef object refused, before
+    cdef long long isolations, refusals
+
+
+cdef class HookTakes:
+    cdef CoreScheduler scheduler
+    cdef object taken, before

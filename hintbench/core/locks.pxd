@@ -1,9 +1,19 @@
 from hintbench.core.clock cimport VirtualClock
 
 
+cdef class LockTimeline
+
+
+cdef class LockRequest:
+    cdef readonly LockTimeline lock
+    cdef readonly bint interrupts_off
+    cdef bint asked
+
+
 cdef class LockTimeline:
     cdef VirtualClock clock
     cdef readonly str name
+    cdef public bint of_zone
     cdef public long long available_ns
     cdef public long long granted_ns
     cdef readonly long long requested_ns

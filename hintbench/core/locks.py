@@ -6,7 +6,7 @@ wait that a queue of events would: it is granted at ``max(now, available)``.
 """
 
 import array
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import cython
@@ -17,17 +17,28 @@ else:
     from hintbench.core.constants import PAYERS
 
 
+@cython.final
+@cython.freelist(16)
+@cython.cclass
 class LockRequest:
     """What ``await`` hands to the scheduler when a coroutine wants a lock."""
-
-    __slots__ = ("interrupts_off", "lock")
 
     def __init__(self, lock: "LockTimeline", interrupts_off: bool = True) -> None:
         self.lock = lock
         self.interrupts_off = interrupts_off
+        self.asked = False
 
-    def __await__(self) -> Iterator[Any]:
-        yield self
+    def __await__(self) -> "Generator[Any, Any, Any]":
+        return self
+
+    def __iter__(self) -> "LockRequest":
+        return self
+
+    def __next__(self) -> "LockRequest":
+        if self.asked:
+            raise StopIteration
+        self.asked = True
+        return self
 
 
 class _Done:
@@ -35,7 +46,7 @@ class _Done:
 
     __slots__ = ()
 
-    def __await__(self) -> Iterator[Any]:
+    def __await__(self) -> Any:
         return iter(())
 
 
@@ -56,6 +67,7 @@ class LockTimeline:
     ``async with``.
 
     Attributes:
+        of_zone: it is a zone's.
         available_ns: when the last holder releases.
         holder: the context that holds it, meaningful while ``held``.
         requested_ns: when it was asked for the last time, from when on interrupts are off.
@@ -67,6 +79,7 @@ class LockTimeline:
     def __init__(self, clock: Any, name: str, irqs_off_until_ns: Any) -> None:
         self.clock = clock
         self.name = name
+        self.of_zone = False
         self.available_ns = 0
         self.granted_ns = 0
         self.requested_ns = 0

@@ -14,6 +14,7 @@ if cython.compiled:
         direct_take_step,
         find_zone,
         refill_step,
+        reserve_step,
     )
     from cython.cimports.hintbench.core.constants import (
         ALLOCATE,
@@ -59,6 +60,7 @@ if cython.compiled:
         IN_HOOK,
         READY,
         REFILL,
+        RESERVE,
         SLOW_PATH,
         Vcpu,
     )
@@ -69,6 +71,7 @@ else:
         direct_take_step,
         find_zone,
         refill_step,
+        reserve_step,
     )
     from hintbench.core.constants import (
         ALLOCATE,
@@ -114,6 +117,7 @@ else:
         IN_HOOK,
         READY,
         REFILL,
+        RESERVE,
         SLOW_PATH,
         Vcpu,
     )
@@ -239,6 +243,8 @@ def _late_step(sim: Simulation, vcpu: Vcpu, phase: cython.int) -> cython.int:
         return _late_step(sim, vcpu, vcpu.phase)
     if phase == FIND_ZONE:
         return find_zone(sim, vcpu)
+    if phase == RESERVE:
+        return reserve_step(sim, vcpu)
     if phase == FINISH_ALLOCATION:
         return finish_allocation(sim, vcpu)
     if phase == COMMIT_FREE:

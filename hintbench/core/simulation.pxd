@@ -52,6 +52,8 @@ cdef class Simulation:
     cdef readonly long long[::1] taken_by_order, drained_by_order
     cdef readonly long long[::1] refills, drains
     cdef public long long exact_taken_again, exact_returned_again, exact_waits
+    cpdef int schedule(self, long long at_ns, int rank, int number, object callback) except -1
+    cpdef int run_event(self) except -1
     cpdef int requeue(self, Vcpu vcpu) except -1
     cpdef int block(self, Vcpu vcpu) except -1
     cdef int call_waiting_hook(self, Vcpu vcpu, object coroutine, str name, int after) except -1

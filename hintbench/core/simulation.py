@@ -40,22 +40,6 @@ else:
 LARGEST_BULK = 4095
 
 
-class Timer:
-    """An entry of the event queue; cancelled by forgetting its callback."""
-
-    __slots__ = ("callback",)
-
-    def __init__(self, callback: Callable[[], None]) -> None:
-        self.callback: Callable[[], None] | None = callback
-
-    def cancel(self) -> None:
-        """Never mind."""
-        self.callback = None
-
-    def __lt__(self, other: "Timer") -> bool:
-        return False
-
-
 @cython.final
 @cython.cclass
 class Simulation:
@@ -175,7 +159,13 @@ class Simulation:
         """So many more pages are backed and in the guest's use, or fewer."""
         self.backing.used.change(now_ns, pages)
 
-    def schedule(self, at_ns: int, rank: int, number: int, callback: Callable[[], None]) -> Timer:
+    def schedule(
+        self,
+        at_ns: cython.longlong,
+        rank: cython.int,
+        number: cython.int,
+        callback: "Callable[[], None]",
+    ) -> cython.int:
         """Have ``callback`` run at a virtual time.
 
         Args:
@@ -185,28 +175,28 @@ class Simulation:
             number: next tie-breaker: the CPU.
             callback: called without arguments.
         """
-        timer = Timer(callback)
         self.sequence += 1
-        heapq.heappush(self.events, (at_ns, rank, number, self.sequence, timer))
-        self.next_event_ns = self.events[0][0]
-        return timer
+        heapq.heappush(self.events, (at_ns, rank, number, self.sequence, callback))
+        if at_ns < self.next_event_ns:
+            self.next_event_ns = at_ns
+        return 0
 
-    def run_event(self) -> None:
+    def run_event(self) -> cython.int:
         """Run the first event of the queue."""
-        at_ns, _rank, _number, _sequence, timer = heapq.heappop(self.events)
+        event: tuple = heapq.heappop(self.events)
+        at_ns: cython.longlong = event[0]
+        delay_ns: cython.longlong
         self.next_event_ns = self.events[0][0] if self.events else NEVER
         self.progress += 1
-        preemptions = self.clock.preemptions
-        if preemptions is not None and timer.callback is not None:
-            delay_ns = preemptions.at_event()
+        if self.clock.preemptions is not None:
+            delay_ns = self.clock.preemptions.at_event()
             if delay_ns:
-                late = (at_ns + delay_ns, _rank, _number, _sequence, timer)
-                heapq.heappush(self.events, late)
+                heapq.heappush(self.events, (at_ns + delay_ns, *event[1:]))
                 self.next_event_ns = self.events[0][0]
-                return
-        if timer.callback is not None:
-            self.clock.now = at_ns
-            timer.callback()
+                return 0
+        self.clock.now = at_ns
+        event[4]()
+        return 0
 
     # -- hooks ----------------------------------------------------------------------------------
 

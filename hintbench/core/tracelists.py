@@ -253,21 +253,37 @@ class RefillWalk:
 
 @cython.final
 @cython.cclass
-class OthersWalk:
-    """Finds the pages that kcompactd drains and that another CPU had put on its list.
+class CompactionDrainWalk:
+    """Finds the drains of kcompactd that empty lists: those of other CPUs, and its own.
 
     Args:
         page_count: pages that the trace can name.
+        cpus: CPUs of the trace.
+        gap_ns: how far apart two of its runs are at least; one flush a run is looked for.
     """
 
     put_by: cython.short[::1]
-    rows: list
+    newest: cython.longlong[::1]
+    lowest: cython.longlong[::1]
+    highest: cython.longlong[::1]
+    hot: cython.uchar[::1]
+    of_others: list
+    flushes: list
+    gap_ns: cython.longlong
+    last_ns: cython.longlong
 
-    def __init__(self, page_count: int) -> None:
+    def __init__(self, page_count: int, cpus: int, gap_ns: int) -> None:
         import numpy
 
         self.put_by = memoryview(numpy.full(page_count, -1, dtype=numpy.int16))
-        self.rows = []
+        self.newest = memoryview(numpy.full(cpus, -1, dtype=numpy.int64))
+        self.lowest = memoryview(numpy.full(cpus, -1, dtype=numpy.int64))
+        self.highest = memoryview(numpy.full(cpus, -1, dtype=numpy.int64))
+        self.hot = memoryview(numpy.zeros(cpus, dtype=numpy.uint8))
+        self.of_others = []
+        self.flushes = []
+        self.gap_ns = gap_ns
+        self.last_ns = -gap_ns
 
     def walk(self, low: int, action: object, settles: object, trace: object) -> None:
         """Follow the next events.
@@ -283,19 +299,64 @@ class OthersWalk:
         cpus: cython.short[::1] = memoryview(trace.cpu)
         pfns: cython.longlong[::1] = memoryview(trace.pfn)
         flags: cython.uint[::1] = memoryview(trace.flags)
+        times: cython.longlong[::1] = memoryview(trace.time_ns)
         row: cython.Py_ssize_t
+        cpu: cython.int
+        pfn: cython.longlong
+        by_compaction: cython.bint
         for row in range(len(action)):
             if ends[row] == _C_DEFERRED:
                 continue
+            cpu = cpus[row]
+            pfn = pfns[row]
+            by_compaction = flags[row] & _C_BY_KCOMPACTD != 0
+            if by_compaction and actions[row] == _C_RETURN:
+                if self.put_by[pfn] >= 0 and self.put_by[pfn] != cpu:
+                    self.of_others.append(low + row)
+                if self.lowest[cpu] < 0 or pfn < self.lowest[cpu]:
+                    self.lowest[cpu] = pfn
+                if pfn > self.highest[cpu]:
+                    self.highest[cpu] = pfn
+                if self.newest[cpu] == pfn:
+                    self.hot[cpu] = True
+                self.put_by[pfn] = -1
+                continue
+            if self.lowest[cpu] >= 0:
+                self._end(cpu, low + row, times[row])
             if ends[row] == _C_SETTLES or (actions[row] == _C_TAKE or actions[row] == _C_GIVE_BACK):
-                self.put_by[pfns[row]] = cpus[row]
-            elif actions[row] == _C_RETURN:
-                if flags[row] & _C_BY_KCOMPACTD and (
-                    self.put_by[pfns[row]] >= 0 and self.put_by[pfns[row]] != cpus[row]
-                ):
-                    self.rows.append(low + row)
-                self.put_by[pfns[row]] = -1
+                self.put_by[pfn] = cpu
+                if by_compaction:
+                    self.newest[cpu] = pfn
+            elif actions[row] != _C_NOTHING:
+                self.put_by[pfn] = -1
 
-    def drained(self) -> list:
-        """The rows at which it drained them, rising."""
-        return self.rows
+    @cython.cfunc
+    def _end(self, cpu: cython.int, row: cython.longlong, time_ns: cython.longlong) -> cython.int:
+        """A drain by kcompactd has ended before `row`: did it leave anything of that zone?
+
+        One that a free set off begins with that page's list, and may get to its head as well, but
+        leaves other lists; what it leaves lies among what it took.
+        """
+        page: cython.longlong
+        empty: cython.bint = self.hot[cpu] and time_ns - self.last_ns > self.gap_ns
+        if empty:
+            for page in range(self.lowest[cpu], self.highest[cpu]):
+                if self.put_by[page] == cpu:
+                    empty = False
+                    break
+        if empty:
+            self.flushes.append(row - 1)
+        if (self.flushes and time_ns - self.last_ns <= self.gap_ns) or empty:
+            self.last_ns = time_ns
+        self.lowest[cpu] = -1
+        self.highest[cpu] = -1
+        self.hot[cpu] = False
+        return 0
+
+    def drained_of_others(self) -> list:
+        """The rows at which it drained a page that another CPU had put on its list, rising."""
+        return self.of_others
+
+    def flushed(self) -> list:
+        """Rows behind which its own CPU's list of a zone was empty, at least one of each run."""
+        return self.flushes

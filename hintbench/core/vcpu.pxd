@@ -79,3 +79,4 @@ cdef enum:
     FINISHED = 14
     EXACT = 15
     EXACT_AGAIN = 16
+    RESERVE = 17

@@ -35,6 +35,7 @@ else:
     FINISHED = 14
     EXACT = 15
     EXACT_AGAIN = 16
+    RESERVE = 17
 
 # How many operations are made ready at a time; few enough for a core's own cache.
 _PIECE = cython.declare(cython.Py_ssize_t, 2048)

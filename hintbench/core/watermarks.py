@@ -142,6 +142,13 @@ class ZoneMemory(Buddy):
                 for migratetype in range(HIGHATOMIC):
                     if self.pages.links[2 * (head + migratetype)] != head + migratetype:
                         return True
+                # ALLOC_HIGHATOMIC: a request that may not block, for more than a page.
+                if (
+                    reserve > 1
+                    and self.kernel >= KERNEL_6_12
+                    and self.has_free(current, HIGHATOMIC)
+                ):
+                    return True
         return False
 
     def watermark_ok(self, mark: int, order: int = 0, highest_zone: int = 0) -> bool:

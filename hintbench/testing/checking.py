@@ -5,39 +5,30 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from hintbench.errors import HintbenchError
 from hintbench.testing.comparisons import compare_digests
 from hintbench.testing.exploration import Exploration, of_own_constants
 from hintbench.testing.explored import RACE
+from hintbench.testing.pool import COMPARE_SECONDS, Pool
 from hintbench.testing.races import RACES, races_of
 from hintbench.testing.rules import RULES
 from hintbench.testing.subjects import Subject
 from hintbench.testing.tasks import Task, Tasks, first_seed, tasks_of
-from hintbench.testing.worker import Told, work
+from hintbench.testing.worker import Told
 from hintbench.watchdog import watch
-from hintbench.workers import SECONDS_TO_END, end_all, start_worker
 
 if TYPE_CHECKING:
     from hintbench.strategy import Claims, Strategy
     from hintbench.testing.scenario import Scenario
 
-SCHEDULES: Final = 2_000
+SCHEDULES: Final = 3_000
 SECONDS: Final = 25.0
 """How many schedules a strategy gets by default, and how much wall time."""
 SHRINK_SECONDS: Final = 6.0
 SHORT: Final = 12
 """Steps of a counterexample that need not be made shorter."""
-SILENCE_SECONDS: Final = 12.0
-"""A worker that begins no scenario for so long hangs, and is killed [wall s]."""
-COMPARE_SECONDS: Final = 30.0
-"""How long its comparisons of runs may take, which come before the first scenario [wall s]."""
-_START_SECONDS: Final = 60.0
-"""How long a process may take to start, and a scenario that has not begun [wall s]."""
-
 HOLDS, BROKEN, DECLARED, UNSHOWN, UNTRIED, NOT_APPLICABLE = (
     "holds",
     "broken",
@@ -165,7 +156,7 @@ def check_strategy(
     instance = subject.maker()()
     declared = dict(instance.declared_failures)
     check = Check(subject.text, seed=seed)
-    pool = _Pool(subject, max(1, jobs), on_progress)
+    pool = Pool(subject, max(1, jobs), on_progress)
     try:
         tasks = tasks_of(seed, schedules, seconds, pool.size)
         _explore(check, pool, [each for each in tasks if each[0] != "explore"], declared)
@@ -190,7 +181,7 @@ def check_strategy(
     return check
 
 
-def _explore(check: Check, pool: _Pool, tasks: list[Task], declared: Iterable[str]) -> None:
+def _explore(check: Check, pool: Pool, tasks: list[Task], declared: Iterable[str]) -> None:
     """Have some tasks done, and enter what comes of them; a fault ends all of them."""
     for answer in pool.run(tasks, stop=lambda found: _undeclared(found, declared)):
         check.exploration.merge(answer)
@@ -232,7 +223,7 @@ def check_here(
     return check
 
 
-def _shrunk(pool: _Pool, found: dict[tuple[str, str], Scenario]) -> list[Told]:
+def _shrunk(pool: Pool, found: dict[tuple[str, str], Scenario]) -> list[Told]:
     """Counterexamples for what was found, in its order.
 
     Each gets a little time, and what is then still long shares the rest.
@@ -299,129 +290,3 @@ def _verdicts(check: Check, claims: Claims, declared: dict[str, str]) -> list[Ve
         else:
             verdicts.append(Verdict(name, HOLDS))
     return verdicts
-
-
-@dataclass(slots=True)
-class _Worker:
-    process: BaseProcess
-    connection: Connection[Any, Any]
-    deadline: float
-    task: str = ""
-    seed: int | None = None
-    patience_seconds: float = SILENCE_SECONDS
-
-    def begin(self, task: Task) -> None:
-        """Note what it is to do, and how long it may be silent then."""
-        self.task, self.seed = task[0], None
-        self.patience_seconds = SILENCE_SECONDS
-        if self.task in ("compare", "digests"):
-            self.patience_seconds = COMPARE_SECONDS
-        elif self.task == "shrink":
-            # Its last argument is the time that it may take.
-            self.patience_seconds += task[1][-1]
-
-
-class _Pool:
-    """Worker processes for one strategy."""
-
-    def __init__(
-        self, subject: Subject, size: int, on_progress: Callable[[int], None] | None
-    ) -> None:
-        self.subject = subject
-        self.size = size
-        self.error = ""
-        self._begun = self._started = 0
-        self._on_progress = on_progress
-        self._workers = [self._start() for _ in range(size)]
-
-    def _start(self) -> _Worker:
-        # Each has its own, whatever this process has: hash() of a text differs between any two.
-        self._started += 1
-        process, connection = start_worker(work, self.subject, hash_seed=self._started)
-        return _Worker(process, connection, 0.0)
-
-    def run_in_several(self, task: Task) -> list[Any]:
-        """Have every process do the same, two at least; the answers of those that succeeded."""
-        while len(self._workers) < 2:
-            self._workers.append(self._start())
-        return self.run([task] * len(self._workers))
-
-    def run(
-        self,
-        tasks: list[Task],
-        stop: Callable[[Any], bool] = lambda answer: False,
-    ) -> list[Any]:
-        """Have tasks done; the answers of those that succeeded, in the order of the tasks."""
-        waiting = list(enumerate(tasks))
-        answers: dict[int, Any] = {}
-        busy: dict[int, _Worker] = {}
-        while (waiting and not self.error) or busy:
-            idle = [each for each in self._workers if each not in busy.values()]
-            while waiting and idle and not self.error:
-                number, task = waiting.pop(0)
-                worker = idle.pop()
-                worker.begin(task)
-                worker.deadline = time.monotonic() + _START_SECONDS
-                worker.connection.send(task)
-                busy[number] = worker
-            for number, worker in list(busy.items()):
-                done, answer = self._listen(worker)
-                if not done:
-                    continue
-                del busy[number]
-                if answer is not None:
-                    answers[number] = answer
-                if self.error or (answer is not None and stop(answer)):
-                    waiting = []
-                    self._enough(busy.values())
-            if busy:
-                wait([worker.connection for worker in busy.values()], timeout=0.2)
-        return [answers[number] for number in sorted(answers)]
-
-    def _listen(self, worker: _Worker) -> tuple[bool, Any]:
-        """Take what a worker has to say: (whether it is done, its answer)."""
-        try:
-            while worker.connection.poll():
-                what, value = worker.connection.recv()
-                worker.deadline = time.monotonic() + SILENCE_SECONDS
-                if what == "begun":
-                    worker.deadline = time.monotonic() + worker.patience_seconds
-                elif what == "seed":
-                    worker.seed, worker.patience_seconds = value, SILENCE_SECONDS
-                    self._begun += 1
-                    if self._on_progress is not None:
-                        self._on_progress(self._begun)
-                elif what == "failed":
-                    self.error = self.error or value
-                    return True, None
-                else:
-                    return True, value
-        except (EOFError, OSError):
-            worker.process.join(SECONDS_TO_END)
-            code = worker.process.exitcode
-            self._give_up(worker, f"its process ended with status {code}")
-            return True, None
-        if time.monotonic() > worker.deadline:
-            self._give_up(worker, f"does not come back within {worker.patience_seconds:.0f} s")
-            return True, None
-        return False, None
-
-    def _give_up(self, worker: _Worker, why: str) -> None:
-        where = f" (schedule {worker.seed})" if worker.seed is not None else ""
-        self.error = self.error or f"{self.subject.text} {why}{where}"
-        worker.process.kill()
-        self._workers.remove(worker)
-        self._workers.append(self._start())
-
-    def _enough(self, workers: Iterable[_Worker]) -> None:
-        """Tell who explores that what is known suffices; who shrinks has its own time."""
-        for worker in workers:
-            if worker.task != "shrink":
-                try:
-                    worker.connection.send(("enough", ()))
-                except OSError:
-                    continue
-
-    def close(self) -> None:
-        """End all workers."""
-        end_all(worker.process for worker in self._workers)

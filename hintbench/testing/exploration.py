@@ -162,6 +162,7 @@ def run_scenario(
     stop_at: tuple[str, str] | None = None,
     attach: Callable[[ExploredRun], None] | None = None,
     races: Iterable[type[Race]] | None = None,
+    checkers: Iterable[type[Checker]] | None = None,
 ) -> Outcome:
     """Run one scenario with a fresh instance of a strategy.
 
@@ -174,11 +175,13 @@ def run_scenario(
         stop_at: rule and kind of the violation that ends the run even if tolerated.
         attach: called with the run before it begins.
         races: which races are looked for; None: all that concern the strategy.
+        checkers: of which rules; None: of all that apply to the strategy.
     """
     strategy = make()
     if tolerated is None:
         tolerated = frozenset(strategy.declared_failures)
-    checkers = checkers_for(strategy)
+    if checkers is None:
+        checkers = checkers_for(strategy)
     if races is None:
         races = races_of(strategy)
     run = ExploredRun(strategy, scenario, checkers, tolerated, journal, told, races)
@@ -270,9 +273,8 @@ def explore_scenarios(
     began = time.perf_counter()
     strategy = make()
     declared = frozenset(strategy.declared_failures)
-    races = races_of(strategy)
-    # Those that follow pages see thousands of events, a third of a schedule's time.
-    cheap = [race for race in races if not race.kinds]
+    races, checkers = races_of(strategy), checkers_for(strategy)
+    cheap = [race for race in races if not race.costly]
     exploration = Exploration()
     enabled = gc.isenabled()
     gc.disable()
@@ -284,7 +286,9 @@ def explore_scenarios(
             if before is not None and not before(seed):
                 break
             calm = len(scenario.operations) >= OPERATIONS and not is_busy(seed)
-            outcome = run_scenario(make, scenario, races=cheap if calm else races)
+            outcome = run_scenario(
+                make, scenario, races=cheap if calm else races, checkers=checkers
+            )
             exploration.watched += not calm
             # From the end of the one before it: drawing a scenario counts as well.
             started, ended = ended, time.process_time()

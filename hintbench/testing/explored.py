@@ -10,22 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from hintbench.contexts import HOOK, TASK
 from hintbench.core import machine as core_machine
 from hintbench.core.audit import Auditor
-from hintbench.core.consistency import list_fault
-from hintbench.core.constants import EVENT_ISOLATED, NEVER
-from hintbench.core.preemption import EndlessRunError, Preemptions
+from hintbench.core.constants import EVENT_ISOLATED, ROLE_HOOK
+from hintbench.core.preemption import EndlessRunError
+from hintbench.core.processors import as_coroutine
 from hintbench.core.tearing import Tear
 from hintbench.errors import HintbenchError, TaskLeakError
-from hintbench.processors import as_coroutine
 from hintbench.runner import STOP_LIMIT_NS
 from hintbench.testing.checker import Checker
-from hintbench.testing.faults import INTERRUPT_NS, Faults
+from hintbench.testing.faults import IN_HAND, Faults
 from hintbench.testing.integrity import Seal
+from hintbench.testing.nested import NestedRun
 from hintbench.testing.outcome import RACE, Outcome, ScheduleStoppedError, Violation
 from hintbench.testing.scenario import Scenario
-from hintbench.testing.watched import WatchedRun
 from hintbench.watching import Watcher
 
 if TYPE_CHECKING:
@@ -34,8 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RACE", "Checker", "ExploredRun", "Outcome", "ScheduleStoppedError", "Violation"]
 
-MOST_NESTED: Final = 2
-"""How deep unlocked edits may stand inside each other."""
 LATE_LIMIT_NS: Final = 10_000_000_000
 """How long after the stop something may still happen that should not [virtual ns]."""
 SPIN_LIMIT_NS: Final = 500_000_000
@@ -46,7 +42,7 @@ EVENT_KINDS: Final = 16
 """More than there are kinds of events in the history."""
 
 
-class ExploredRun(WatchedRun):
+class ExploredRun(NestedRun):
     """A run of a scenario under observation.
 
     Args:
@@ -86,10 +82,6 @@ class ExploredRun(WatchedRun):
         self.stopped = False
         self.dropped_blocks: set[tuple[int, int]] = set()
         self.stopping_ns: int | None = None
-        self.depth = 0
-        self.preemptions = Preemptions(
-            (each.point, each.number, each.delay_ns) for each in scenario.preemptions
-        )
         auditor: Any = Auditor(self.machine.pages.page_count, self._complain, self._notice)
         self.auditor = auditor
         self.auditor.begin(self.machine.zones)
@@ -101,6 +93,9 @@ class ExploredRun(WatchedRun):
         self.races: list[Race] = [race(self) for race in races]
         self.checkers += self.races
         self.auditor.journal = self._journal(journal)
+        if any(fault.kind in IN_HAND for fault in scenario.faults):
+            # An attribute, so that other runs do not hear of every mark.
+            self.flag_set = self._marked
         self.watcher = Watcher((*self.checkers, self))
         self.guest.watcher = self.watcher
         self.guest.host.watcher = self.watcher
@@ -109,10 +104,6 @@ class ExploredRun(WatchedRun):
         for zone in zones:
             zone.torn = Tear(self._preempt)
         self.guest.host.torn = self._preempt
-        self.scheduler.interrupts_on = self._interrupts_on
-        if self.watcher.wants("lock_taken") or self.watcher.wants("lock_released"):
-            for zone in self.machine.zones:
-                zone.lock.observer = _join(zone.lock.observer, self._lock_event)
         self.faults = Faults(scenario.faults, self)
         self.faults.install()
         self.seal = Seal(self.guest)
@@ -331,83 +322,10 @@ class ExploredRun(WatchedRun):
         for flags, _ in guest.flag_sets.values():
             known: Any = flags
             known.guest = known.on_clear = known.watcher = known.split = None
-        parts = (*self.checkers, guest.host, guest, scheduler.processors, scheduler.rules)
+        scheduler.dismantle()
+        parts = (*self.checkers, guest.host, guest, scheduler.rules)
         for part in (*parts, scheduler, self.threads, self.faults, self.watcher, machine, self):
             part.__dict__.clear()
-
-    # -- late contexts and torn edits -----------------------------------------------------------
-
-    def _preempt(self, part: str) -> None:
-        """Between two parts of an unlocked edit; "" after its last part."""
-        if not part:
-            if self.depth == 0:
-                self.check_lists()
-            return
-        delay_ns = self.preemptions.at_edit()
-        if delay_ns:
-            self.tell("preempted", f"preempted for {delay_ns} ns before: {part}")
-            self.watcher.edit_preempted(part)
-            self._run_others(delay_ns)
-
-    def _interrupts_on(self) -> None:
-        """A section of a task's with interrupts off has ended: one may come at once.
-
-        Hooks are left alone: the allocator goes on with what it had in its hands when they return.
-        """
-        current = self.scheduler.current
-        if self.dead or self.depth or current is None or current.kind != TASK or current.parked:
-            return
-        if self.faults.at_restore():
-            self._run_others(INTERRUPT_NS)
-        self._preempt("what follows interrupts being on again")
-
-    def _run_others(self, delay_ns: int) -> None:
-        """Everybody but the running context goes on for a while, inside its step."""
-        simulation, clock, scheduler = self.machine.simulation, self.machine.clock, self.scheduler
-        until_ns = clock.now + delay_ns
-        holds = any(zone.lock.held for zone in self.machine.zones)
-        if holds or self.depth >= MOST_NESTED:
-            clock.now = until_ns
-            return
-        if scheduler.current is not None:
-            # What others have in their hands meanwhile it has not found under its lock.
-            scheduler.count_take(scheduler.current)
-        where = clock.cpu, clock.payer, clock.context
-        outer, scheduler.current = scheduler.current, None
-        hook, self.hook = self.hook, ("", ())
-        off, scheduler.off_in_hook = scheduler.off_in_hook, 0
-        key = NEVER
-        if clock.cpu >= 0:
-            key = simulation.clock_of(clock.cpu)
-            simulation.set_clock(clock.cpu, NEVER)
-        flags = [(zone, zone.quiet) for zone in self.machine.zones]
-        self.depth += 1
-        try:
-            core_machine.run_until(simulation, until_ns)
-        finally:
-            self.depth -= 1
-            for zone, quiet in flags:
-                zone.quiet = quiet
-            scheduler.current, self.hook, scheduler.off_in_hook = outer, hook, off
-            clock.cpu, clock.payer, clock.context = where
-            if clock.cpu >= 0 and key < NEVER:
-                simulation.set_clock(clock.cpu, key)
-            clock.now = until_ns
-
-    def check_lists(self) -> None:
-        """Whether the free lists are in order; they must be whenever nobody edits them."""
-        if self._merge_waits():
-            return
-        for zone in self.machine.zones:
-            fault = list_fault(zone)
-            if fault is not None:
-                self.violate("conservation", fault[1], fault[0])
-
-    def _merge_waits(self) -> bool:
-        """Whether a hook has dropped the lock in the middle of a merge: the block is on no list."""
-        interrupts = (cpu.interrupt for cpu in self.scheduler.processors.cpus)
-        contexts = (*self.scheduler.contexts, *self.scheduler.hooks, *interrupts)
-        return any(each is not None and each.name == "block_merged" for each in contexts)
 
     # -- what happens ----------------------------------------------------------------------------
 
@@ -445,13 +363,7 @@ class ExploredRun(WatchedRun):
         else:
             self.watcher.put_back(zone, pfn, order)
 
-    def _lock_event(self, what: str, lock: Any) -> None:
-        if what == "take":
-            self.watcher.lock_taken(lock)
-        else:
-            self.watcher.lock_released(lock)
-
-    def flag_set(self, flags: Any, pfn: int, order: int) -> None:
+    def _marked(self, flags: Any, pfn: int, order: int) -> None:
         """An event of the watcher's: a unit is marked."""
         self.faults.in_hand(self.guest.zone_of(pfn))
 
@@ -461,7 +373,7 @@ class ExploredRun(WatchedRun):
         Not in a hook: whatever called it in the core goes on with the lists that it had before.
         """
         current = self.scheduler.current
-        if not self.dead and current is not None and current.kind != HOOK:
+        if not self.dead and current is not None and current.role != ROLE_HOOK:
             self._preempt("what follows the clearing of a mark")
 
     def discarded(self, pfn: int, pages: int) -> None:
@@ -490,17 +402,3 @@ class ExploredRun(WatchedRun):
             faults=sum(self.faults.happened.values()),
             operations=self.machine.simulation.operations,
         )
-
-
-def _join(
-    first: Callable[[str, Any], None] | None, second: Callable[[str, Any], None]
-) -> Callable[[str, Any], None]:
-    """Two observers of a lock as one."""
-    if first is None:
-        return second
-
-    def both(what: str, lock: Any) -> None:
-        first(what, lock)
-        second(what, lock)
-
-    return both

@@ -61,12 +61,15 @@ it are in use at a time on a guest of 16,384 pages."""
 LAYOUTS: Final = ("one", "one", "one", "half", "halves", "half-nodes", "two")
 """Of `ZONE_LAYOUTS`: on small guests the same pages are met again sooner, on the largest a drain
 takes more than one page at a time."""
-CALM_LAYOUTS: Final = ("tiny", "half", "half", "halves", "half-nodes")
+CALM_LAYOUTS: Final = ("tiny", "tiny", "tiny", "half", "halves", "half-nodes")
 """The same for calm scenarios: a strategy that tells of all memory at first has soon done so."""
+PRESSED_LAYOUTS: Final = ("half", "half", "halves", "half-nodes")
+"""The same for calm scenarios in which memory runs out: on the smallest guests that is met late,
+and nothing is told by then."""
 BUSY: Final = 8
 """One scenario in so many is busy: a schedule in it holds so many reports that it takes as long as
 several calm ones, which see fewer things at once, but the rest of the time."""
-CALM_SHARE: Final = 4
+CALM_SHARE: Final = 8
 """In calm scenarios blocks of `LARGE` orders are one in so many of what they are in busy ones."""
 LARGE: Final = 5
 CROWDED: Final = ("mixed", "huge", "splits")
@@ -82,9 +85,14 @@ CALM_PAUSES: Final = (4, 8, 16)
 CALM_FAMILIES: Final = ("mixed", "huge", "fragments", "pressure", "splits", "splits")
 FAMILIES: Final = (*CALM_FAMILIES, "drains", "drains", "storms", "depletion")
 """Of busy scenarios; "drains" finds most for its time."""
+SETTLED: Final = (0.75, 0.6)
+"""The share of scenarios, calm and busy ones, in which the strategy is given its time before it is
+stopped: one with a timer of 50 ms tells nothing in most of the others."""
 PACES: Final = (1, 1, 1, 1, 1, 1, 16, 128)
 """How many times longer the pauses are: most scenarios take some milliseconds, some a second, in
 which a strategy with a timer of 50 ms has its passes while memory is still in use."""
+CALM_PACES: Final = (*(1,) * 22, 16, 128)
+"""The same in calm scenarios: in a second a strategy looks thousands of times in vain for work."""
 
 
 def draw_scenario(seed: int, kernels: Sequence[str] = ("6.12", "5.0")) -> Scenario:
@@ -113,7 +121,7 @@ def draw_scenario(seed: int, kernels: Sequence[str] = ("6.12", "5.0")) -> Scenar
         preemptions=preemptions,
         faults=tuple(sorted(faults)),
         seed=seed,
-        settle=rng.random() < 0.6 or family == "depletion",
+        settle=rng.random() < SETTLED[busy] or family == "depletion",
         family=family,
     )
 
@@ -144,12 +152,12 @@ def _draw_work(seed: int, busy: bool) -> _Work:
     """Draw what several scenarios share that differ in who is late and in what goes wrong."""
     rng = random.Random(seed)
     family = rng.choice(FAMILIES if busy else CALM_FAMILIES)
-    # Memory that runs out is met late on the smallest guests: nothing is told by then.
-    layout = rng.choice(LAYOUTS if busy or family == "pressure" else CALM_LAYOUTS)
+    layouts = PRESSED_LAYOUTS if family == "pressure" else CALM_LAYOUTS
+    layout = rng.choice(LAYOUTS if busy else layouts)
     if family in ENCOUNTERS:
         layout = "tiny" if family == "depletion" else "one"
     pages, pauses = layout_pages(layout), rng.choice(PAUSES if busy else CALM_PAUSES)
-    pace = rng.choice(PACES)
+    pace = rng.choice(PACES if busy else CALM_PACES)
     operations = draw_operations(seed, family, VCPUS, pages, pauses, pace, busy=busy)
     return _Work(family, layout, begin(family, operations, VCPUS, pages))
 

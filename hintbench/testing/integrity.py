@@ -33,10 +33,7 @@ class Seal:
             where: {name for name in vars(part) if callable(getattr(type(part), name, None))}
             for where, part in self._parts.items()
         }
-        self._methods = {
-            part: {name: value for name, value in vars(part).items() if callable(value)}
-            for part in {type(part) for part in self._parts.values()}
-        }
+        self._methods = {type(part): dict(vars(type(part))) for part in self._parts.values()}
 
     def broken(self) -> str:
         """What has been replaced, as ``guest.host.report``; "" when nothing was."""
@@ -48,8 +45,10 @@ class Seal:
                 shadows = callable(getattr(type(part), name, None))
                 if shadows and name not in self._own[where]:
                     return f"{where}.{name}"
-        for kind, methods in self._methods.items():
-            for name, value in methods.items():
-                if vars(kind).get(name) is not value:
+        for kind, members in self._methods.items():
+            if vars(kind) == members:
+                continue
+            for name, value in members.items():
+                if callable(value) and vars(kind).get(name) is not value:
                     return f"{kind.__name__}.{name}"
         return ""

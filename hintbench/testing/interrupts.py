@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from hintbench.contexts import KERNEL
+from hintbench.core.bulk import hand_out, hand_out_to_hook, take_pages
 from hintbench.core.constants import (
     EVENT_ALLOCATED,
     EVENT_FREED,
@@ -13,6 +13,7 @@ from hintbench.core.constants import (
     IN_USE,
     TRANSIT,
 )
+from hintbench.core.contexts import KERNEL
 from hintbench.core.hooks import Block
 
 if TYPE_CHECKING:
@@ -52,22 +53,19 @@ class Interrupts:
             pages: how many, if there are so many.
             zone: whose; None: the one with most free memory.
         """
-        guest, clock = self._run.guest, self._run.machine.clock
         self._pay()
+        simulation: Any = self._run.machine.simulation
         zone = zone if zone is not None else self._largest()
-        taken: list[int] = []
         await zone.lock.acquire()
-        while len(taken) < pages and zone.free_pages > zone.watermark_min // 2 + 1:
-            pfn = zone.allocate(0)
-            if pfn < 0:
-                break
-            clock.digest.record(clock.now, cpu, EVENT_TAKEN, pfn, 0)
-            taken.append(pfn)
+        taken = take_pages(simulation, zone, cpu, pages)
         zone.lock.release()
         # What a hook does from here on is not done under this take.
-        await guest.step()
-        for pfn in taken:
-            await self._hand_out(cpu, pfn, 0)
+        await self._run.guest.step()
+        at = 0
+        while (at := hand_out_to_hook(simulation, cpu, taken, at)) < len(taken):
+            await self._call("page_allocated", cpu, taken[at], 0)
+            hand_out(simulation, cpu, taken[at])
+            at += 1
 
     async def borrow(self, cpu: int, zone: Any = None) -> None:
         """A softirq at the end of an interrupt takes a large block (GFP_ATOMIC), and frees it.

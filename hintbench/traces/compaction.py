@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hintbench.compaction import COMPACT_CLUSTER_MAX, CompactionStep
-from hintbench.core.tracelists import OthersWalk
+from hintbench.compaction import CompactionStep
+from hintbench.compaction_scanners import COMPACT_CLUSTER_MAX
+from hintbench.core.constants import PAGEBLOCK_ORDER
+from hintbench.core.tracelists import CompactionDrainWalk
 from hintbench.traces.destinations import COMPACTION_GAP_NS
 
 if TYPE_CHECKING:
@@ -40,12 +42,15 @@ def compaction_of(
     bounds = np.flatnonzero(
         np.concatenate(([True], np.diff(trace.time_ns[moves]) > COMPACTION_GAP_NS, [True]))
     )
-    drained = _drained_of_others(found)
+    of_others, flushed = _drains_of_compaction(found)
     steps = []
     for low, high in pairwise(bounds.tolist()):
         run = moves[low:high]
         next_row = moves[high] if high < len(moves) else len(trace)
-        drains_all = bool(((drained > run[0]) & (drained < next_row)).any())
+        drains_all = _any_between(of_others, run[0], next_row)
+        # Only a run for some order flushes its CPU's list behind the pageblocks that it has left.
+        left_some = len(np.unique(trace.pfn[run] >> PAGEBLOCK_ORDER)) > 1
+        proactive = left_some and not _any_between(flushed, run[0], next_row)
         for at in range(0, len(run), COMPACT_CLUSTER_MAX):
             cluster = run[at : at + COMPACT_CLUSTER_MAX]
             last = at + COMPACT_CLUSTER_MAX >= len(run)
@@ -57,18 +62,28 @@ def compaction_of(
                     len(cluster),
                     last,
                     last and drains_all,
+                    proactive,
                 )
             )
     return tuple(steps)
 
 
-def _drained_of_others(found: PageHistory) -> npt.NDArray[np.int64]:
-    """Rows at which kcompactd drains a page that another CPU had put on its list.
+def _any_between(rows: npt.NDArray[np.int64], low: int, high: int) -> bool:
+    return bool(((rows > low) & (rows < high)).any())
+
+
+def _drains_of_compaction(
+    found: PageHistory,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Rows at which kcompactd drains a page of another CPU's list, and where it empties its own.
 
     It drains its own CPU's lists behind every pageblock, and everybody's after a run that went
-    through the whole zone.
+    through the whole zone; neither when it compacts proactively, for no order.
     """
-    walk = OthersWalk(len(found.first))
+    walk = CompactionDrainWalk(len(found.first), found.trace.cpus, COMPACTION_GAP_NS)
     for window in found.windows():
         walk.walk(window.low, window.action, window.settles, window.trace)
-    return np.array(walk.drained(), dtype=np.int64)
+    return (
+        np.array(walk.drained_of_others(), dtype=np.int64),
+        np.array(walk.flushed(), dtype=np.int64),
+    )

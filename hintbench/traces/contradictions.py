@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # While /proc/kpageflags is read the machine goes on: some blocks have moved by its end.
 _SHARE: Final = 0.05
 _LEAST: Final = 8
+# So many free blocks, and blocks in use, are first where the flags show them only by right flags.
+_CERTAIN: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +38,17 @@ class Contradictions:
         taken_in_use: Those of which some page is in no free block by the flags.
         used: Blocks that first leave a per-CPU list or their user.
         used_free: Those of which some page is in a free block by the flags.
+        agreeing: Blocks of either kind that are where the flags show them, before the first few
+            that are not; of the kind of which there are fewer.
+        first_row: The event of the first of those that are not, but for a few; -1 without any.
     """
 
     taken: int
     taken_in_use: int
     used: int
     used_free: int
+    agreeing: int = 0
+    first_row: int = -1
 
     @property
     def many(self) -> bool:
@@ -77,11 +84,18 @@ def contradictions(found: PageHistory, free: npt.NDArray[np.bool_]) -> Contradic
     taken = (action == TAKE) & has_returns
     used = ((action == HAND_OUT) | (action == RETURN)) & has_takes
     used |= (action == GIVE_BACK) & ~explained
+    wrong = np.unique(row[(taken & ~shown_free) | (used & shown_free)])
+    first_row = int(wrong[min(_LEAST, len(wrong)) - 1]) if len(wrong) else -1
     return Contradictions(
         taken=len(np.unique(row[taken])),
         taken_in_use=len(np.unique(row[taken & ~shown_free])),
         used=len(np.unique(row[used])),
         used_free=len(np.unique(row[used & shown_free])),
+        agreeing=min(
+            len(np.unique(row[taken & shown_free & (row < first_row)])),
+            len(np.unique(row[used & ~shown_free & (row < first_row)])),
+        ),
+        first_row=first_row,
     )
 
 
@@ -96,6 +110,16 @@ def check_page_flags(found: PageHistory, free: npt.NDArray[np.bool_]) -> None:
         TraceError: Too many pages are not where their first event finds them.
     """
     seen = contradictions(found, free)
+    if seen.many and seen.agreeing >= _CERTAIN:
+        trace = found.trace
+        lost = sum(fault.count for fault in trace.faults if fault.kind in ("lost", "overrun"))
+        said = f" ({lost:,} were lost, as it says itself)" if lost else ""
+        raise TraceError(
+            f"events are missing from {name_of(trace)}{said}: until"
+            f" {trace.time_ns[seen.first_row] / 1e9:.6f} s its pages are where the page flags show"
+            " them, from then on many are not: record it again with larger buffers"
+            " (buffer_size_kb), or leave out pages= and replay what is there"
+        )
     if seen.many:
         raise TraceError(
             f"the page flags are not those of {name_of(found.trace)} when it began: of"

@@ -47,7 +47,7 @@ def hidden_pages(
     deferred = DeferredFrees(len(found.first))
     for window in found.windows():
         decay = decays.walk(window.trace)
-        steps = _at_their_times(window, deferred)
+        steps = steps_at_their_times(window, deferred)
         cpu = window.trace.cpu[steps.row]
         lists.walk(steps.action, steps.pfn, steps.order, cpu, decay[steps.row])
     hidden = np.zeros(high_min.shape, dtype=np.int64)
@@ -58,7 +58,7 @@ def hidden_pages(
     return hidden
 
 
-def _at_their_times(window: Window, deferred: DeferredFrees) -> Steps:
+def steps_at_their_times(window: Window, deferred: DeferredFrees) -> Steps:
     """The steps of a window, with frees when they reach the per-CPU lists.
 
     Args:

@@ -9,11 +9,13 @@ import numpy as np
 from hintbench.core.constants import (
     IN_USE,
     IN_USE_MOVABLE,
+    KERNEL_6_12,
     PCP,
     RECLAIMABLE,
 )
 from hintbench.traces.fit import check_pages
 from hintbench.traces.hidden import hidden_pages
+from hintbench.traces.levels import pcp_levels
 from hintbench.traces.state import UNKNOWN_TYPE, free_blocks
 from hintbench.traces.steps import steps_in_order
 from hintbench.traces.truth import AllocatorTruth
@@ -56,6 +58,8 @@ def load(start: TraceStart, machine: Machine) -> None:
             zone.add_free_block(pfn, order)
     _load_in_use(start, machine, zone_of)
     _load_pcp(start, machine, zone_of)
+    if not start.exact and machine.kernel >= KERNEL_6_12:
+        _load_levels(start, machine, zone_of)
     if start.exact:
         named: Any = np.zeros(len(zone_of), dtype=np.uint8)
         for window in start.history.windows():
@@ -143,6 +147,33 @@ def _load_pcp(start: TraceStart, machine: Machine, zone_of: npt.NDArray[np.int16
             lists.load(pcp.pfn[some], pcp.order[some], pcp.migratetype[some])
             # One that held more than pcp->high would have been drained by the last free.
             lists.high = min(max(lists.high, lists.count), lists.high_max)
+
+
+def _load_levels(start: TraceStart, machine: Machine, zone_of: npt.NDArray[np.int16]) -> None:
+    """Set pcp->high as it was, and add the decays of it that no drain shows."""
+    vcpus = machine.simulation.vcpus
+    bounds = np.array(
+        [[(pcp.batch, pcp.high_min, pcp.high_max) for pcp in vcpu.pcps] for vcpu in vcpus],
+        dtype=np.int64,
+    )
+    raised, ticks = pcp_levels(
+        start.history,
+        start.pcp,
+        zone_of,
+        bounds,
+        np.array([zone.watermark_high for zone in machine.zones], dtype=np.int64),
+        np.array([zone.free_pages for zone in machine.zones], dtype=np.int64),
+        {
+            cpu: [at + start.begin_ns for at in times]
+            for cpu, times in start.possible_ticks_ns.items()
+        },
+    )
+    for cpu, index in zip(*np.nonzero(raised), strict=True):
+        pcp = vcpus[cpu].pcps[index]
+        pcp.high = min(pcp.high + int(raised[cpu, index]), pcp.high_max)
+    for cpu, times in ticks.items():
+        known = start.vmstat_ticks_ns[cpu]
+        start.vmstat_ticks_ns[cpu] = sorted({*known, *(at - start.begin_ns for at in times)})
 
 
 def _load_hidden(start: TraceStart, machine: Machine, zone_of: npt.NDArray[np.int16]) -> None:

@@ -16,7 +16,7 @@ from hintbench.traces.compare import compare
 from hintbench.traces.history import PageHistory
 from hintbench.traces.load import load
 from hintbench.traces.state import UNKNOWN_TYPE, FreeBlocks, free_blocks
-from hintbench.traces.ticks import timer_phase_ns, vmstat_ticks
+from hintbench.traces.ticks import possible_ticks, seen_ticks, timer_phase_ns
 from hintbench.traces.windows import piece_of
 
 if TYPE_CHECKING:
@@ -70,7 +70,9 @@ class TraceStart:
         page_count: Pages that the trace names: the guest must have as many.
         cpus: CPUs of the trace.
         vmstat_ticks_ns: By CPU the times at which vmstat_update() decays its lists: those that
-            the trace shows, and likely ones in between; none in an exact replay [virtual ns].
+            the trace shows, and behind `load` also others; none in an exact replay [virtual ns].
+        possible_ticks_ns: By CPU times at which it may have found nothing to drain; `load` adds
+            those to `vmstat_ticks_ns` that the lists of that time do not refute [virtual ns].
         timer_phase_ns: A time at which the kernel's timer wheel stands at its beginning, as far as
             one can see when its work items ran [virtual ns].
         begin_ns: The trace's own time that is the virtual time 0.
@@ -93,6 +95,7 @@ class TraceStart:
     page_count: int
     cpus: int
     vmstat_ticks_ns: dict[int, list[int]]
+    possible_ticks_ns: dict[int, list[int]]
     timer_phase_ns: int
     begin_ns: int
     end_ns: int
@@ -154,9 +157,15 @@ def start_of(
     if free is not None:
         in_use = _with_silent_pages(found, free, in_use, pcp)
     ticks: dict[int, list[int]] = {}
+    possible: dict[int, list[int]] = {}
     if not exact:
-        for cpu, times in enumerate(vmstat_ticks(trace, begin, end)):
+        seen = seen_ticks(trace, begin, end)
+        end_ns = begin_ns + end_time_ns(trace, begin, end)
+        for cpu, (times, others) in enumerate(
+            zip(seen, possible_ticks(seen, begin_ns, end_ns), strict=True)
+        ):
             ticks[cpu] = (times[times >= begin_ns] - begin_ns).tolist()
+            possible[cpu] = (others - begin_ns).tolist()
     return TraceStart(
         exact=exact,
         in_use_pfn=in_use[0],
@@ -168,6 +177,7 @@ def start_of(
         page_count=len(found.first),
         cpus=trace.cpus,
         vmstat_ticks_ns=ticks,
+        possible_ticks_ns=possible,
         timer_phase_ns=(timer_phase_ns(trace, begin, end) - begin_ns) % GRID_NS,
         begin_ns=begin_ns,
         end_ns=end_time_ns(trace, begin, end),

@@ -15,45 +15,48 @@ if TYPE_CHECKING:
 
     from hintbench.traces.events import Trace
 
-# vmstat_update() is due every second; with HZ=250 the timer wheel makes 1.024 s of it.
-_TICK_NS: Final = 1_024_000_000
-# An idle CPU's chain of ticks has stopped, and starts again about two seconds after it wakes.
-_FIRST_TICK_NS: Final = 2 * _TICK_NS
-_TICKS_AFTER_WAKING: Final = 6
-_IDLE_NS: Final = 1_000_000_000
+# vmstat_update() is due every second, and round_jiffies_relative() has it at a whole one.
+_TICK_NS: Final = 1_000_000_000
+# Its timer is deferrable: it fires when its CPU does something, and drains then begin.
+_LATE_NS: Final = 64_000_000
 _SAME_TICK_NS: Final = 200_000_000
 # From a timer's jiffy until its work item drains the first page, on a CPU that is free for it.
 _TIMER_LATENCY_NS: Final = 1_000_000
 
 
-def vmstat_ticks(trace: Trace, begin: int, end: int) -> tuple[npt.NDArray[np.int64], ...]:
-    """When vmstat_update() ran on each CPU, on the trace's own clock.
+def seen_ticks(trace: Trace, begin: int, end: int) -> tuple[npt.NDArray[np.int64], ...]:
+    """When vmstat_update() drained lists on each CPU, on the trace's own clock: a kworker did."""
+    return tuple(_beginnings(trace, begin, end, _SAME_TICK_NS, drains=True))
 
-    Drains by a kworker show some runs. The timer is deferrable and stops when nothing is left to
-    decay, so others are guessed: after a CPU wakes the first comes two seconds later, then one
-    every 1.024 s, six in all (by then pcp->high has decayed to its minimum), none that would be
-    within a period before one that was seen.
+
+def possible_ticks(
+    seen: tuple[npt.NDArray[np.int64], ...], begin_ns: int, end_ns: int
+) -> tuple[npt.NDArray[np.int64], ...]:
+    """When it may have decayed pcp->high on each CPU and found nothing to drain.
+
+    That is every second, where most of those lie that were seen; not within half a second of one.
+    What the lists held then refutes many of them (`hintbench.traces.levels`).
+
+    Args:
+        seen: By CPU the times at which it drained something.
+        begin_ns: When the replay begins.
+        end_ns: When it ends.
     """
-    ticks = []
-    last_ns = trace.time_ns[end - 1] if end else 0
-    for observed, waking in zip(
-        _beginnings(trace, begin, end, _SAME_TICK_NS, drains=True),
-        _beginnings(trace, begin, end, _IDLE_NS, drains=False),
-        strict=True,
-    ):
-        stops = np.append(waking[1:] + _FIRST_TICK_NS, last_ns)
-        guessed = (
-            waking[:, None] + _FIRST_TICK_NS + _TICK_NS * np.arange(_TICKS_AFTER_WAKING)[None, :]
+    every = np.sort(np.concatenate([np.zeros(0, dtype=np.int64), *seen]) % _TICK_NS)
+    if not len(every):
+        return tuple(every for _ in seen)
+    around = np.concatenate([every, every + _TICK_NS])
+    phase = int(every[np.argmax(np.searchsorted(around, every + _LATE_NS) - np.arange(len(every)))])
+    seconds = np.arange(begin_ns + (phase - begin_ns) % _TICK_NS, end_ns, _TICK_NS)
+    possible = []
+    for times in seen:
+        known = np.concatenate(
+            [[np.iinfo(np.int64).min // 2], times, [np.iinfo(np.int64).max // 2]]
         )
-        guessed = guessed[guessed < stops[: len(waking), None]]
-        after = np.searchsorted(observed, guessed - _SAME_TICK_NS)
-        far = np.append(observed, np.iinfo(np.int64).max)[after] - guessed >= _TICK_NS
-        before = np.append(np.iinfo(np.int64).min // 2, observed)[
-            np.searchsorted(observed, guessed)
-        ]
-        far &= guessed - before >= _TICK_NS // 2
-        ticks.append(np.sort(np.concatenate([observed, guessed[far]])).astype(np.int64))
-    return tuple(ticks)
+        after = np.searchsorted(known, seconds)
+        near = np.minimum(known[after] - seconds, seconds - known[after - 1]) <= _TICK_NS // 2
+        possible.append(seconds[~near].astype(np.int64))
+    return tuple(possible)
 
 
 def timer_phase_ns(trace: Trace, begin: int, end: int) -> int:

@@ -17,8 +17,15 @@ from .driver import Bench, scaled
 from .setups import both_kernels, setup
 
 SETUPS = ["one zone", "four zones", "two nodes", "all types", "small lists", "high watermarks"]
-PLAIN = (Flag(0), Flag.ZERO, Flag.TOUCHED, Flag.ATOMIC, Flag.MOVABLE_ZONE | Flag.TOUCHED)
-OTHER = (Flag.SLAB, Flag.DMA32, Flag.COMPOUND | Flag.ZERO)
+PLAIN = (
+    Flag(0),
+    Flag.ZERO,
+    Flag.TOUCHED,
+    Flag.ATOMIC,
+    Flag.MOVABLE_ZONE | Flag.TOUCHED,
+    Flag.COMPOUND | Flag.ZERO,
+)
+OTHER = (Flag.SLAB, Flag.DMA32)
 FEW, MOST = 0.04, 0.8
 """How many allocations are of higher orders."""
 HOOKS = ("none", "puts back", "own pages", "all")

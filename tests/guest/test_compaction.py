@@ -1,12 +1,14 @@
 """kcompactd: which pages it moves, where to, and what it leaves to the per-CPU lists."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from hintbench import hookimpl
-from hintbench.compaction import Compaction, CompactionStep, Scanners
-from hintbench.contexts import RANK_TASK
-from hintbench.core.constants import BUDDY, IN_USE, KIND_MASK
-from hintbench.core.migration import isolate_free_blocks
+from hintbench.compaction import Compaction, CompactionStep
+from hintbench.compaction_scanners import Scanners
+from hintbench.core.constants import BUDDY, IN_USE, KIND_MASK, RANK_TASK
+from hintbench.core.migration import isolate_free_blocks, movable_pages
 from hintbench.operations import Flag, allocate, free, idle
 from hintbench.validation import validate
 from small_guest import MS, START, Silent, boot, small_guest, zone
@@ -154,6 +156,69 @@ def test_scanners_that_meet_end_the_run():
     assert scanners.next_sources(32) == []
     assert list(scanners.targets()) == []
     assert compaction.moved_pages == 0
+
+
+def test_a_proactive_run_drains_no_list_behind_a_pageblock():
+    """compact_zone() flushes for `cc->order > 0` only; compaction_proactiveness passes -1."""
+    for_an_order = compact(fragmented(), 16).machine.simulation.vcpus[0].pcps[0]
+    proactive = compact(fragmented(), 16, proactive=True).machine.simulation.vcpus[0].pcps[0]
+    assert for_an_order.count == 0
+    assert proactive.count >= 16
+
+
+def test_a_proactive_run_begins_at_the_zones_start_and_searches_no_free_list():
+    running = compact(fragmented(), 16, proactive=True)
+    before, after = moved_by(running)
+    first = sorted(used(compact(fragmented(), 0)).values())[:16]
+    assert sorted(before.values()) == first, "linearly, from the zone's first page on"
+    assert min(after.values()) >= START + 15 * PAGEBLOCK
+
+
+def test_the_search_for_sources_goes_down_to_order_3():
+    """fast_find_migrateblock(): `order >= PAGE_ALLOC_COSTLY_ORDER`, in the first half."""
+    hole = START + 2 * PAGEBLOCK + 8
+    lists = {3: [hole], 2: [START + PAGEBLOCK + 4]}
+    lone = SimpleNamespace(
+        start_pfn=START,
+        end_pfn=START + 16 * PAGEBLOCK,
+        blocks_of=lambda order, migratetype: lists.get(order, []),
+    )
+    scanners = Scanners(lone)
+    scanners.search_source()
+    assert (scanners.migrate_pfn, scanners.failures) == (hole & -PAGEBLOCK, 0)
+    scanners.skip.add(hole >> 9)
+    scanners.search_source()
+    assert scanners.failures == 1, "pageblocks that were looked at do not count, nor does order 2"
+
+
+def test_a_search_for_sources_that_fails_goes_back_to_the_lowest_it_had_found():
+    zone_ = compact(fragmented(), 0).machine.zones[0]
+    scanners = Scanners(zone_)
+    found = []
+    while not scanners.failures:
+        scanners.search_source()
+        scanners.skip.add(scanners.migrate_pfn >> 9)
+        found.append(scanners.migrate_pfn)
+    assert len(found) > 2
+    assert found[-1] & -PAGEBLOCK == min(found[:-1])
+    assert scanners.fast_start_pfn == zone_.end_pfn
+    assert scanners.next_sources(1)[0] & -PAGEBLOCK not in {pfn & -PAGEBLOCK for pfn in found}
+
+
+def test_single_pages_that_were_asked_for_as_compound_ones_can_be_moved():
+    """`if (order && (gfp_flags & __GFP_COMP))`: a folio of one page is no compound page."""
+    flags = Flag.COMPOUND | Flag.TOUCHED
+    tape = [
+        allocate([0, 1], order=[0, 1], migratetype=1, flags=flags),
+        idle([1 * MS]),
+    ]
+    running = boot(Silent(), tape, config=small_guest(zones=(zone(8, low=40),)))
+    running.execute()
+    single, pair = (used(running)[slot] for slot in (0, 1))
+    guest = running.guest
+    assert [guest.is_compound(pfn) for pfn in (single, pair, pair + 1)] == [False, True, True]
+    assert movable_pages(running.machine.pages, single, single + 1, 1) == [single]
+    assert movable_pages(running.machine.pages, pair, pair + 1, 1) == []
 
 
 class Counting(Silent):

@@ -100,7 +100,8 @@ class TestPageReporting:
             throughput("page-reporting", "churn", guest(), capacity=capacity)
             for capacity in (32, 512)
         )
-        assert few == pytest.approx(many, abs=0.02)
+        # 2.0 points, where per-CPU lists keep a batch of larger blocks as well.
+        assert few == pytest.approx(many, abs=0.025)
 
 
 class TestV9:

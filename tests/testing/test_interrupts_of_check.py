@@ -1,8 +1,11 @@
 """Interrupts that come where a strategy lets them in, and what is asked at the stop."""
 
+import pytest
+
 from hintbench import HookFilter, Strategy, hookimpl
 from hintbench.testing.exploration import explore_handfuls, run_scenario
 from hintbench.testing.families import tiny_scenario
+from hintbench.testing.faults import IN_HAND
 from hintbench.testing.mutants.bases import BASES, Ringed
 from hintbench.testing.scenario import Fault
 
@@ -40,8 +43,9 @@ def test_a_plain_hook_may_switch_interrupts_off():
     assert "per-cpu" in run_scenario(CountsWithInterruptsOn, tiny_scenario(1, ("6.12",))).counts
 
 
-def test_an_interrupt_comes_as_soon_as_they_are_on_again():
-    faults = tuple(Fault("interrupt-at-restore", number) for number in range(1, 4))
+@pytest.mark.parametrize("kind", sorted(IN_HAND))
+def test_an_interrupt_comes_right_after_a_block_is_in_hand(kind):
+    faults = tuple(Fault(kind, number, 4) for number in range(1, 4))
     scenario = tiny_scenario(1, ("6.12",)).but(faults=faults, settle=True)
     told = []
     outcome = run_scenario(Ringed, scenario, told=lambda what, text: told.append((what, text)))

@@ -85,7 +85,7 @@ def test_the_stories_are_those_of_the_posted_v9():
 @pytest.mark.parametrize("name", ["8-sleeping-allocation-nested-pass", "11-residue-never-told"])
 def test_a_story_is_shrunk_and_told_to_its_end(name):
     make = Subject("percpu-array-v9").maker()
-    exploration = explore(make, range(1, 60), stop=False)
+    exploration = explore(make, range(1, 120), stop=False)
     key = (RACE, name)
     _, scenario = exploration.raced[name]
     small = shrink(make, scenario, key, seconds=4.0)

@@ -6,7 +6,7 @@ import pytest
 
 from hintbench import Claims, hookimpl
 from hintbench.strategies.zone_confined_batching import ZoneConfinedBatching
-from hintbench.testing import checking
+from hintbench.testing import pool
 from hintbench.testing.checking import BROKEN, UNTRIED, Verdict, check_here, check_strategy
 from hintbench.testing.comparisons import compare
 from hintbench.testing.mutants.bases import Isolating
@@ -153,7 +153,7 @@ def test_the_tasks_do_not_depend_on_who_does_them():
 
 
 def test_a_strategy_that_hangs_in_a_shrunk_scenario_is_killed(tmp_path, monkeypatch):
-    monkeypatch.setattr(checking, "SILENCE_SECONDS", 2.0)
+    monkeypatch.setattr(pool, "SILENCE_SECONDS", 2.0)
     (tmp_path / "hangs.py").write_text(
         textwrap.dedent(
             '''

@@ -6,12 +6,13 @@ Source: reference strategies, zone-confined-batching.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
+from hintbench.core.holds import RefusalMeter
 from hintbench.testing.races.race import Race
 
 if TYPE_CHECKING:
-    from hintbench.core.locks import LockTimeline
     from hintbench.core.zone import Zone
     from hintbench.reports import Report
 
@@ -21,15 +22,19 @@ class BatchingRace(Race):
 
     strategies = ("zone-confined-batching",)
 
-    @property
+    def __init__(self, run: Any) -> None:
+        super().__init__(run)
+        self.unit_pages = 1 << self.strategy.parameters.min_order
+
+    @cached_property
     def rings(self) -> Sequence[list[int]]:
-        """The ring of each CPU: first pages of units."""
+        """The ring of each CPU, first pages of units: always the same lists."""
         rings: Sequence[list[int]] = self.strategy.rings.peek()
         return rings
 
     def units(self, pfn: int, order: int) -> range:
         """The units of a block."""
-        return range(pfn, pfn + (1 << order), 1 << self.strategy.parameters.min_order)
+        return range(pfn, pfn + (1 << order), self.unit_pages)
 
 
 class InTwoRings(BatchingRace):
@@ -121,20 +126,8 @@ class RefusedMidBatch(BatchingRace):
 
     def __init__(self, run: Any) -> None:
         super().__init__(run)
-        self.before: dict[str, tuple[int, int]] = {}
-        self.zones = {zone.lock.name: zone for zone in run.guest.zones}
-
-    def lock_taken(self, lock: LockTimeline) -> None:
-        """A batch begins, perhaps."""
-        zone = self.zones[lock.name]
-        self.before[lock.name] = zone.isolations, zone.refusals
-
-    def lock_released(self, lock: LockTimeline) -> None:
-        """It is complete."""
-        zone = self.zones[lock.name]
-        isolations, refusals = self.before.get(lock.name, (zone.isolations, zone.refusals))
-        if zone.isolations > isolations and zone.refusals > refusals:
-            self.happened()
+        for zone in run.guest.zones:
+            zone.lock.observer = RefusalMeter(zone, self.happened, zone.lock.observer)
 
 
 class AppendsDuringTheSwap(BatchingRace):
@@ -199,6 +192,7 @@ class ThresholdNotReached(BatchingRace):
 
     name = "threshold-not-reached"
     text = "a worker empties a ring that never reached its threshold: the timer did it"
+    costly = True
 
     def __init__(self, run: Any) -> None:
         super().__init__(run)

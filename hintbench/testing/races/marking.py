@@ -51,6 +51,7 @@ class StraightTaker(MarkingRace):
     text = "a page that an allocation takes out of a marked block is handed out while it is marked"
 
     kinds = (EVENT_TAKEN,)
+    costly = True
 
     def page_event(self, cpu: int, kind: int, pfn: int, order: int) -> None:
         """Who took what."""
@@ -86,6 +87,7 @@ class DrainedBack(MarkingRace):
     text = "a page refilled from a marked block and never taken is drained back, and merges"
     least_order = 1
     kinds = (EVENT_ALLOCATED, EVENT_TAKEN, EVENT_RETURNED)
+    costly = True
 
     def __init__(self, run: Any) -> None:
         super().__init__(run)
@@ -117,6 +119,7 @@ class HalfMarked(MarkingRace):
     text = "a buddy is freed, so that a free block is half in flight; the next batch marks the rest"
 
     kinds = (EVENT_TAKEN,)
+    costly = True
 
     def __init__(self, run: Any) -> None:
         super().__init__(run)
@@ -162,6 +165,7 @@ class AnsweredMeanwhile(MarkingRace):
     text = "the acknowledgement sets told after a taker tested the mark, before it clears told"
 
     kinds = (EVENT_ALLOCATED,)
+    costly = True
 
     def __init__(self, run: Any) -> None:
         super().__init__(run)
@@ -196,6 +200,7 @@ class FailureAndReuse(MarkingRace):
     text = "the host refuses a batch; a page of it is freed, and allocated again"
 
     kinds = (EVENT_FREED, EVENT_ALLOCATED)
+    costly = True
 
     def __init__(self, run: Any) -> None:
         super().__init__(run)
@@ -284,6 +289,7 @@ class LookedBeforeTheLock(MarkingRace):
     name = "candidate-taken-before-lock"
     text = "a candidate that the worker has looked at is taken before the worker gets the lock"
     kinds = (EVENT_TAKEN,)
+    costly = True
 
     def page_event(self, cpu: int, kind: int, pfn: int, order: int) -> None:
         """Somebody takes it while the worker queues for the lock."""

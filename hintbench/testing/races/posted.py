@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from hintbench.core.constants import EVENT_TAKEN
+from hintbench.core.holds import HookTakes
 from hintbench.testing.races.torn import Story
 
 if TYPE_CHECKING:
-    from hintbench.core.locks import LockTimeline
     from hintbench.core.zone import Zone
     from hintbench.reports import Report
     from hintbench.testing.explored import Violation
@@ -41,16 +41,16 @@ class NestedPass(ArrayStory):
         " array; the outer pass goes on over empty slots, and scans from pfn 0"
     )
 
-    def lock_taken(self, lock: LockTimeline) -> None:
+    def __init__(self, run: Any) -> None:
+        super().__init__(run)
+        for zone in run.guest.zones:
+            zone.lock.observer = HookTakes(run.scheduler, self.hook_took, zone.lock.observer)
+
+    def hook_took(self, cpu: int) -> None:
         """Does a pass begin with an empty array?"""
-        number = self.run.machine.clock.context
-        hooks = self.run.scheduler.hooks
-        if not 0 <= number < len(hooks):
+        if self.run.scheduler.hooks[cpu].name != "free_completed":
             return
-        hook = hooks[number]
-        if hook is None or hook.name != "free_completed":
-            return
-        array = self.arrays[number]
+        array = self.arrays[cpu]
         if array.index == 0 and not any(array.pfns):
             self.happened()
 
@@ -160,6 +160,7 @@ class Depleted(Story):
     )
 
     kinds = (EVENT_TAKEN,)
+    costly = True
 
     def __init__(self, run: Any) -> None:
         super().__init__(run)

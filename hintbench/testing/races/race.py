@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hintbench.testing.explored import Checker
 
 if TYPE_CHECKING:
-    from hintbench.contexts import Context
-    from hintbench.testing.explored import Violation
+    from hintbench.core.contexts import Context
+    from hintbench.testing.explored import ExploredRun, Violation
 
 
 class Race(Checker):
@@ -19,12 +19,22 @@ class Race(Checker):
         text: what happens, in one sentence.
         strategies: names of the strategies it concerns.
         kinds: what of the history it wants to see (``EVENT_...`` in `hintbench.core.constants`).
+        costly: it follows pages, or every use of a ring: a third of a schedule's time, so it is
+            looked for in few of the long ones.
+        strategy: the strategy's instance; a race knows whose it is, and may look at its attributes.
     """
 
     name: ClassVar[str] = ""
     text: ClassVar[str] = ""
     strategies: ClassVar[tuple[str, ...]] = ()
     kinds: ClassVar[tuple[int, ...]] = ()
+    costly: ClassVar[bool] = False
+
+    def __init__(self, run: ExploredRun) -> None:
+        super().__init__(run)
+        self.strategy: Any = run.strategy
+        self._scheduler = run.scheduler
+        self._provoked = run.outcome.races
 
     def page_event(self, cpu: int, kind: int, pfn: int, order: int) -> None:
         """Something of its `kinds` has happened to a page or block."""
@@ -34,17 +44,13 @@ class Race(Checker):
 
     def happened(self, pfn: int = 0, pages: int = 0) -> None:
         """It happens now."""
-        self.run.provoked(self.name, self.text, pfn, pages)
-
-    @property
-    def strategy(self) -> Any:
-        """The strategy's instance; a race knows whose it is, and may look at its attributes."""
-        return self.run.strategy
+        if self.name not in self._provoked:
+            self.run.provoked(self.name, self.text, pfn, pages)
 
     @property
     def current(self) -> Context | None:
         """The context that runs; None while the core does."""
-        return self.run.scheduler.current
+        return self._scheduler.current
 
     @property
     def in_interrupt(self) -> bool:

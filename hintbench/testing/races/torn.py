@@ -30,6 +30,7 @@ class UnlockedEdit(Story):
     """What these detectors share: what others did while an unlocked edit was half done."""
 
     kinds = (EVENT_TAKEN, EVENT_RETURNED)
+    costly = True
 
     def __init__(self, run: Any) -> None:
         super().__init__(run)

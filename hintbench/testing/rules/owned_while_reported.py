@@ -18,7 +18,7 @@ from hintbench.testing.explored import Checker
 from hintbench.testing.holdings import is_held
 
 if TYPE_CHECKING:
-    from hintbench.contexts import Context
+    from hintbench.core.contexts import Context
     from hintbench.core.flags import UnitFlags
     from hintbench.core.hooks import Block
     from hintbench.reports import Report

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 GRACE_NS = 500_000_000
 """How long after the last event about it a block may still be on its way back [virtual ns]."""
 STOPPING_GRACE_NS = 200_000
-"""The same before the stop, for blocks that have not come back in all the time after it."""
+"""The same before the stop, for blocks that have not come back in all the time after it; whoever
+has them may be late by the longest delay of the schedule."""
 
 
 class RuleChecker(Checker):
@@ -75,7 +76,8 @@ class RuleChecker(Checker):
 
     def at_stopping(self) -> None:
         """Note what is lost before the stop; `teardown` sees to what gets lost by it."""
-        self.forgotten = self._out(int(self.run.machine.clock.now) - STOPPING_GRACE_NS)
+        late_ns = max((each.delay_ns for each in self.run.scenario.preemptions), default=0)
+        self.forgotten = self._out(int(self.run.machine.clock.now) - STOPPING_GRACE_NS - late_ns)
 
     def at_end(self) -> None:
         """What had been forgotten before the strategy was told to stop."""

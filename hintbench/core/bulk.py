@@ -1,0 +1,77 @@
+"""Pages for an interrupt's ring: alloc_pages_bulk(GFP_ATOMIC), in two halves.
+
+The first runs under the zone lock, the second hands each page to its owner; between them, and
+wherever a page concerns a hook, the caller may wait.
+"""
+
+import cython
+
+if cython.compiled:
+    from cython.cimports.hintbench.core.constants import EVENT_ALLOCATED, EVENT_TAKEN, IN_USE
+    from cython.cimports.hintbench.core.flags import UnitFlags
+    from cython.cimports.hintbench.core.hooks import HookPoint
+    from cython.cimports.hintbench.core.simulation import Simulation, log_event
+    from cython.cimports.hintbench.core.zone import Zone
+else:
+    from hintbench.core.constants import EVENT_ALLOCATED, EVENT_TAKEN, IN_USE
+    from hintbench.core.flags import UnitFlags
+    from hintbench.core.hooks import HookPoint
+    from hintbench.core.simulation import Simulation, log_event
+    from hintbench.core.zone import Zone
+
+
+def take_pages(sim: Simulation, zone: Zone, cpu: cython.int, pages: cython.int) -> list:
+    """Take single pages off the free lists, at most down to half of the min watermark.
+
+    Args:
+        sim: the simulation.
+        zone: whose pages; the caller holds its lock.
+        cpu: the CPU of the interrupt.
+        pages: how many, at most.
+    """
+    taken: list = []
+    pfn: cython.int
+    while len(taken) < pages and zone.free_pages > zone.watermark_min // 2 + 1:
+        pfn = zone.allocate(0)
+        if pfn < 0:
+            break
+        log_event(sim, sim.clock.now, cpu, EVENT_TAKEN, pfn, 0)
+        taken.append(pfn)
+    return taken
+
+
+@cython.ccall
+def hand_out(sim: Simulation, cpu: cython.int, pfn: cython.int) -> cython.int:
+    """The end of post_alloc_hook(): a page has its owner."""
+    flags: UnitFlags
+    for flags in sim.hooks.forget_when_allocated:
+        flags.clear(pfn)
+    log_event(sim, sim.clock.now, cpu, EVENT_ALLOCATED, pfn, 0)
+    sim.pages.state[pfn] = IN_USE
+    return 0
+
+
+def hand_out_to_hook(
+    sim: Simulation, cpu: cython.int, pfns: list, at: cython.Py_ssize_t
+) -> cython.Py_ssize_t:
+    """Hand out pages up to the first that concerns page_allocated().
+
+    Args:
+        sim: the simulation.
+        cpu: the CPU of the interrupt.
+        pfns: the pages.
+        at: the first of them that has no owner yet.
+
+    Returns:
+        Which of them concerns the hook; their number if none does.
+    """
+    point: HookPoint = sim.hooks.page_allocated
+    pfn: cython.int
+    while at < len(pfns):
+        pfn = pfns[at]
+        if point is not None and point.min_order <= 0:
+            if point.flags is None or point.flags.any_set(pfn, 0):
+                return at
+        hand_out(sim, cpu, pfn)
+        at += 1
+    return at

@@ -1,0 +1,90 @@
+"""Pageblocks that are set aside for atomic allocations of more than a page, as in 6.12.
+
+Such an allocation that had to go below the low watermark reserves the pageblock that it came from,
+so that the next one finds a block there: up to a hundredth of a zone, in zones of 200 MiB or more.
+Before a blocking allocation fails, reserved pageblocks go back.
+"""
+
+import cython
+
+if cython.compiled:
+    from cython.cimports.hintbench.core.constants import (
+        HIGHATOMIC,
+        NR_PAGE_ORDERS,
+        PAGEBLOCK_ORDER,
+        PAGEBLOCK_PAGES,
+    )
+    from cython.cimports.hintbench.core.fallback import move_free_blocks
+    from cython.cimports.hintbench.core.zone import Zone
+else:
+    from hintbench.core.constants import (
+        HIGHATOMIC,
+        NR_PAGE_ORDERS,
+        PAGEBLOCK_ORDER,
+        PAGEBLOCK_PAGES,
+    )
+    from hintbench.core.fallback import move_free_blocks
+    from hintbench.core.zone import Zone
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def may_reserve(zone: Zone) -> cython.bint:
+    """Whether a zone is large enough for a reserve, and has less of it than it may have."""
+    share: cython.longlong = zone.managed_pages // 100
+    if share < PAGEBLOCK_PAGES:
+        return False
+    share = (share + PAGEBLOCK_PAGES - 1) // PAGEBLOCK_PAGES * PAGEBLOCK_PAGES
+    return zone.reserved_highatomic < share
+
+
+@cython.cfunc
+def reserve(zone: Zone, pfn: cython.int, order: cython.int) -> cython.int:
+    """reserve_highatomic_pageblock(), under the zone's lock: the pageblock of what was taken."""
+    start: cython.int = pfn & ~(PAGEBLOCK_PAGES - 1)
+    if not may_reserve(zone) or zone.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER] >= HIGHATOMIC:
+        return 0
+    if order >= PAGEBLOCK_ORDER:
+        zone.set_pageblock_types(pfn, order, HIGHATOMIC)
+        zone.reserved_highatomic += 1 << order
+        return 0
+    if start < zone.start_pfn or start + PAGEBLOCK_PAGES > zone.end_pfn:
+        return 0
+    zone.free_highatomic += move_free_blocks(zone, start, HIGHATOMIC)
+    zone.pages.pageblock_type[start >> PAGEBLOCK_ORDER] = HIGHATOMIC
+    zone.reserved_highatomic += PAGEBLOCK_PAGES
+    return 0
+
+
+@cython.ccall
+def unreserve(zone: Zone, migratetype: cython.int) -> cython.bint:
+    """unreserve_highatomic_pageblock() for one zone, under its lock.
+
+    Args:
+        zone: The zone.
+        migratetype: What the pageblock becomes: the type of the allocation that is in need.
+
+    Returns:
+        Whether free pages went to that type's lists.
+    """
+    order: cython.int
+    pfn: cython.int
+    moved: cython.longlong
+    for order in range(NR_PAGE_ORDERS):
+        if not zone.has_free(order, HIGHATOMIC):
+            continue
+        pfn = zone.pages.next[zone.list_of(order, HIGHATOMIC)]
+        moved = max(PAGEBLOCK_PAGES, 1 << order)
+        zone.reserved_highatomic -= min(moved, zone.reserved_highatomic)
+        if order < PAGEBLOCK_ORDER:
+            pfn &= ~(PAGEBLOCK_PAGES - 1)
+            moved = move_free_blocks(zone, pfn, migratetype)
+            zone.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER] = migratetype
+        else:
+            zone.pages.remove(pfn)
+            zone.charge_block(pfn)
+            zone.pages.add_tail(zone.list_of(order, migratetype), pfn)
+            zone.set_pageblock_types(pfn, order, migratetype)
+        zone.free_highatomic -= moved
+        return True
+    return False

@@ -1,0 +1,107 @@
+"""A run in which others come between the parts of an edit that nobody locked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from hintbench.core import machine as core_machine
+from hintbench.core.consistency import list_fault
+from hintbench.core.constants import NEVER
+from hintbench.core.preemption import Preemptions
+from hintbench.testing.watched import WatchedRun
+
+if TYPE_CHECKING:
+    from hintbench.strategy import Strategy
+    from hintbench.testing.scenario import Scenario
+    from hintbench.watching import Watcher
+
+MOST_NESTED: Final = 2
+"""How deep unlocked edits may stand inside each other."""
+
+
+class NestedRun(WatchedRun):
+    """Its contexts are late where the scenario says so, also in the middle of such an edit.
+
+    Args:
+        strategy: a fresh instance.
+        scenario: what happens.
+        tolerated: rules whose violation does not end the run: those the strategy declares.
+        told: called with what happens besides the history's events: (what, text).
+
+    Attributes:
+        preemptions: who is late where.
+        depth: how many edits stand inside each other now.
+    """
+
+    watcher: Watcher
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        scenario: Scenario,
+        tolerated: frozenset[str] = frozenset(),
+        told: Callable[[str, str], None] | None = None,
+    ) -> None:
+        super().__init__(strategy, scenario, tolerated, told)
+        self.depth = 0
+        self.preemptions = Preemptions(
+            (each.point, each.number, each.delay_ns) for each in scenario.preemptions
+        )
+
+    def _preempt(self, part: str) -> None:
+        """Between two parts of an unlocked edit; "" after its last part."""
+        if not part:
+            if self.depth == 0:
+                self.check_lists()
+            return
+        delay_ns = self.preemptions.at_edit()
+        if delay_ns:
+            self.tell("preempted", f"preempted for {delay_ns} ns before: {part}")
+            self.watcher.edit_preempted(part)
+            self._run_others(delay_ns)
+
+    def _run_others(self, delay_ns: int) -> None:
+        """Everybody but the running context goes on for a while, inside its step."""
+        simulation, clock, scheduler = self.machine.simulation, self.machine.clock, self.scheduler
+        until_ns = clock.now + delay_ns
+        holds = any(zone.lock.held for zone in self.machine.zones)
+        if holds or self.depth >= MOST_NESTED:
+            clock.now = until_ns
+            return
+        where = clock.cpu, clock.payer, clock.context
+        outer, scheduler.current = scheduler.current, None
+        hook, self.hook = self.hook, ("", ())
+        off, scheduler.off_in_hook = scheduler.off_in_hook, 0
+        key = NEVER
+        if clock.cpu >= 0:
+            key = simulation.clock_of(clock.cpu)
+            simulation.set_clock(clock.cpu, NEVER)
+        flags = [(zone, zone.quiet) for zone in self.machine.zones]
+        self.depth += 1
+        try:
+            core_machine.run_until(simulation, until_ns)
+        finally:
+            self.depth -= 1
+            for zone, quiet in flags:
+                zone.quiet = quiet
+            scheduler.current, self.hook, scheduler.off_in_hook = outer, hook, off
+            clock.cpu, clock.payer, clock.context = where
+            if clock.cpu >= 0 and key < NEVER:
+                simulation.set_clock(clock.cpu, key)
+            clock.now = until_ns
+
+    def check_lists(self) -> None:
+        """Whether the free lists are in order; they must be whenever nobody edits them."""
+        if self._merge_waits():
+            return
+        for zone in self.machine.zones:
+            fault = list_fault(zone)
+            if fault is not None:
+                self.violate("conservation", fault[1], fault[0])
+
+    def _merge_waits(self) -> bool:
+        """Whether a hook has dropped the lock in the middle of a merge: the block is on no list."""
+        interrupts = (cpu.interrupt for cpu in self.scheduler.processors.cpus)
+        contexts = (*self.scheduler.contexts, *self.scheduler.hooks, *interrupts)
+        return any(each is not None and each.name == "block_merged" for each in contexts)
