@@ -25,6 +25,14 @@ _C_IN_BACKGROUND = cython.declare(cython.int, IN_BACKGROUND)
 _C_DERIVED = cython.declare(cython.int, DERIVED)
 
 
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def _apart(one: cython.longlong, other: cython.longlong) -> cython.longlong:
+    """How far two numbers lie apart; with checks of overflow Cython's abs() does not compile."""
+    return one - other if one > other else other - one
+
+
 @cython.final
 @cython.cclass
 class LevelWalk:
@@ -415,7 +423,7 @@ class LevelWalk:
         for number in range(self.next_possible - 1, self.certain[cpu] - 1, -1):
             if self.possible_cpu[number] == cpu and not self.refuted[number]:
                 more = undone + self.decayed_by[number, zone]
-                if abs(missing - more) >= abs(missing - undone):
+                if _apart(missing, more) >= _apart(missing, undone):
                     break
                 self.refuted[number] = True
                 undone = more
