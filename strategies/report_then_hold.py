@@ -130,7 +130,7 @@ class ReportThenHold(Strategy):
     async def _hold(self) -> None:
         """One cycle: batch after batch, as long as more is free than the watermark."""
         for _ in range(self.parameters.batches):
-            if self.low or self.stopping or self._free_pages() <= self.watermark:
+            if not self._may_hold():
                 return
             batch: list[Block] = []
             # Held from the first block on: who runs out of memory meanwhile waits for it.
@@ -141,6 +141,10 @@ class ReportThenHold(Strategy):
                 return
             if self.low or not await self.guest.host.report(batch):
                 return
+
+    def _may_hold(self) -> bool:
+        """Whether another batch may be taken."""
+        return not self.low and not self.stopping and self._free_pages() > self.watermark
 
     async def _allocate(self, batch: list[Block]) -> None:
         """MmAllocatePagesForMdlEx(): as many whole blocks as there are, up to a batch."""
