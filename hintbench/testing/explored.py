@@ -16,7 +16,8 @@ from hintbench.core.constants import EVENT_ISOLATED, ROLE_HOOK
 from hintbench.core.preemption import EndlessRunError
 from hintbench.core.processors import as_coroutine
 from hintbench.core.tearing import Tear
-from hintbench.errors import HintbenchError, TaskLeakError
+from hintbench.errors import HintbenchError, PluginError, TaskLeakError
+from hintbench.forgotten import forgotten_awaits
 from hintbench.runner import STOP_LIMIT_NS
 from hintbench.testing.checker import Checker
 from hintbench.testing.faults import IN_HAND, Faults
@@ -112,10 +113,35 @@ class ExploredRun(NestedRun):
 
     def explore(self) -> Outcome:
         """Run it to its end, or to the first violation that is not tolerated."""
+        with forgotten_awaits() as forgotten:
+            try:
+                certain = self._to_its_end(forgotten)
+            finally:
+                self._abandon()
+        if forgotten and certain:
+            # What was meant to happen and did not is the likely cause of what then went wrong.
+            self.outcome.error = str(PluginError(self.scheduler.plugin, "", forgotten[0]))
+            self.outcome.violations.clear()
+            self.outcome.counts.clear()
+        self.outcome.forgotten = forgotten[0] if forgotten else ""
+        if replaced := self.seal.broken():
+            # What the checkers have seen of such a guest means nothing.
+            self.outcome.error = (
+                f"plugin {self.scheduler.plugin!r}: replaces {replaced}, which is not a strategy's"
+                " to change: call the guest's services, and leave them as they are"
+            )
+        self._cover()
+        self.outcome.digest = self.machine.clock.digest.hexadecimal()
+        return self.outcome
+
+    def _to_its_end(self, forgotten: list[str]) -> bool:
+        """Run it; whether what it has forgotten to await by now would never have been awaited."""
+        certain = True
         try:
             self._explore()
         except ScheduleStoppedError:
-            pass
+            # Who was cut short may have had the await before it.
+            certain = bool(forgotten)
         except TaskLeakError as error:
             self._leaked(error)
         except EndlessRunError as error:
@@ -126,17 +152,7 @@ class ExploredRun(NestedRun):
         except HintbenchError as error:
             if not self.outcome.violations:
                 self.outcome.error = str(error)
-        finally:
-            self._abandon()
-        if replaced := self.seal.broken():
-            # What the checkers have seen of such a guest means nothing.
-            self.outcome.error = (
-                f"plugin {self.scheduler.plugin!r}: replaces {replaced}, which is not a strategy's"
-                " to change: call the guest's services, and leave them as they are"
-            )
-        self._cover()
-        self.outcome.digest = self.machine.clock.digest.hexadecimal()
-        return self.outcome
+        return certain and bool(forgotten)
 
     def _explore(self) -> None:
         simulation = self.machine.simulation
