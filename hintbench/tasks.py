@@ -9,6 +9,7 @@ several has a vCPU in :mod:`hintbench.core.processors`, and what they may do in
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from hintbench.context_rules import ContextRules
@@ -146,10 +147,16 @@ class Scheduler(Sections):
         return Task(context, self)
 
     def close(self) -> None:
-        """The run is over: timers that still run start nothing any more."""
-        for context in self.contexts:
-            if context.parked == "timer":
-                context.coroutine.close()
+        """The run is over, perhaps given up: nothing goes on, and nothing waits to be begun.
+
+        Python would complain of coroutines that never began, whosever they are.
+        """
+        interrupts = (cpu.interrupt for cpu in self.processors.cpus)
+        for context in (*self.contexts, *self.hooks, *interrupts):
+            if context is not None:
+                # What a plugin does on the way out of a run that is over concerns nobody.
+                with suppress(Exception):
+                    context.coroutine.close()
 
     def _expire(self, context: Context) -> None:
         """The timer of a delayed task fires, unless the task was cancelled."""

@@ -11,13 +11,16 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
-from hintbench.errors import PluginHangError
+from hintbench.errors import PluginError, PluginHangError
+from hintbench.forgotten import forgotten_now, is_being_told
 
 LIMIT_SECONDS: Final = 10
 """How long a hook, a task, a tape or a constructor may keep the simulation waiting."""
 PROGRAM_LIMIT_SECONDS: Final = 120
 """How long `Workload.program` may take, which may read a long trace."""
 _SECONDS_BETWEEN_LOOKS: Final = 1.0
+_SECONDS_TO_NEXT_TRY: Final = 0.001
+"""How soon to look again when nothing can be raised at this moment."""
 
 
 @contextmanager
@@ -28,6 +31,9 @@ def watch(
     limit_seconds: int | None = None,
 ) -> Iterator[None]:
     """Raise `PluginHangError` where a plugin hangs, when nothing makes progress any more.
+
+    A forgotten await, once known, is raised as `PluginError` at the next look: a loop that was to
+    wait in it will not end.
 
     It needs the main thread and a platform with interval timers; elsewhere nothing is watched, and
     a warning says so. A timer and a handler that the process had before come back afterwards.
@@ -85,6 +91,12 @@ class _Looker:
 
     def look(self, _signal: int, frame: FrameType | None) -> None:
         """The handler of the timer's signal: raise when it has been too long."""
+        if is_being_told(frame):
+            # A loop that throws coroutines away spends most of its time there.
+            signal.setitimer(signal.ITIMER_REAL, _SECONDS_TO_NEXT_TRY, _SECONDS_BETWEEN_LOOKS)
+            return
+        if forgotten := forgotten_now():
+            raise PluginError(self.plugin(), "", forgotten)
         now = self.progress()
         self.quiet_seconds = self.quiet_seconds + 1 if now == self.seen else 0
         self.seen = now

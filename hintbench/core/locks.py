@@ -6,6 +6,7 @@ wait that a queue of events would: it is granted at ``max(now, available)``.
 """
 
 import array
+import warnings
 from collections.abc import Generator
 from typing import Any
 
@@ -39,6 +40,11 @@ class LockRequest:
             raise StopIteration
         self.asked = True
         return self
+
+    def __dealloc__(self) -> None:
+        # Python tells so of coroutines; this stands for one.
+        if not self.asked:
+            warnings.warn("coroutine 'acquire' was never awaited", RuntimeWarning, stacklevel=1)
 
 
 class _Done:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Final
 
 from hintbench.errors import HintbenchError
 from hintbench.quantities import counted
+from hintbench.testing.comparisons import compare_digests
 from hintbench.testing.exploration import Exploration, of_own_constants
 from hintbench.testing.explored import RACE
 from hintbench.testing.pool import COMPARE_SECONDS, Pool
 from hintbench.testing.races import RACES, races_of
 from hintbench.testing.rules import RULES
 from hintbench.testing.subjects import Subject
-from hintbench.testing.tasks import Task, Tasks, tasks_of
+from hintbench.testing.tasks import Task, Tasks, first_seed, tasks_of
 from hintbench.testing.worker import Told
 from hintbench.watchdog import watch
 
@@ -159,8 +160,13 @@ def check_strategy(
     pool = Pool(subject, max(1, jobs), on_progress)
     try:
         tasks = tasks_of(seed, schedules, seconds, pool.size)
-        for answer in pool.run(tasks, stop=lambda found: _undeclared(found, declared)):
-            check.exploration.merge(answer)
+        _explore(check, pool, [each for each in tasks if each[0] != "explore"], declared)
+        if not (pool.error or _undeclared(check.exploration, declared)):
+            digests = pool.run_in_several(("digests", (first_seed(seed),)))
+            if not pool.error:
+                check.exploration.merge(compare_digests(instance, first_seed(seed), digests))
+        if not (pool.error or _undeclared(check.exploration, declared)):
+            _explore(check, pool, [each for each in tasks if each[0] == "explore"], declared)
         keys = [key for key in check.exploration.found if stories or key[0] not in declared]
         found = {key: check.exploration.found[key][1] for key in keys}
         found = {key: each for key, each in found.items() if key[0] not in _BY_COMPARISON}
@@ -174,6 +180,12 @@ def check_strategy(
     check.conclude(instance)
     check.seconds = time.perf_counter() - began
     return check
+
+
+def _explore(check: Check, pool: Pool, tasks: list[Task], declared: Iterable[str]) -> None:
+    """Have some tasks done, and enter what comes of them; a fault ends all of them."""
+    for answer in pool.run(tasks, stop=lambda found: _undeclared(found, declared)):
+        check.exploration.merge(answer)
 
 
 def check_here(
@@ -251,8 +263,8 @@ def _idleness(explored: Exploration, claims: Claims) -> str:
         return ""
     return (
         f"reported nothing in any of {counted(explored.schedules, 'schedule')}, so nothing was"
-        " checked: give it check_parameters that are small enough for some milliseconds on 64 MiB, or"
-        " claims() with reports_nothing=True"
+        " checked: give it check_parameters that are small enough for some milliseconds on 64 MiB,"
+        " or claims() with reports_nothing=True"
     )
 
 

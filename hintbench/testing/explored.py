@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hintbench.core import machine as core_machine
 from hintbench.core.audit import Auditor
-from hintbench.core.constants import EVENT_ISOLATED
+from hintbench.core.constants import EVENT_ISOLATED, ROLE_HOOK
 from hintbench.core.preemption import EndlessRunError
 from hintbench.core.processors import as_coroutine
 from hintbench.core.tearing import Tear
-from hintbench.errors import HintbenchError, TaskLeakError
+from hintbench.errors import HintbenchError, PluginError, TaskLeakError
+from hintbench.forgotten import forgotten_awaits
 from hintbench.runner import STOP_LIMIT_NS
 from hintbench.testing.checker import Checker
-from hintbench.testing.faults import Faults
+from hintbench.testing.faults import IN_HAND, Faults
 from hintbench.testing.integrity import Seal
 from hintbench.testing.nested import NestedRun
 from hintbench.testing.outcome import RACE, Outcome, ScheduleStoppedError, Violation
@@ -34,6 +35,8 @@ __all__ = ["RACE", "Checker", "ExploredRun", "Outcome", "ScheduleStoppedError", 
 
 LATE_LIMIT_NS: Final = 10_000_000_000
 """How long after the stop something may still happen that should not [virtual ns]."""
+SPIN_LIMIT_NS: Final = 500_000_000
+"""Longer than any host of an explored run takes for a report, faults included [virtual ns]."""
 FIRST_LOOK_NS: Final = 1_000_000
 """How soon after the last operation it is asked whether all is told, then ever later."""
 EVENT_KINDS: Final = 16
@@ -62,7 +65,7 @@ class ExploredRun(NestedRun):
     """
 
     flag_meanings = ("in-flight",)
-    """Of the flags whose clearing it hears of."""
+    """Of the flags whose setting and clearing it hears of."""
 
     def __init__(
         self,
@@ -91,6 +94,9 @@ class ExploredRun(NestedRun):
         self.races: list[Race] = [race(self) for race in races]
         self.checkers += self.races
         self.auditor.journal = self._journal(journal)
+        if any(fault.kind in IN_HAND for fault in scenario.faults):
+            # An attribute, so that other runs do not hear of every mark.
+            self.flag_set = self._marked
         self.watcher = Watcher((*self.checkers, self))
         self.guest.watcher = self.watcher
         self.guest.host.watcher = self.watcher
@@ -107,19 +113,17 @@ class ExploredRun(NestedRun):
 
     def explore(self) -> Outcome:
         """Run it to its end, or to the first violation that is not tolerated."""
-        try:
-            self._explore()
-        except ScheduleStoppedError:
-            pass
-        except TaskLeakError as error:
-            self._leaked(error)
-        except EndlessRunError as error:
-            self.outcome.error = f"{self.scheduler.plugin}: {error}"
-        except HintbenchError as error:
-            if not self.outcome.violations:
-                self.outcome.error = str(error)
-        finally:
-            self._abandon()
+        with forgotten_awaits() as forgotten:
+            try:
+                certain = self._to_its_end(forgotten)
+            finally:
+                self._abandon()
+        if forgotten and certain:
+            # What was meant to happen and did not is the likely cause of what then went wrong.
+            self.outcome.error = str(PluginError(self.scheduler.plugin, "", forgotten[0]))
+            self.outcome.violations.clear()
+            self.outcome.counts.clear()
+        self.outcome.forgotten = forgotten[0] if forgotten else ""
         if replaced := self.seal.broken():
             # What the checkers have seen of such a guest means nothing.
             self.outcome.error = (
@@ -129,6 +133,26 @@ class ExploredRun(NestedRun):
         self._cover()
         self.outcome.digest = self.machine.clock.digest.hexadecimal()
         return self.outcome
+
+    def _to_its_end(self, forgotten: list[str]) -> bool:
+        """Run it; whether what it has forgotten to await by now would never have been awaited."""
+        certain = True
+        try:
+            self._explore()
+        except ScheduleStoppedError:
+            # Who was cut short may have had the await before it.
+            certain = bool(forgotten)
+        except TaskLeakError as error:
+            self._leaked(error)
+        except EndlessRunError as error:
+            now = int(self.machine.clock.now)
+            self.outcome.error = (
+                f"{self.scheduler.plugin}: {error} (at {now:,} virtual ns, {self.context_name})"
+            )
+        except HintbenchError as error:
+            if not self.outcome.violations:
+                self.outcome.error = str(error)
+        return certain and bool(forgotten)
 
     def _explore(self) -> None:
         simulation = self.machine.simulation
@@ -150,6 +174,7 @@ class ExploredRun(NestedRun):
             self.tell("phase", "the guest stops")
             for checker in self.checkers:
                 checker.at_stopping()
+            self.faults.stopping(int(end_ns))
             self._stop()
             self.stopped = True
             core_machine.run_until(simulation, int(simulation.clock.now) + LATE_LIMIT_NS)
@@ -184,11 +209,13 @@ class ExploredRun(NestedRun):
     def _leaked(self, error: TaskLeakError) -> None:
         """Tasks do not end: perhaps they wait for what another rule knows to be lost."""
         try:
+            self._look_for_spinners()
             for checker in self.checkers:
                 checker.at_stuck()
         except ScheduleStoppedError:
             pass
-        if self.outcome.counts.keys().isdisjoint(("returned", "completion-once")):
+        known = ("returned", "completion-once", "progress-under-spin")
+        if self.outcome.counts.keys().isdisjoint(known):
             self._quietly("teardown", str(error), "tasks")
 
     def _settle(self, end_ns: int) -> int:
@@ -206,9 +233,28 @@ class ExploredRun(NestedRun):
                 break
         simulation.clock.now = max(until_ns, simulation.clock.now)
         self.settled = True
+        self._look_for_spinners()
         for checker in self.checkers:
             checker.at_settled()
         return int(simulation.clock.now)
+
+    def _look_for_spinners(self) -> None:
+        """Whoever has spun for so long will never stop, and holds up what others have to do.
+
+        Raises:
+            ScheduleStoppedError: somebody has, and the strategy does not declare it.
+        """
+        now = int(self.machine.clock.now)
+        for each in self._spinning():
+            if now - each.parked_at > SPIN_LIMIT_NS:
+                text = f"{each.name} on CPU {each.cpu} has spun since {each.parked_at:,} ns"
+                self.violate("progress-under-spin", text, "deadlock")
+
+    def _spinning(self) -> list[Any]:
+        """Everybody who spins now."""
+        interrupts = (cpu.interrupt for cpu in self.scheduler.processors.cpus)
+        contexts = [*self.scheduler.hooks, *self.scheduler.contexts, *interrupts]
+        return [each for each in contexts if each is not None and each.parked == "spin"]
 
     def _idle(self) -> bool:
         """Whether all that could be told is told, and nothing is under way.
@@ -255,10 +301,7 @@ class ExploredRun(NestedRun):
     def _stuck(self) -> HintbenchError:
         """Nothing can go on: a spinner that nobody ends is a rule of its own."""
         error = super()._stuck()
-        interrupts = (cpu.interrupt for cpu in self.scheduler.processors.cpus)
-        contexts = [*self.scheduler.hooks, *self.scheduler.contexts, *interrupts]
-        spinning = [each for each in contexts if each is not None and each.parked == "spin"]
-        if spinning:
+        if spinning := self._spinning():
             names = ", ".join(f"{each.name} on CPU {each.cpu}" for each in spinning)
             self._quietly("progress-under-spin", f"{names} spin for ever", "deadlock")
         for checker in self.checkers:
@@ -332,12 +375,21 @@ class ExploredRun(NestedRun):
         zone = self.guest.zone_of(pfn)
         if event == EVENT_ISOLATED:
             self.watcher.isolated(zone, pfn, order)
+            self.faults.in_hand(zone)
         else:
             self.watcher.put_back(zone, pfn, order)
 
+    def _marked(self, flags: Any, pfn: int, order: int) -> None:
+        """An event of the watcher's: a unit is marked."""
+        self.faults.in_hand(self.guest.zone_of(pfn))
+
     def flag_cleared(self, flags: Any, pfn: int, order: int) -> None:
-        """An event of the watcher's: a mark is gone, which other CPUs may see before any more."""
-        if not self.dead:
+        """An event of the watcher's: a mark is gone, which other CPUs may see before any more.
+
+        Not in a hook: whatever called it in the core goes on with the lists that it had before.
+        """
+        current = self.scheduler.current
+        if not self.dead and current is not None and current.role != ROLE_HOOK:
             self._preempt("what follows the clearing of a mark")
 
     def discarded(self, pfn: int, pages: int) -> None:

@@ -56,6 +56,8 @@ class Outcome:
         error: the strategy's own fault if it raised, hung or misused the guest; else "".
         digest: of the whole event history.
         coverage: what the run held: reports, contended takes, preemptions, interrupts, faults ...
+        forgotten: says which coroutine was never awaited; that is no error when a violation ended
+            the run, since the await may have been to come.
         races: by name the first time that each race happened which was looked for.
     """
 
@@ -65,6 +67,7 @@ class Outcome:
     digest: str = ""
     coverage: dict[str, int] = field(default_factory=dict)
     races: dict[str, Violation] = field(default_factory=dict)
+    forgotten: str = ""
 
     def shown(self, key: tuple[str, str]) -> Violation | None:
         """The first violation with this rule and kind, or the race (``("race", name)``)."""

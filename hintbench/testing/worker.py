@@ -17,10 +17,12 @@ from hintbench.testing.shrinking import shrink
 from hintbench.testing.stories import describe_violation, tell
 from hintbench.testing.subjects import Subject
 from hintbench.testing.tasks import Tasks
+from hintbench.watchdog import watch
 
 MEMORY_LIMIT_BYTES: Final = 2 << 30
 """Address space of a worker: a strategy that floods memory meets MemoryError, not the OOM killer
 of the machine that checks it."""
+_NEVER_SECONDS: Final = 3_600
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,10 @@ def work(connection: Connection[Any, Any], subject: Subject) -> None:
                 continue
             try:
                 connection.send(("begun", name))
-                connection.send(("done", getattr(tasks, name)(*arguments)))
+                # Whoever asked ends what hangs; a forgotten await that it knows of is told first.
+                with watch(lambda: subject.text, limit_seconds=_NEVER_SECONDS):
+                    answer = getattr(tasks, name)(*arguments)
+                connection.send(("done", answer))
             except HintbenchError as error:
                 connection.send(("failed", str(error)))
             except MemoryError:
