@@ -291,3 +291,40 @@ def test_the_first_line_only(folder):
         assert command.process.wait(60) == 0
         assert "Traceback" not in error
         command.process.stdout = None
+
+
+def test_a_check_tells_what_it_has_found_so_far(tmp_path):
+    plugin = """
+from hintbench import hookimpl
+from hintbench.strategies.zone_confined_batching import ZoneConfinedBatching
+
+
+class Third(ZoneConfinedBatching):
+    "Says when it has been explored for a while."
+    name = "third"
+    times = 0
+
+    @hookimpl
+    def guest_started(self, guest):
+        super().guest_started(guest)
+        Third.times += 1
+        if Third.times == 300:
+            open(f"begun-{self.times}", "w").close()
+"""
+    (tmp_path / "third.py").write_text(plugin)
+    arguments = ("check", "none", "third", "zone-bitmap", "-p", "third.py", "--json", "out.json")
+    # The second is stopped, the third never begins.
+    options = ("--schedules", 100_000, "--seconds", 3, "--jobs", 1)
+    with Command(tmp_path, *arguments, *options) as command:
+        command.begun()
+        status, output, error = command.stop()
+        assert status == 130
+        assert "stopped" in error
+        assert command.nobody_is_left()
+    checks = json.loads((tmp_path / "out.json").read_text())["checks"]
+    assert [one["strategy"] for one in checks] == ["none", "third"]
+    assert [one["interrupted"] for one in checks] == [False, True]
+    assert [one["verdicts"]["returned"]["verdict"] for one in checks] == ["holds", "so far"]
+    assert not checks[1]["passed"]
+    assert checks[1]["schedules"] >= 299
+    assert f"third (interrupted after {checks[1]['schedules']:,} schedules)" in output

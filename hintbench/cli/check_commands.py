@@ -27,6 +27,8 @@ from hintbench.testing.checking import (
     DECLARED,
     HOLDS,
     NOT_APPLICABLE,
+    SO_FAR,
+    UNEXPLORED,
     UNSHOWN,
     UNTRIED,
     Check,
@@ -44,6 +46,8 @@ from hintbench.workers import worker_count
 _FAILED: Final = 1
 _MARKS: Final = {
     HOLDS: "[green]holds[/]",
+    SO_FAR: "so far",
+    UNEXPLORED: "[dim]not explored[/]",
     BROKEN: "[bold red]BROKEN[/]",
     DECLARED: "[yellow]declared[/]",
     UNSHOWN: "[bold red]not shown[/]",
@@ -115,6 +119,8 @@ def run_check(request: CheckRequest) -> int:
             failed = Check(subject.text, error=fault, seed=request.seed)
             checks.append(failed if fault else _check_one(subject, request))
             _print_check(console, checks[-1], _save(checks[-1], request))
+            if checks[-1].interrupted:
+                raise KeyboardInterrupt
     finally:
         if request.json is not None:
             _write_json(request.json, checks)
@@ -159,7 +165,9 @@ def _check_one(subject: Subject, request: CheckRequest) -> Check:
 
 def _print_check(console: Console, check: Check, files: dict[tuple[str, str], Path]) -> None:
     """One strategy's table, what was explored, and the stories."""
-    table = Table(title=check.strategy, title_justify="left", box=None, pad_edge=False)
+    table = Table(
+        title=check.strategy + _cut_short(check), title_justify="left", box=None, pad_edge=False
+    )
     table.add_column("rule", no_wrap=True)
     table.add_column("class", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
@@ -217,6 +225,13 @@ def _print_check(console: Console, check: Check, files: dict[tuple[str, str], Pa
     console.print()
 
 
+def _cut_short(check: Check) -> str:
+    """What follows a strategy's name where its table says less than it was to say."""
+    if not check.interrupted:
+        return ""
+    return f" (interrupted after {counted(check.exploration.schedules, 'schedule')})"
+
+
 def _steps(number: float) -> str:
     """What is left of a scenario; its story has a line for each of their effects."""
     if number in (0, 1):
@@ -246,6 +261,8 @@ def _summary(check: Check) -> str:
         return f"{check.strategy}: failed by its own fault"
     if broken:
         return f"{check.strategy}: refuted by {', '.join(broken)}"
+    if check.interrupted:
+        return f"{check.strategy}: interrupted, so nothing is said of what holds"
     if check.idle:
         return f"{check.strategy}: {check.idle}"
     if unshown:
@@ -294,6 +311,7 @@ def _write_json(target: str, checks: Sequence[Check]) -> None:
                 "strategy": check.strategy,
                 "passed": check.passed,
                 "error": check.error or check.idle,
+                "interrupted": check.interrupted,
                 "seed": check.seed,
                 "schedules": check.exploration.schedules,
                 "schedules_with_reports": check.exploration.with_reports,

@@ -30,16 +30,20 @@ SECONDS: Final = 25.0
 SHRINK_SECONDS: Final = 6.0
 SHORT: Final = 12
 """Steps of a counterexample that need not be made shorter."""
-HOLDS, BROKEN, DECLARED, UNSHOWN, UNTRIED, NOT_APPLICABLE = (
+HOLDS, SO_FAR, UNEXPLORED, BROKEN, DECLARED, UNSHOWN, UNTRIED, NOT_APPLICABLE = (
     "holds",
+    "so far",
+    "not explored",
     "broken",
     "declared",
     "declared, not shown",
     "claimed, not shown",
     "n/a",
 )
-"""Verdicts: kept; broken without being declared; broken as declared; declared but never broken,
-and claimed but never put to the test, which are failures too; and not claimed."""
+"""Verdicts: kept; not broken up to where the check was cut short, and nothing happened that could
+have broken it, which are no failures by themselves; broken without being declared; broken as
+declared; declared but never broken, and claimed but never put to the test, which are failures too;
+and not claimed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,7 @@ class Verdict:
 
     Attributes:
         rule: its name.
-        verdict: one of the six above.
+        verdict: one of those above.
         scenarios: how many showed it broken.
         why: the reason of a declaration, or why the rule does not apply, or what was broken.
     """
@@ -88,6 +92,7 @@ class Check:
         seconds: wall time of all of it.
         seed: of the first scenario.
         races: by name, in how many schedules each race that concerns the strategy happened.
+        interrupted: Ctrl-C has ended it.
         idle: why the check says nothing, since the strategy did nothing; "" if it did.
     """
 
@@ -101,11 +106,14 @@ class Check:
     progress: Progress = field(default_factory=Progress)
     races: dict[str, int] = field(default_factory=dict)
     idle: str = ""
+    interrupted: bool = False
 
     @property
     def passed(self) -> bool:
         """Whether nothing is broken but what is declared, and all of that, by one that reported."""
-        return not (self.error or self.idle or self.failing(BROKEN, UNSHOWN, UNTRIED))
+        if self.error or self.idle or self.interrupted:
+            return False
+        return not self.failing(BROKEN, UNSHOWN, UNTRIED)
 
     def failing(self, *verdicts: str) -> list[str]:
         """The rules with one of some verdicts."""
@@ -123,10 +131,10 @@ class Check:
             self.error = self.error or self.exploration.error[0]
         if unknown:
             self.error = self.error or f"declares to fail {', '.join(unknown)}, which is no rule"
+        if not (self.error or self.interrupted):
+            self.idle = _idleness(self.exploration, claims)
         self.verdicts = _verdicts(self, claims, declared)
         self.races = {race.name: 0 for race in races_of(instance)} | self.exploration.races
-        if not self.error:
-            self.idle = _idleness(self.exploration, claims)
 
 
 def check_strategy(
@@ -157,29 +165,38 @@ def check_strategy(
     instance = subject.maker()()
     declared = dict(instance.declared_failures)
     check = Check(subject.text, seed=seed)
-    pool = Pool(subject, max(1, jobs), on_progress)
+    pool = Pool(subject, max(1, jobs), on_progress, seconds)
     try:
         tasks = tasks_of(seed, schedules, seconds, pool.size)
         _explore(check, pool, [each for each in tasks if each[0] != "explore"], declared)
-        if not (pool.error or _undeclared(check.exploration, declared)):
+        if _goes_on(check, pool, declared):
             digests = pool.run_in_several(("digests", (first_seed(seed),)))
-            if not pool.error:
+            if _goes_on(check, pool, declared):
                 check.exploration.merge(compare_digests(instance, first_seed(seed), digests))
-        if not (pool.error or _undeclared(check.exploration, declared)):
+        if _goes_on(check, pool, declared):
             _explore(check, pool, [each for each in tasks if each[0] == "explore"], declared)
+        check.interrupted = pool.interrupted
         keys = [key for key in check.exploration.found if stories or key[0] not in declared]
         found = {key: check.exploration.found[key][1] for key in keys}
         found = {key: each for key, each in found.items() if key[0] not in _BY_COMPARISON}
         if stories:
             raced = check.exploration.raced
             found.update({(RACE, name): raced[name][1] for name in RACES if name in raced})
-        check.counterexamples = _shrunk(pool, found)
+        if not pool.interrupted:
+            check.counterexamples = _shrunk(pool, found)
+            check.interrupted = pool.interrupted
     finally:
         pool.close()
     check.error = pool.error
     check.conclude(instance)
     check.seconds = time.perf_counter() - began
     return check
+
+
+def _goes_on(check: Check, pool: Pool, declared: Iterable[str]) -> bool:
+    """Whether nothing has ended a check so far."""
+    ended = pool.error or pool.interrupted or _undeclared(check.exploration, declared)
+    return not ended
 
 
 def _explore(check: Check, pool: Pool, tasks: list[Task], declared: Iterable[str]) -> None:
@@ -238,7 +255,7 @@ def _shrunk(pool: Pool, found: dict[tuple[str, str], Scenario]) -> list[Told]:
             told[answer.key] = answer
         left = until - time.monotonic()
         long = [each for each in told.values() if each.size > SHORT]
-        if left <= 0 or not long or len(waiting) < len(found) or pool.error:
+        if left <= 0 or not long or len(waiting) < len(found) or pool.error or pool.interrupted:
             break
         waiting = {each.key: each.counterexample.scenario.scenario() for each in long}
         each = max(0.3, left * pool.size / len(long))
@@ -268,6 +285,15 @@ def _idleness(explored: Exploration, claims: Claims) -> str:
     )
 
 
+def _unbroken(check: Check, claims: Claims, declared: Iterable[str]) -> str:
+    """The verdict on rules that nothing broke: they hold only if everything was explored."""
+    explored = check.exploration
+    if not explored.schedules or not (explored.with_reports or claims.reports_nothing):
+        return UNEXPLORED
+    cut_short = check.error or check.interrupted or _undeclared(explored, declared)
+    return SO_FAR if cut_short else HOLDS
+
+
 def _verdicts(check: Check, claims: Claims, declared: dict[str, str]) -> list[Verdict]:
     verdicts = []
     found = check.exploration.found
@@ -276,6 +302,7 @@ def _verdicts(check: Check, claims: Claims, declared: dict[str, str]) -> list[Ve
         for key, (violation, scenario) in found.items()
     }
     unshown = check.exploration.unshown
+    unbroken = _unbroken(check, claims, declared)
     for name, rule in RULES.items():
         count = check.exploration.counts.get(name, 0)
         reason = rule.applies(claims)
@@ -283,12 +310,12 @@ def _verdicts(check: Check, claims: Claims, declared: dict[str, str]) -> list[Ve
             verdicts.append(Verdict(name, DECLARED, count, declared[name]))
         elif count:
             verdicts.append(Verdict(name, BROKEN, count, texts.get(name, "")))
-        elif name in declared:
+        elif name in declared and unbroken != SO_FAR:
             verdicts.append(Verdict(name, UNSHOWN, 0, declared[name]))
         elif reason:
             verdicts.append(Verdict(name, NOT_APPLICABLE, 0, reason))
         elif name in unshown:
             verdicts.append(Verdict(name, UNTRIED, 0, unshown[name]))
         else:
-            verdicts.append(Verdict(name, HOLDS))
+            verdicts.append(Verdict(name, unbroken, 0, declared.get(name, "")))
     return verdicts

@@ -26,6 +26,8 @@ from hintbench.testing.checking import (
     BROKEN,
     DECLARED,
     NOT_APPLICABLE,
+    SO_FAR,
+    UNEXPLORED,
     UNSHOWN,
     UNTRIED,
     Check,
@@ -164,6 +166,13 @@ def expect_rule(
         )
     if verdict.verdict == UNTRIED:
         pytest.fail(f"{check.strategy} claims {rule}, not shown: {verdict.why}", pytrace=False)
+    if verdict.verdict == UNEXPLORED:
+        pytest.skip(f"{check.strategy}: no schedule could have broken it")
+    if verdict.verdict == SO_FAR:
+        pytest.skip(
+            f"{check.strategy}: not broken in {check.exploration.schedules} schedules, after which"
+            " another rule was"
+        )
     if verdict.verdict == BROKEN:
         pytest.fail("\n".join(_story(check, rule, make, full_make)), pytrace=False)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -15,9 +16,16 @@ from hintbench.testing.worker import work
 from hintbench.workers import SECONDS_TO_END, end_all, start_worker
 
 SILENCE_SECONDS: Final = 12.0
-"""A worker that begins no scenario for so long hangs, and is killed [wall s]."""
+"""A worker that begins no scenario for so long hangs, and is killed [wall s]; one that is to
+explore for less than that, when it has been silent as long, but not before `_LEAST_SECONDS`."""
+_LEAST_SECONDS: Final = 4.0
 COMPARE_SECONDS: Final = 30.0
-"""How long its comparisons of runs may take, which come before the first scenario [wall s]."""
+"""How long its comparisons of runs may take, which come before the first scenario, where a scenario
+may take `SILENCE_SECONDS` [wall s]."""
+_GRACE_SECONDS: Final = 1.0
+"""How long the others may take to come back once the strategy is known to be at fault [wall s]."""
+_LAST_WORDS_SECONDS: Final = 0.2
+"""How long they may take after Ctrl-C [wall s]."""
 _START_SECONDS: Final = 60.0
 """How long a process may take to start, and a scenario that has not begun [wall s]."""
 
@@ -30,27 +38,45 @@ class _Worker:
     task: str = ""
     seed: int | None = None
     patience_seconds: float = SILENCE_SECONDS
+    ends: float = math.inf
 
-    def begin(self, task: Task) -> None:
+    def begin(self, task: Task, silence_seconds: float) -> None:
         """Note what it is to do, and how long it may be silent then."""
-        self.task, self.seed = task[0], None
-        self.patience_seconds = SILENCE_SECONDS
+        self.task, self.seed, self.ends = task[0], None, math.inf
+        self.patience_seconds = silence_seconds
         if self.task in ("compare", "digests"):
-            self.patience_seconds = COMPARE_SECONDS
+            self.patience_seconds *= COMPARE_SECONDS / SILENCE_SECONDS
         elif self.task == "shrink":
             # Its last argument is the time that it may take.
             self.patience_seconds += task[1][-1]
 
 
 class Pool:
-    """Worker processes for one strategy."""
+    """Worker processes for one strategy.
+
+    Args:
+        subject: which.
+        size: how many.
+        on_progress: called with the number of scenarios begun so far.
+        seconds: how long each explores, at most [wall s].
+
+    Attributes:
+        error: the strategy's own fault; "" if none.
+        interrupted: Ctrl-C has ended what was to be done.
+    """
 
     def __init__(
-        self, subject: Subject, size: int, on_progress: Callable[[int], None] | None
+        self,
+        subject: Subject,
+        size: int,
+        on_progress: Callable[[int], None] | None,
+        seconds: float = SILENCE_SECONDS,
     ) -> None:
         self.subject = subject
         self.size = size
         self.error = ""
+        self.interrupted = False
+        self.silence_seconds = min(SILENCE_SECONDS, max(_LEAST_SECONDS, seconds))
         self._begun = 0
         self._on_progress = on_progress
         self._workers = [self._start() for _ in range(size)]
@@ -74,43 +100,74 @@ class Pool:
         tasks: list[Task],
         stop: Callable[[Any], bool] = lambda answer: False,
     ) -> list[Any]:
-        """Have tasks done; the answers of those that succeeded, in the order of the tasks."""
-        waiting = list(enumerate(tasks))
+        """Have tasks done; the answers of those that succeeded, in the order of the tasks.
+
+        After Ctrl-C these are the answers so far, and whatever those who explore know by then.
+        """
         answers: dict[int, Any] = {}
         busy: dict[int, _Worker] = {}
+        try:
+            self._run(list(enumerate(tasks)), stop, answers, busy)
+        except KeyboardInterrupt:
+            self.interrupted = True
+            self._hear_last_words(answers, busy)
+        return [answers[number] for number in sorted(answers)]
+
+    def _run(
+        self,
+        waiting: list[tuple[int, Task]],
+        stop: Callable[[Any], bool],
+        answers: dict[int, Any],
+        busy: dict[int, _Worker],
+    ) -> None:
         while (waiting and not self.error) or busy:
             idle = [each for each in self._workers if each not in busy.values()]
             while waiting and idle and not self.error:
                 number, task = waiting.pop(0)
                 worker = idle.pop()
-                worker.begin(task)
+                worker.begin(task, self.silence_seconds)
                 worker.deadline = time.monotonic() + _START_SECONDS
                 worker.connection.send(task)
                 busy[number] = worker
-            for number, worker in list(busy.items()):
-                done, answer = self._listen(worker)
-                if not done:
-                    continue
-                del busy[number]
-                if answer is not None:
-                    answers[number] = answer
+            for answer in self._heard(answers, busy):
                 if self.error or (answer is not None and stop(answer)):
                     waiting = []
-                    self._enough(busy.values())
+                    at_fault = bool(self.error or getattr(answer, "error", None))
+                    self._enough(busy.values(), at_fault)
             if busy:
                 wait([worker.connection for worker in busy.values()], timeout=0.2)
-        return [answers[number] for number in sorted(answers)]
+
+    def _heard(self, answers: dict[int, Any], busy: dict[int, _Worker]) -> Iterator[Any]:
+        """Take the answers of those who are done; None for one that failed."""
+        for number, worker in list(busy.items()):
+            done, answer = self._listen(worker)
+            if not done:
+                continue
+            del busy[number]
+            if answer is not None:
+                answers[number] = answer
+            yield answer
+
+    def _hear_last_words(self, answers: dict[int, Any], busy: dict[int, _Worker]) -> None:
+        """Tell everybody that it is over, and take what comes at once."""
+        exploring = {number: each for number, each in busy.items() if each.task != "shrink"}
+        self._enough(exploring.values())
+        until = time.monotonic() + _LAST_WORDS_SECONDS
+        while exploring and (left := until - time.monotonic()) > 0:
+            wait([worker.connection for worker in exploring.values()], timeout=left)
+            for _ in self._heard(answers, exploring):
+                pass
 
     def _listen(self, worker: _Worker) -> tuple[bool, Any]:
         """Take what a worker has to say: (whether it is done, its answer)."""
         try:
             while worker.connection.poll():
                 what, value = worker.connection.recv()
-                worker.deadline = time.monotonic() + SILENCE_SECONDS
+                worker.deadline = time.monotonic() + self.silence_seconds
                 if what == "begun":
                     worker.deadline = time.monotonic() + worker.patience_seconds
                 elif what == "seed":
-                    worker.seed, worker.patience_seconds = value, SILENCE_SECONDS
+                    worker.seed, worker.patience_seconds = value, self.silence_seconds
                     self._begun += 1
                     if self._on_progress is not None:
                         self._on_progress(self._begun)
@@ -124,6 +181,9 @@ class Pool:
             code = worker.process.exitcode
             self._give_up(worker, f"its process ended with status {code}")
             return True, None
+        if time.monotonic() > worker.ends:
+            self._replace(worker)
+            return True, None
         if time.monotonic() > worker.deadline:
             self._give_up(worker, f"does not come back within {worker.patience_seconds:.0f} s")
             return True, None
@@ -132,14 +192,25 @@ class Pool:
     def _give_up(self, worker: _Worker, why: str) -> None:
         where = f" (schedule {worker.seed})" if worker.seed is not None else ""
         self.error = self.error or f"{self.subject.text} {why}{where}"
+        self._replace(worker)
+
+    def _replace(self, worker: _Worker) -> None:
         worker.process.kill()
         self._workers.remove(worker)
         self._workers.append(self._start())
 
-    def _enough(self, workers: Iterable[_Worker]) -> None:
-        """Tell who explores that what is known suffices; who shrinks has its own time."""
+    def _enough(self, workers: Iterable[_Worker], at_fault: bool = False) -> None:
+        """Tell who explores that what is known suffices; who shrinks has its own time.
+
+        Args:
+            workers: who is busy.
+            at_fault: the strategy is known to be at fault: others may hang as well, and nobody
+                needs to know that.
+        """
         for worker in workers:
             if worker.task != "shrink":
+                if at_fault:
+                    worker.ends = min(worker.ends, time.monotonic() + _GRACE_SECONDS)
                 try:
                     worker.connection.send(("enough", ()))
                 except OSError:

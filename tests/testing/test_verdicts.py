@@ -1,13 +1,25 @@
 """How a check comes to its verdicts, whoever asks for it: the command or a test suite."""
 
+import re
 import textwrap
+import time
+from dataclasses import replace
 
 import pytest
 
 from hintbench import Claims, hookimpl
 from hintbench.strategies.zone_confined_batching import ZoneConfinedBatching
 from hintbench.testing import pool
-from hintbench.testing.checking import BROKEN, UNTRIED, Verdict, check_here, check_strategy
+from hintbench.testing.checking import (
+    BROKEN,
+    NOT_APPLICABLE,
+    SO_FAR,
+    UNEXPLORED,
+    UNTRIED,
+    Verdict,
+    check_here,
+    check_strategy,
+)
 from hintbench.testing.comparisons import compare
 from hintbench.testing.mutants.bases import Isolating
 from hintbench.testing.subjects import Subject
@@ -112,6 +124,90 @@ def test_what_breaks_with_its_own_constants_only_is_replayed_with_them(tmp_path)
     again = hintbench("replay", str(saved), cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "as saved" in again.stdout
+
+
+def verdicts_of(check):
+    """Those on rules that apply to it."""
+    return {each.rule: each.verdict for each in check.verdicts if each.verdict != NOT_APPLICABLE}
+
+
+def test_nothing_holds_where_nothing_was_explored():
+    class Raises(ZoneConfinedBatching):
+        name = "raises"
+
+        @hookimpl
+        def guest_started(self):
+            raise OSError("no")
+
+    check = check_here(small(Raises), schedules=3)
+    assert "OSError" in check.error
+    assert set(verdicts_of(check).values()) == {UNEXPLORED}
+
+
+def test_nothing_holds_for_good_where_another_rule_was_broken():
+    class Slow(ZoneConfinedBatching):
+        name = "slow"
+
+        def claims(self):
+            return replace(super().claims(), liveness_bound_ns=1)
+
+    check = check_here(small(Slow), schedules=20)
+    found = verdicts_of(check)
+    assert found.pop("liveness") == BROKEN
+    assert set(found.values()) == {SO_FAR}
+
+
+def test_those_who_hang_too_do_not_keep_the_check_waiting(tmp_path):
+    path = tmp_path / "hangs.py"
+    path.write_text(
+        textwrap.dedent(
+            """
+            from hintbench import Strategy, hookimpl
+
+
+            class Hangs(Strategy):
+                name = "hangs"
+
+                @hookimpl
+                def block_freed(self):
+                    while True:
+                        pass
+            """
+        )
+    )
+    began = time.monotonic()
+    check = check_strategy(Subject(str(path)), schedules=20, seconds=1, jobs=2)
+    assert "does not come back within 4 s (schedule 1000001)" in check.error
+    # Two processes start meanwhile, and one starts again.
+    assert time.monotonic() - began < 9
+
+
+def test_one_broken_rule_fails_one_test(tmp_path):
+    (tmp_path / "test_slow.py").write_text(
+        textwrap.dedent(
+            """
+            from dataclasses import replace
+            from hintbench.strategies.zone_confined_batching import ZoneConfinedBatching
+            from hintbench.testing import StrategyConformance
+
+
+            class Slow(ZoneConfinedBatching):
+                name = "slow"
+
+                def claims(self):
+                    return replace(super().claims(), liveness_bound_ns=1)
+
+
+            class TestSlow(StrategyConformance):
+                strategy = Slow
+                schedules = 20
+            """
+        )
+    )
+    done = run_pytest("-q", "-rs", cwd=tmp_path)
+    assert "slow breaks liveness" in done.stdout
+    assert re.search(r"^1 failed, 1 passed, \d+ skipped", done.stdout, re.MULTILINE)
+    assert re.search(r"slow: not broken in \d+ schedules, after which another", done.stdout)
 
 
 def test_a_misspelt_declaration_is_refused():
