@@ -69,7 +69,7 @@ def prepare_workers(*modules: str) -> None:
 
 
 def start_worker(
-    work: Callable[..., None], *arguments: Any
+    work: Callable[..., None], *arguments: Any, hash_seed: int | None = None
 ) -> tuple[BaseProcess, Connection[Any, Any]]:
     """Start a process that dies with this one.
 
@@ -79,17 +79,37 @@ def start_worker(
     Args:
         work: A function of a module, called with its end of a pipe and the arguments.
         arguments: Whatever can be pickled.
+        hash_seed: What hash() of texts follows from in there, in a process started afresh; None:
+            whatever it may.
 
     Returns:
         The process, and this process's end of the pipe.
     """
-    context: Any = multiprocessing.get_context("forkserver" if _prepared else "spawn")
+    prepared = bool(_prepared) and hash_seed is None
+    context: Any = multiprocessing.get_context("forkserver" if prepared else "spawn")
     ours, theirs = context.Pipe()
     process: BaseProcess = context.Process(target=work, args=(theirs, *arguments), daemon=True)
-    with interrupts_held_back():
+    with interrupts_held_back(), _hashing_by(hash_seed):
         process.start()
     theirs.close()
     return process, ours
+
+
+@contextlib.contextmanager
+def _hashing_by(seed: int | None) -> Iterator[None]:
+    """Let a process that is started meanwhile have a seed of its own for the hashes of texts."""
+    if seed is None:
+        yield
+        return
+    before = os.environ.get("PYTHONHASHSEED")
+    os.environ["PYTHONHASHSEED"] = str(seed)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONHASHSEED"]
+        else:
+            os.environ["PYTHONHASHSEED"] = before
 
 
 @contextlib.contextmanager

@@ -107,6 +107,7 @@ class ReportThenHold(Strategy):
             await self._step()
             await self.wake.wait(timeout_ns=self.parameters.interval_ns)
         await self._release(len(self.held))
+        self.let_go.set()
 
     async def _step(self) -> None:
         """BalloonReportCheckRelease() and BalloonReportHold()."""
@@ -129,18 +130,24 @@ class ReportThenHold(Strategy):
     async def _hold(self) -> None:
         """One cycle: batch after batch, as long as more is free than the watermark."""
         for _ in range(self.parameters.batches):
-            if self.low or self.stopping or self._free_pages() <= self.watermark:
+            if not self._may_hold():
                 return
-            batch = await self._allocate()
-            if not batch:
-                return
+            batch: list[Block] = []
+            # Held from the first block on: who runs out of memory meanwhile waits for it.
             self.held.append(batch)
-            if not await self.guest.host.report(batch):
+            await self._allocate(batch)
+            if not batch:
+                self.held.pop()
+                return
+            if self.low or not await self.guest.host.report(batch):
                 return
 
-    async def _allocate(self) -> list[Block]:
+    def _may_hold(self) -> bool:
+        """Whether another batch may be taken."""
+        return not self.low and not self.stopping and self._free_pages() > self.watermark
+
+    async def _allocate(self, batch: list[Block]) -> None:
         """MmAllocatePagesForMdlEx(): as many whole blocks as there are, up to a batch."""
-        batch: list[Block] = []
         for zone in self.zones:
             async with zone.lock:
                 while len(batch) < self.parameters.batch:
@@ -148,7 +155,6 @@ class ReportThenHold(Strategy):
                     if block is None:
                         break
                     batch.append(block)
-        return batch
 
     # -- let go ---------------------------------------------------------------------------------
 
@@ -156,12 +162,14 @@ class ReportThenHold(Strategy):
         """ReportingReleasePages(): the most recent batches go back to the guest."""
         for _ in range(min(batches, len(self.held))):
             by_zone: dict[Zone, list[Block]] = {}
-            for block in self.held.pop():
+            # Held to the last block, for the same reason.
+            for block in self.held[-1]:
                 by_zone.setdefault(block.zone, []).append(block)
             for zone, blocks in by_zone.items():
                 async with zone.lock:
                     for block in blocks:
                         zone.let_go(block)
+            self.held.pop()
 
     def _start_cooldown(self) -> None:
         """ReportingStartCooldown(): twice as long when the last one was not long ago."""
@@ -174,7 +182,7 @@ class ReportThenHold(Strategy):
     @hookimpl
     async def memory_low(self) -> None:
         """LowMemoryCondition: wake the worker, and wait until it has let go of everything."""
-        if not self.held or self.stopping:
+        if not self.held:
             return
         self.low = True
         self.let_go.clear()

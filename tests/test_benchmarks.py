@@ -262,10 +262,25 @@ class TestNewBenchmarks:
         assert cli.main(["new", "benchmarks", "some_plugin.its_own"]) == 0
         config = asv.config.Config.load("asv.conf.json")
         assert "pip wheel --no-deps" in config.build_command[0]
-        assert config.matrix == {"req": {"hintbench": [hintbench.__version__]}}
         text = Path("benchmarks", "its_own.py").read_text()
         assert 'PLUGIN = "some_plugin.its_own"' in text
         assert 'STRATEGIES = ("its-own",)' in text
+
+    @pytest.mark.parametrize("version", ["0.2.0.dev0", "0.2.0", "1.0rc1", "1.0.post2"])
+    def test_asv_asks_pip_for_this_very_version(self, tmp_path, monkeypatch, version):
+        from asv.util import ParsedPipDeclaration, construct_pip_call
+
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(hintbench, "__version__", version)
+        assert cli.main(["new", "strategy", "mine"]) == 0
+        assert cli.main(["new", "benchmarks", "mine.py"]) == 0
+        config = asv.config.Config.load("asv.conf.json")
+        (entry,) = asv.environment.iter_matrix("virtualenv", ["3.11"], config)
+        ((_, name), value) = next(item for item in entry.items() if item[0][0] == "req")
+        # As asv's environments of virtualenv and uv put it together.
+        asked = ParsedPipDeclaration(f"{name.removeprefix('pip+')} {value}")
+        call = construct_pip_call(lambda _: None, asked)
+        assert call.args[0][-1] == f"hintbench=={version}"
 
     @pytest.mark.parametrize(
         ("files", "plugin", "match"),

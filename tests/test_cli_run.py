@@ -245,6 +245,66 @@ class TestRun:
         assert "How to read it" in done.stdout
 
 
+PRINTS = """
+import os
+from hintbench import Strategy, hookimpl
+
+print("garbage")
+os.write(1, b"more garbage")
+
+
+class Prints(Strategy):
+    name = "prints"
+
+    def __init__(self, **given):
+        super().__init__(**given)
+        print("garbage")
+
+    @hookimpl
+    def guest_started(self):
+        print("garbage of a hook")
+        os.write(1, b"more garbage")
+"""
+
+
+class TestPrintingPlugins:
+    @pytest.mark.parametrize("jobs", ["1", "2"])
+    def test_results_stand_alone_on_standard_output(self, tmp_path, jobs):
+        (tmp_path / "prints.py").write_text(PRINTS)
+        done = hintbench(
+            *("run", "-p", "prints.py", "-s", "none", "-s", "prints", *QUICK, *SMALL),
+            *("--jobs", jobs, "--json", "-"),
+            cwd=tmp_path,
+        )
+        assert done.returncode == 0, done.stderr
+        results = json.loads(done.stdout)["results"]
+        assert [result["strategy"] for result in results] == ["none", "prints"]
+        assert "garbage of a hook" in done.stderr
+
+    def test_nor_do_they_stand_in_the_table(self, tmp_path):
+        (tmp_path / "prints.py").write_text(PRINTS)
+        done = hintbench("run", "-p", "prints.py", "-s", "prints", *QUICK, *SMALL, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "How to read it" in done.stdout
+        assert "garbage" not in done.stdout
+
+    def test_without_standard_error(self, tmp_path):
+        (tmp_path / "prints.py").write_text(PRINTS)
+        code = (
+            "import os, sys; os.close(2); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+        )
+        command = ["run", "-p", "prints.py", "-s", "prints", *QUICK, *SMALL, "--json", "-"]
+        done = subprocess.run(
+            [sys.executable, "-c", code, "-m", "hintbench", *command],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert (done.returncode, len(json.loads(done.stdout)["results"])) == (0, 1)
+
+
 class TestNewStrategy:
     def test_what_new_strategy_writes_works(self, tmp_path):
         hintbench("new", "strategy", "mine", cwd=tmp_path)

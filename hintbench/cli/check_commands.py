@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from hintbench import __version__
+from hintbench.cli.printing import printing_to_stderr
 from hintbench.cli.report_notes import open_console
 from hintbench.errors import HintbenchError, PluginError, UsageError
 from hintbench.plugins import load_plugin
@@ -98,7 +96,7 @@ def run_check(request: CheckRequest) -> int:
         check_writable(request.json)
     _check_folder(Path(request.save))
     subjects = [Subject(text, request.plugins) for text in request.strategies]
-    with watch(lambda: ", ".join(request.plugins)), _printing_to_stderr():
+    with watch(lambda: ", ".join(request.plugins)), printing_to_stderr():
         for plugin in request.plugins:
             load_plugin(plugin)
     faults = [_fault_of(subject) for subject in subjects]
@@ -117,25 +115,6 @@ def run_check(request: CheckRequest) -> int:
     return 0 if all(check.passed for check in checks) else _FAILED
 
 
-@contextmanager
-def _printing_to_stderr() -> Iterator[None]:
-    """Standard output is for results: what a strategy's module prints goes elsewhere."""
-    sys.stdout.flush()
-    try:
-        kept = os.dup(1)
-    except OSError:
-        # There is no standard output.
-        yield
-        return
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
-
-
 def _fault_of(subject: Subject) -> str:
     """What is wrong with a strategy's module or constructor, which run here; "" if nothing is.
 
@@ -143,7 +122,7 @@ def _fault_of(subject: Subject) -> str:
         HintbenchError: there is no such strategy, or it has no such parameter.
     """
     try:
-        with watch(lambda: subject.text), _printing_to_stderr():
+        with watch(lambda: subject.text), printing_to_stderr():
             subject.maker()
     except PluginError as error:
         return str(error)
@@ -159,7 +138,7 @@ def _check_one(subject: Subject, request: CheckRequest) -> Check:
         TimeElapsedColumn(),
     )
     progress = Progress(*columns, console=Console(stderr=True), transient=True)
-    with progress, _printing_to_stderr():
+    with progress, printing_to_stderr():
         task = progress.add_task(subject.text, total=request.schedules)
         return checking.check_strategy(
             subject,
@@ -360,9 +339,7 @@ def _write_json(target: str, checks: Sequence[Check]) -> None:
 def run_replay(path: str, trace: bool, plugins: tuple[str, ...] = ()) -> int:
     """Show a counterexample again; 0 when it shows the same violation with the same digest."""
     saved = read_counterexample(Path(path))
-    for plugin in plugins:
-        load_plugin(plugin)
-    subject = Subject(saved.strategy, (*saved.plugins, *plugins))
+    subject = Subject(saved.strategy, tuple(saved.plugins)).located(Path(path), plugins)
     scenario = saved.scenario.scenario()
     make = subject.maker(scenario.own_constants)
     key = saved.rule, saved.kind

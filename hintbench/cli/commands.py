@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hintbench import defaults
+from hintbench.cli.printing import printing_to_stderr
 from hintbench.cli.report import Row, print_comparison
 from hintbench.cli.report_notes import open_console
 from hintbench.config import Experiment, PluginSpec, explain, load_guest
@@ -109,13 +110,14 @@ def run_comparison(request: RunRequest, debug: bool = False) -> int:
     """
     experiment = request.experiment()
     jobs = worker_count(request.jobs)
-    check(experiment)
+    with printing_to_stderr():
+        check(experiment)
     writer = ResultWriter(request.json) if request.json is not None else None
     outcomes: list[Outcome] = []
     order = {str(cell): place for place, cell in enumerate(experiment.cells())}
     status = 0
     try:
-        with _Bar(len(order)) as bar:
+        with printing_to_stderr(), _Bar(len(order)) as bar:
 
             def keep(outcome: Outcome) -> None:
                 outcomes.append(outcome)

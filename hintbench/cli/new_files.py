@@ -3,6 +3,7 @@
 import json
 import keyword
 import re
+import sys
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -11,6 +12,7 @@ from typing import Final
 import typer
 
 from hintbench.errors import UsageError
+from hintbench.hookspecs import PROJECT
 
 # A package: without --no-deps asv would find the wheels of its requirements, too.
 _FROM_WHEEL: Final = """\
@@ -77,10 +79,27 @@ def _write_plugin(kind: str, name: str, folder: Path | None) -> Path:
     if name in (OWN_STRATEGIES if kind == "strategy" else OWN_WORKLOADS):
         ours = "strategies" if kind == "strategy" else "workloads"
         raise UsageError(f"{name!r} is the name of one of hintbench's own {ours}")
+    if hidden := _hidden_by(module):
+        raise UsageError(
+            f"{name!r} cannot be a {kind}'s name: {module}.py would hide the module {module!r}"
+            f" {hidden} from whatever runs beside it"
+        )
     path = (folder or Path()) / f"{module}.py"
     class_name = "".join(part.capitalize() for part in name.split("-"))
     _write(path, f"{kind}.py.txt", name=name, class_name=class_name, file=path.name)
     return path
+
+
+def _hidden_by(module: str) -> str:
+    """Whose module a file of that name would hide; "" if there is none."""
+    from importlib.metadata import packages_distributions
+
+    if module in sys.stdlib_module_names:
+        return "of Python"
+    if module == PROJECT:
+        return "of hintbench"
+    owners = packages_distributions().get(module)
+    return f"of {owners[0]}" if owners else ""
 
 
 def write_new_benchmarks(plugin: str, folder: Path | None = None) -> None:

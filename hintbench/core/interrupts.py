@@ -33,6 +33,9 @@ class InterruptsOff:
             if not context.interrupts_off:
                 context.irqs_off_ns = self.since_ns
             context.interrupts_off += 1
+        else:
+            # A plain hook in a tape.
+            self.scheduler.off_in_hook += 1
 
     def __exit__(self, *exception: object) -> None:
         context: Context = self.context
@@ -41,6 +44,7 @@ class InterruptsOff:
             context.interrupts_off -= 1
             if context.cpu >= 0 and not context.interrupts_off:
                 self.scheduler.interrupts_on(context)
-        elif exception[0] is None and clock.cpu >= 0:
-            # A plain hook in a tape.
+            return
+        self.scheduler.off_in_hook -= 1
+        if exception[0] is None and clock.cpu >= 0:
             self.scheduler.processors.interrupts_were_off(clock.cpu, self.since_ns, HOOK)

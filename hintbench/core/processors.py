@@ -95,6 +95,12 @@ class Processors:
         now: cython.longlong = self.clock.now
         start: cython.longlong = max(now, self.irqs_off_until_ns[context.cpu], cpu.free_at)
         if start > now:
+            if len(cpu.runnable) > 0:
+                # Behind the others it would wait for a release that never comes.
+                cpu.runnable.insert(0, context)
+                release = Release(self, context.cpu)
+                self.simulation.schedule(start, context.rank_of(), context.cpu, release)
+                return 0
             return self.make_ready(context, start)
         cpu.occupant = context
         self._save_tape(context.cpu)

@@ -33,6 +33,7 @@ cdef class CoreScheduler:
     cdef public object look_again
     cdef public object atomic_hooks
     cdef public long long next_number
+    cdef public int off_in_hook
     cdef long long wake_ns
     cdef readonly long long lock_takes, empty_lock_takes
     cdef unsigned long long in_hand(self) except? 0

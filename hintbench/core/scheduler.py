@@ -70,6 +70,7 @@ class CoreScheduler:
         in_flight_flags: what the strategy marks what is in its hands with.
         look_again: called after every advance of a context while somebody spins.
         atomic_hooks: hooks that run with interrupts off.
+        off_in_hook: how many sections that switch interrupts off a plain hook in a tape is in.
         lock_takes, empty_lock_takes: takes of zone locks by the strategy's contexts, and those
             among them under which nothing was isolated, marked or given back.
     """
@@ -97,6 +98,7 @@ class CoreScheduler:
         self.look_again = None
         self.atomic_hooks = frozenset()
         self.next_number = _FIRST_TASK_NUMBER
+        self.off_in_hook = 0
         self.wake_ns = wake_ns
         self.lock_takes = 0
         self.empty_lock_takes = 0

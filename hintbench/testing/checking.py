@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from hintbench.errors import HintbenchError
+from hintbench.testing.comparisons import compare_digests
 from hintbench.testing.exploration import Exploration, of_own_constants
 from hintbench.testing.explored import RACE
 from hintbench.testing.pool import COMPARE_SECONDS, Pool
 from hintbench.testing.races import RACES, races_of
 from hintbench.testing.rules import RULES
 from hintbench.testing.subjects import Subject
-from hintbench.testing.tasks import Task, Tasks, tasks_of
+from hintbench.testing.tasks import Task, Tasks, first_seed, tasks_of
 from hintbench.testing.worker import Told
 from hintbench.watchdog import watch
 
@@ -166,8 +167,13 @@ def check_strategy(
     pool = Pool(subject, max(1, jobs), on_progress, seconds)
     try:
         tasks = tasks_of(seed, schedules, seconds, pool.size)
-        for answer in pool.run(tasks, stop=lambda found: _undeclared(found, declared)):
-            check.exploration.merge(answer)
+        _explore(check, pool, [each for each in tasks if each[0] != "explore"], declared)
+        if not _is_over(check, pool, declared):
+            digests = pool.run_in_several(("digests", (first_seed(seed),)))
+            if not (pool.error or pool.interrupted):
+                check.exploration.merge(compare_digests(instance, first_seed(seed), digests))
+        if not _is_over(check, pool, declared):
+            _explore(check, pool, [each for each in tasks if each[0] == "explore"], declared)
         check.interrupted = pool.interrupted
         keys = [key for key in check.exploration.found if stories or key[0] not in declared]
         found = {key: check.exploration.found[key][1] for key in keys}
@@ -184,6 +190,17 @@ def check_strategy(
     check.conclude(instance)
     check.seconds = time.perf_counter() - began
     return check
+
+
+def _is_over(check: Check, pool: Pool, declared: dict[str, str]) -> bool:
+    """Whether nothing more is to be explored."""
+    return bool(pool.error or pool.interrupted or _undeclared(check.exploration, declared))
+
+
+def _explore(check: Check, pool: Pool, tasks: list[Task], declared: Iterable[str]) -> None:
+    """Have some tasks done, and enter what comes of them; a fault ends all of them."""
+    for answer in pool.run(tasks, stop=lambda found: _undeclared(found, declared)):
+        check.exploration.merge(answer)
 
 
 def check_here(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,8 +13,9 @@ from hintbench.operations import Operation, encode
 from hintbench.runner import Run
 from hintbench.testing.exploration import Exploration, run_scenario
 from hintbench.testing.explored import Outcome, Violation
-from hintbench.testing.families import draw_scenario
+from hintbench.testing.families import OPERATIONS, draw_scenario
 from hintbench.testing.guests import small_guest
+from hintbench.testing.handfuls import handful_scenario
 from hintbench.testing.rules import RULES
 from hintbench.testing.scenario import Operations, Scenario, ScenarioWorkload
 
@@ -22,7 +24,10 @@ if TYPE_CHECKING:
     from hintbench.testing.explored import ExploredRun
 
 TWICE: Final = 4
-"""How many scenarios are run twice, and how many attached but off."""
+"""How many long scenarios are run twice, and how many attached but off."""
+SHORT_TWICE: Final = 16
+"""How many short scenarios are run twice: the order of a set of two zones is right in every
+second, by chance."""
 QUIET_NS: Final = 2_000_000_000
 """How long nothing happens before the block is freed whose pages are freed one by one, at least
 [virtual ns]."""
@@ -45,15 +50,70 @@ def compare(make: Callable[[], Strategy], seed: int) -> Exploration:
     """
     found = Exploration()
     strategy = make()
-    for number in range(seed, seed + TWICE):
-        scenario = draw_scenario(number, strategy.kernels)
-        _twice(make, scenario, found)
+    kept: list[Any] = []
+    for scenario in scenarios_to_repeat(seed, strategy.kernels):
+        _twice(make, scenario, found, kept)
         if found.error is not None:
             return found
-        _off(make, scenario, found)
+        if scenario.seed < seed + TWICE and len(scenario.operations) >= OPERATIONS:
+            _off(make, scenario, found)
+    for run in kept[::2]:
+        run.dismantle()
     claims = strategy.claims()
     if claims.any_pfn and claims.min_order is not None:
         _any_pfn(make, found)
+    return found
+
+
+def scenarios_to_repeat(seed: int, kernels: Sequence[str]) -> list[Scenario]:
+    """The scenarios whose runs have to be the same again: some long ones, and some short ones.
+
+    These have several zones: whoever walks a set of zones walks it in an order of its own.
+
+    Args:
+        seed: of the scenarios.
+        kernels: the kernels to choose from.
+    """
+    handfuls = (handful_scenario(number, kernels) for number in itertools.count(seed))
+    several = (each for each in handfuls if each.settle and len(each.guest.zones or ()) > 1)
+    return [
+        *(draw_scenario(number, kernels) for number in range(seed, seed + TWICE)),
+        *itertools.islice(several, SHORT_TWICE),
+    ]
+
+
+def digests_of(make: Callable[[], Strategy], seed: int) -> list[str]:
+    """What another process must find too, where texts have other hashes.
+
+    Args:
+        make: makes an instance of the strategy.
+        seed: of the scenarios.
+
+    Returns:
+        The digest of each of `scenarios_to_repeat`.
+    """
+    scenarios = scenarios_to_repeat(seed, make().kernels)
+    return [run_scenario(make, each, frozenset(RULES)).digest for each in scenarios]
+
+
+def compare_digests(strategy: Strategy, seed: int, digests: Sequence[Sequence[str]]) -> Exploration:
+    """Whether several processes found the same.
+
+    Args:
+        strategy: whose runs they were.
+        seed: of the scenarios.
+        digests: what `digests_of` returned in each process.
+    """
+    found = Exploration()
+    scenarios = scenarios_to_repeat(seed, strategy.kernels)
+    for scenario, several in zip(scenarios, zip(*digests, strict=True), strict=True):
+        if len(set(several)) > 1:
+            text = (
+                f"the same scenario gave the digests {' and '.join(several)} in processes in which"
+                " hash() of a text differs: sort what comes out of a set"
+            )
+            _add(found, scenario, "deterministic", text)
+            break
     return found
 
 
@@ -62,13 +122,19 @@ def _add(found: Exploration, scenario: Scenario, rule: str, text: str) -> None:
     found.add(scenario, Outcome({(rule, ""): violation}, {rule: 1}))
 
 
-def _twice(make: Callable[[], Strategy], scenario: Scenario, found: Exploration) -> None:
-    first = run_scenario(make, scenario, frozenset(RULES))
+def _twice(
+    make: Callable[[], Strategy], scenario: Scenario, found: Exploration, kept: list[Any]
+) -> None:
+    # What is kept of earlier runs, and ever more beside it, makes that of the later ones lie
+    # elsewhere in memory: an order that follows from id() shows.
+    first = run_scenario(make, scenario, frozenset(RULES), attach=kept.append)
+    kept.append(bytes(1_024 + 8 * len(kept)))
     second = run_scenario(make, scenario, frozenset(RULES))
     found.schedules += 2
-    if first.error and found.error is None:
-        found.error = first.error, scenario
-    if first.digest != second.digest:
+    if first.error or second.error:
+        # One that is ended by the wall clock ends elsewhere the next time.
+        found.error = found.error or (first.error or second.error, scenario)
+    elif first.digest != second.digest:
         text = f"the same scenario gave the digests {first.digest} and {second.digest}"
         _add(found, scenario, "deterministic", text)
 

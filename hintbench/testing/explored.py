@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hintbench.core import machine as core_machine
 from hintbench.core.audit import Auditor
-from hintbench.core.constants import EVENT_ISOLATED
+from hintbench.core.constants import EVENT_ISOLATED, ROLE_HOOK
 from hintbench.core.preemption import EndlessRunError
 from hintbench.core.processors import as_coroutine
 from hintbench.core.tearing import Tear
@@ -20,7 +20,7 @@ from hintbench.errors import HintbenchError, PluginError, TaskLeakError
 from hintbench.forgotten import forgotten_awaits
 from hintbench.runner import STOP_LIMIT_NS
 from hintbench.testing.checker import Checker
-from hintbench.testing.faults import Faults
+from hintbench.testing.faults import IN_HAND, Faults
 from hintbench.testing.integrity import Seal
 from hintbench.testing.nested import NestedRun
 from hintbench.testing.outcome import RACE, Outcome, ScheduleStoppedError, Violation
@@ -35,6 +35,8 @@ __all__ = ["RACE", "Checker", "ExploredRun", "Outcome", "ScheduleStoppedError", 
 
 LATE_LIMIT_NS: Final = 10_000_000_000
 """How long after the stop something may still happen that should not [virtual ns]."""
+SPIN_LIMIT_NS: Final = 500_000_000
+"""Longer than any host of an explored run takes for a report, faults included [virtual ns]."""
 FIRST_LOOK_NS: Final = 1_000_000
 """How soon after the last operation it is asked whether all is told, then ever later."""
 EVENT_KINDS: Final = 16
@@ -63,7 +65,7 @@ class ExploredRun(NestedRun):
     """
 
     flag_meanings = ("in-flight",)
-    """Of the flags whose clearing it hears of."""
+    """Of the flags whose setting and clearing it hears of."""
 
     def __init__(
         self,
@@ -92,6 +94,9 @@ class ExploredRun(NestedRun):
         self.races: list[Race] = [race(self) for race in races]
         self.checkers += self.races
         self.auditor.journal = self._journal(journal)
+        if any(fault.kind in IN_HAND for fault in scenario.faults):
+            # An attribute, so that other runs do not hear of every mark.
+            self.flag_set = self._marked
         self.watcher = Watcher((*self.checkers, self))
         self.guest.watcher = self.watcher
         self.guest.host.watcher = self.watcher
@@ -140,7 +145,10 @@ class ExploredRun(NestedRun):
         except TaskLeakError as error:
             self._leaked(error)
         except EndlessRunError as error:
-            self.outcome.error = f"{self.scheduler.plugin}: {error}"
+            now = int(self.machine.clock.now)
+            self.outcome.error = (
+                f"{self.scheduler.plugin}: {error} (at {now:,} virtual ns, {self.context_name})"
+            )
         except HintbenchError as error:
             if not self.outcome.violations:
                 self.outcome.error = str(error)
@@ -166,6 +174,7 @@ class ExploredRun(NestedRun):
             self.tell("phase", "the guest stops")
             for checker in self.checkers:
                 checker.at_stopping()
+            self.faults.stopping(int(end_ns))
             self._stop()
             self.stopped = True
             core_machine.run_until(simulation, int(simulation.clock.now) + LATE_LIMIT_NS)
@@ -200,11 +209,13 @@ class ExploredRun(NestedRun):
     def _leaked(self, error: TaskLeakError) -> None:
         """Tasks do not end: perhaps they wait for what another rule knows to be lost."""
         try:
+            self._look_for_spinners()
             for checker in self.checkers:
                 checker.at_stuck()
         except ScheduleStoppedError:
             pass
-        if self.outcome.counts.keys().isdisjoint(("returned", "completion-once")):
+        known = ("returned", "completion-once", "progress-under-spin")
+        if self.outcome.counts.keys().isdisjoint(known):
             self._quietly("teardown", str(error), "tasks")
 
     def _settle(self, end_ns: int) -> int:
@@ -222,9 +233,28 @@ class ExploredRun(NestedRun):
                 break
         simulation.clock.now = max(until_ns, simulation.clock.now)
         self.settled = True
+        self._look_for_spinners()
         for checker in self.checkers:
             checker.at_settled()
         return int(simulation.clock.now)
+
+    def _look_for_spinners(self) -> None:
+        """Whoever has spun for so long will never stop, and holds up what others have to do.
+
+        Raises:
+            ScheduleStoppedError: somebody has, and the strategy does not declare it.
+        """
+        now = int(self.machine.clock.now)
+        for each in self._spinning():
+            if now - each.parked_at > SPIN_LIMIT_NS:
+                text = f"{each.name} on CPU {each.cpu} has spun since {each.parked_at:,} ns"
+                self.violate("progress-under-spin", text, "deadlock")
+
+    def _spinning(self) -> list[Any]:
+        """Everybody who spins now."""
+        interrupts = (cpu.interrupt for cpu in self.scheduler.processors.cpus)
+        contexts = [*self.scheduler.hooks, *self.scheduler.contexts, *interrupts]
+        return [each for each in contexts if each is not None and each.parked == "spin"]
 
     def _idle(self) -> bool:
         """Whether all that could be told is told, and nothing is under way.
@@ -271,10 +301,7 @@ class ExploredRun(NestedRun):
     def _stuck(self) -> HintbenchError:
         """Nothing can go on: a spinner that nobody ends is a rule of its own."""
         error = super()._stuck()
-        interrupts = (cpu.interrupt for cpu in self.scheduler.processors.cpus)
-        contexts = [*self.scheduler.hooks, *self.scheduler.contexts, *interrupts]
-        spinning = [each for each in contexts if each is not None and each.parked == "spin"]
-        if spinning:
+        if spinning := self._spinning():
             names = ", ".join(f"{each.name} on CPU {each.cpu}" for each in spinning)
             self._quietly("progress-under-spin", f"{names} spin for ever", "deadlock")
         for checker in self.checkers:
@@ -348,12 +375,21 @@ class ExploredRun(NestedRun):
         zone = self.guest.zone_of(pfn)
         if event == EVENT_ISOLATED:
             self.watcher.isolated(zone, pfn, order)
+            self.faults.in_hand(zone)
         else:
             self.watcher.put_back(zone, pfn, order)
 
+    def _marked(self, flags: Any, pfn: int, order: int) -> None:
+        """An event of the watcher's: a unit is marked."""
+        self.faults.in_hand(self.guest.zone_of(pfn))
+
     def flag_cleared(self, flags: Any, pfn: int, order: int) -> None:
-        """An event of the watcher's: a mark is gone, which other CPUs may see before any more."""
-        if not self.dead:
+        """An event of the watcher's: a mark is gone, which other CPUs may see before any more.
+
+        Not in a hook: whatever called it in the core goes on with the lists that it had before.
+        """
+        current = self.scheduler.current
+        if not self.dead and current is not None and current.role != ROLE_HOOK:
             self._preempt("what follows the clearing of a mark")
 
     def discarded(self, pfn: int, pages: int) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from hintbench.operations import Flag, Migratetype, Operation, encode
 from hintbench.tapes import Draws
 from hintbench.testing.encounters import DRAINED, ENCOUNTERS, SLOW_HOSTS, begin, interrupts_of
-from hintbench.testing.faults import KINDS, TIMED
+from hintbench.testing.faults import AT_STOP, COUNTED, INTERRUPTING, TIMED, draw_counted
 from hintbench.testing.guests import HOSTS, layout_pages, small_guest
 from hintbench.testing.scenario import Fault, Operations, Scenario
 from hintbench.testing.schedules import draw_preemptions
@@ -307,16 +307,13 @@ def _draw_faults(rng: random.Random, vcpus: int) -> tuple[Fault, ...]:
     """None in every second scenario, else a few; interrupts in most."""
     faults = []
     if rng.random() < 0.5:
-        kinds = [kind for kind in KINDS if kind not in TIMED]
         for _ in range(rng.randint(1, 3)):
-            kind = rng.choice([*kinds, "interrupt-in-allocation"])
-            length = 1 << rng.randint(12, 26)
-            faults += [
-                Fault(kind, rng.randint(1, 6) + extra, length)
-                for extra in range(rng.choice((1, 1, 2, 5)))
-            ]
+            faults += draw_counted(rng, (*COUNTED, *INTERRUPTING), 6)
     if rng.random() < 0.7:
         faults += [_timed(rng, vcpus) for _ in range(rng.randint(1, 12))]
+    if rng.random() < 0.3:
+        at_ns = 1 << rng.randint(6, 19)
+        faults += [Fault(AT_STOP, 1, at_ns, cpu) for cpu in range(vcpus)]
     if rng.random() < 0.3:
         # Long after the end all lists are drained: what is still hooked hears of it.
         faults += [Fault("interrupt", LATE_NS, DRAINED, cpu) for cpu in range(vcpus)]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+import random
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from hintbench.core.bulk import hand_out, hand_out_to_hook, take_pages
 from hintbench.core.constants import RANK_INTERRUPT
+from hintbench.testing.interrupts import Interrupts
 from hintbench.testing.scenario import Fault
 
 if TYPE_CHECKING:
+    from hintbench.core.zone import Zone
     from hintbench.testing.explored import ExploredRun
 
 KINDS: Final = {
@@ -23,16 +26,41 @@ KINDS: Final = {
     "isolation-refused": "the guest refuses to isolate a block",
     "buffer-fails": "allocate_buffer() finds no memory",
     "interrupt-in-allocation": "an interrupt frees while memory for a buffer is sought",
+    "interrupt-in-hand": "an interrupt allocates right after the strategy has taken a block",
+    "large-interrupt-in-hand": "the same, of a large block, which it frees again",
+    "interrupt-at-stop": "an interrupt drains a CPU's lists while the strategy is being stopped",
     "interrupt": "an interrupt drains a per-CPU list in the middle of something",
     "interrupt-allocates": "an interrupt allocates pages (GFP_ATOMIC) in the middle of something",
 }
 """Kinds of faults; `Fault.number` counts submissions, reports served, descriptors, answers,
-interrupts, submissions, submissions, isolations, buffers, buffers and (for interrupts) is their
-time; `Fault.amount` of these is how many batches or pages they drain or allocate, at least one."""
+interrupts, submissions, submissions, isolations, buffers, buffers, blocks isolated or marked
+(twice), and (for the other interrupts) is their time;
+`Fault.amount` of interrupts is how many batches or pages they drain or allocate, at least one; that
+of the one at the stop is how long after its begin it comes [virtual ns]."""
 
 TIMED: Final = frozenset({"interrupt", "interrupt-allocates"})
 """Kinds that happen at a time, on a CPU."""
-_OF_THE_GUEST: Final = frozenset({"isolation-refused", "buffer-fails", "interrupt-in-allocation"})
+AT_STOP: Final = "interrupt-at-stop"
+COUNTED: Final = tuple(kind for kind in KINDS if kind not in TIMED and kind != AT_STOP)
+"""Kinds that happen the so-manieth time that they could."""
+INTERRUPTING: Final = (
+    *("interrupt-in-allocation", "interrupt-in-hand", "large-interrupt-in-hand"),
+)
+"""Of these, interrupts at the moments when code that lets them in forgets about them: drawn twice
+as often as others."""
+IN_HAND_PAGES: Final = 16
+"""Most pages that an interrupt allocates which finds a block in the strategy's hands: the first few
+come out of what is told first, and more would only leave less memory for what follows."""
+ALL_BATCHES: Final = 1_000
+"""Batches of a list that is emptied."""
+IN_HAND: Final = frozenset({"interrupt-in-hand", "large-interrupt-in-hand"})
+"""Those that come when the strategy has taken or marked a block."""
+_OF_THE_GUEST: Final = frozenset(
+    {
+        *("isolation-refused", "buffer-fails", "interrupt-in-allocation"),
+        *IN_HAND,
+    }
+)
 FAILURES: Final = frozenset(
     {
         *("host-refuses", "device-missing", "device-reset", "queue-full"),
@@ -44,6 +72,19 @@ HINDERS_TELLING: Final = frozenset({"host-refuses", "device-missing"})
 """After these a block may wait for ever: no later pass follows a synchronous call that the host
 refuses, and a device that is gone is told nothing. What else fails, memory for a list of blocks or
 room in the queue, is no excuse: the declared time is long enough for a back-off."""
+
+
+def draw_counted(rng: random.Random, kinds: Sequence[str], most: int) -> list[Fault]:
+    """Draw one of some kinds of `COUNTED`, and when it happens: once, or several times in a row.
+
+    Args:
+        rng: of all choices.
+        kinds: the kinds to choose from.
+        most: the highest number of the first time.
+    """
+    kind, amount = rng.choice(kinds), 1 << rng.randint(12, 26)
+    first, times = rng.randint(1, most), rng.choice((1, 1, 2, 5))
+    return [Fault(kind, first + extra, amount) for extra in range(times)]
 
 
 class Faults:
@@ -62,10 +103,14 @@ class Faults:
         self._amounts: dict[str, dict[int, int]] = {}
         self._counts: dict[str, int] = {}
         self.happened: dict[str, int] = {}
+        self._handlers = Interrupts(run)
         self._interrupts: list[Fault] = []
+        self._at_stop: list[Fault] = []
         for fault in faults:
             if fault.kind in TIMED:
                 self._interrupts.append(fault)
+            elif fault.kind == AT_STOP:
+                self._at_stop.append(fault)
             else:
                 self._amounts.setdefault(fault.kind, {})[fault.number] = fault.amount
 
@@ -130,8 +175,30 @@ class Faults:
         """Memory is asked for."""
         if self._now("interrupt-in-allocation") >= 0:
             cpu = self._run.machine.clock.cpu
-            self._raise(cpu, lambda: self._drain(cpu, 1), "interrupt")
+            self._raise(cpu, lambda: self._handlers.drain(cpu, 1), "interrupt")
         return self._now("buffer-fails") >= 0
+
+    def in_hand(self, zone: Zone) -> None:
+        """The strategy has isolated or marked a block; interrupts come when it lets them in."""
+        cpu = self._run.machine.clock.cpu
+        if cpu < 0:
+            return
+        if (amount := self._now("interrupt-in-hand")) >= 0:
+            pages = min(max(1, amount), IN_HAND_PAGES)
+            self._raise(cpu, lambda: self._handlers.refill(cpu, pages, zone), "interrupt")
+        if self._now("large-interrupt-in-hand") >= 0:
+            self._raise(cpu, lambda: self._handlers.borrow(cpu, zone), "interrupt")
+
+    def stopping(self, now_ns: int) -> None:
+        """The strategy is told to stop now; memory is still freed."""
+        simulation = self._run.machine.simulation
+        for fault in self._at_stop:
+            come = partial(self._drain_all, fault.cpu)
+            simulation.schedule(now_ns + fault.amount, RANK_INTERRUPT, fault.cpu, come)
+
+    def _drain_all(self, cpu: int) -> None:
+        """An interrupt that empties all lists of a CPU."""
+        self._raise(cpu, lambda: self._handlers.drain(cpu, ALL_BATCHES), AT_STOP)
 
     # -- interrupts -----------------------------------------------------------------------------
 
@@ -140,8 +207,8 @@ class Faults:
 
         def handler() -> Coroutine[Any, Any, None]:
             if fault.kind == "interrupt":
-                return self._drain(cpu, batches)
-            return self._refill(cpu, batches)
+                return self._handlers.drain(cpu, batches)
+            return self._handlers.refill(cpu, batches)
 
         simulation = self._run.machine.simulation
         simulation.schedule(
@@ -151,39 +218,3 @@ class Faults:
     def _raise(self, cpu: int, handler: Callable[[], Coroutine[Any, Any, None]], kind: str) -> None:
         self.happened[kind] = self.happened.get(kind, 0) + 1
         self._run.scheduler.processors.deliver(cpu, "interrupt", handler)
-
-    async def _drain(self, cpu: int, batches: int) -> None:
-        """What a device's interrupt does to the allocator: it frees, and lists overflow."""
-        for pcp in self._run.machine.simulation.vcpus[cpu].pcps:
-            while pcp.count and batches:
-                batches -= 1
-                await self._run.threads.drain_in_interrupt(cpu, pcp)
-
-    async def _refill(self, cpu: int, pages: int) -> None:
-        """A network device's interrupt refills its ring: alloc_pages_bulk(GFP_ATOMIC).
-
-        The pages come straight from the free lists, under one take of the lock, and are kept. The
-        hook may spin for each, but on this CPU nothing else goes on until the interrupt ends:
-        neither tasks nor other interrupts.
-        """
-        simulation: Any = self._run.machine.simulation
-        zone: Any = max(self._run.guest.zones, key=lambda zone: int(zone.free_pages))
-        await zone.lock.acquire()
-        taken = take_pages(simulation, zone, cpu, pages)
-        zone.lock.release()
-        # What a hook does from here on is not done under this take.
-        await self._run.guest.step()
-        at = 0
-        while (at := hand_out_to_hook(simulation, cpu, taken, at)) < len(taken):
-            await self._call_hook(cpu, taken[at])
-            hand_out(simulation, cpu, taken[at])
-            at += 1
-
-    async def _call_hook(self, cpu: int, pfn: int) -> None:
-        """arch_alloc_page() in an interrupt."""
-        guest = self._run.guest
-        hooks: Any = guest.hooks
-        with self._run.scheduler.as_hook("page_allocated"):
-            waiting = hooks.page_allocated.function(guest, cpu, pfn, 0)
-            if waiting is not None:
-                await waiting

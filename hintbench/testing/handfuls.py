@@ -15,7 +15,7 @@ import numpy as np
 
 from hintbench.operations import Flag, Migratetype, Operation, encode
 from hintbench.testing.encounters import everybody_spins, split_and_merged
-from hintbench.testing.faults import FAILURES, KINDS, TIMED
+from hintbench.testing.faults import AT_STOP, COUNTED, FAILURES, INTERRUPTING, draw_counted
 from hintbench.testing.guests import HOSTS, small_guest
 from hintbench.testing.scenario import (
     EDIT,
@@ -128,13 +128,8 @@ def _faults(rng: random.Random, vcpus: int) -> tuple[Fault, ...]:
     """None, or one or two; a drain of all lists in every second."""
     faults = []
     if rng.random() < 0.4:
-        kinds = [kind for kind in KINDS if kind not in TIMED]
-        kind = rng.choice([*kinds, *sorted(FAILURES), "interrupt-in-allocation"])
-        first = rng.randint(1, 3)
-        faults += [
-            Fault(kind, first + extra, 1 << rng.randint(12, 26))
-            for extra in range(rng.choice((1, 1, 2)))
-        ]
+        kinds = (*COUNTED, *sorted(FAILURES), *INTERRUPTING)
+        faults += draw_counted(rng, kinds, 3)
     if rng.random() < 0.5:
         for _ in range(rng.randint(1, 2)):
             faults.append(
@@ -144,4 +139,7 @@ def _faults(rng: random.Random, vcpus: int) -> tuple[Fault, ...]:
         amount = 1 << rng.randrange(6)
         time_ns = rng.randint(1_000, 2_000_000)
         faults.append(Fault("interrupt-allocates", time_ns, amount, rng.randrange(vcpus)))
+    if rng.random() < 0.15:
+        at_ns = 1 << rng.randint(6, 19)
+        faults += [Fault(AT_STOP, 1, at_ns, cpu) for cpu in range(vcpus)]
     return tuple(sorted(set(faults)))

@@ -1,7 +1,8 @@
 """Whether a strategy has replaced parts of the guest that it runs in.
 
 A guest whose watcher, rules or services are a strategy's own says nothing about the strategy: the
-run counts as its fault. Zones, flags and locks are compiled, and refuse such changes themselves.
+run counts as its fault. Zones, flags and locks are compiled, and refuse new methods themselves;
+what of a zone is a number or a switch is remembered too.
 """
 
 from __future__ import annotations
@@ -9,10 +10,17 @@ from __future__ import annotations
 from typing import Any, Final
 
 _OURS: Final = {
-    "guest": ("watcher", "on_violation", "host", "zones", "hooks", "machine", "scheduler", "rng"),
+    "guest": (
+        *("watcher", "on_violation", "host", "zones", "hooks", "machine", "scheduler", "rng"),
+        "buffer_fails",
+    ),
     "guest.host": ("watcher", "violate", "faults", "torn", "config", "backing", "clock"),
 }
 """Attributes that stay what they were, by where they are."""
+_OF_A_ZONE: Final = (
+    *("watermark_min", "watermark_low", "watermark_high", "managed_pages"),
+    *("hooks", "refuse_isolation"),
+)
 
 
 class Seal:
@@ -29,14 +37,23 @@ class Seal:
             for where, names in _OURS.items()
             for name in names
         }
+        self._zones = [(zone, self._of(zone)) for zone in guest.zones]
         self._own = {
             where: {name for name in vars(part) if callable(getattr(type(part), name, None))}
             for where, part in self._parts.items()
         }
         self._methods = {type(part): dict(vars(type(part))) for part in self._parts.values()}
 
+    @staticmethod
+    def _of(zone: Any) -> tuple[Any, ...]:
+        return tuple(getattr(zone, name) for name in _OF_A_ZONE)
+
     def broken(self) -> str:
         """What has been replaced, as ``guest.host.report``; "" when nothing was."""
+        for zone, before in self._zones:
+            for name, value, now in zip(_OF_A_ZONE, before, self._of(zone), strict=True):
+                if now is not value and now != value:
+                    return f"zone.{name}"
         for (where, name), value in self._before.items():
             if getattr(self._parts[where], name, None) is not value:
                 return f"{where}.{name}"

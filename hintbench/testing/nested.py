@@ -72,6 +72,7 @@ class NestedRun(WatchedRun):
         where = clock.cpu, clock.payer, clock.context
         outer, scheduler.current = scheduler.current, None
         hook, self.hook = self.hook, ("", ())
+        off, scheduler.off_in_hook = scheduler.off_in_hook, 0
         key = NEVER
         if clock.cpu >= 0:
             key = simulation.clock_of(clock.cpu)
@@ -84,7 +85,7 @@ class NestedRun(WatchedRun):
             self.depth -= 1
             for zone, quiet in flags:
                 zone.quiet = quiet
-            scheduler.current, self.hook = outer, hook
+            scheduler.current, self.hook, scheduler.off_in_hook = outer, hook, off
             clock.cpu, clock.payer, clock.context = where
             if clock.cpu >= 0 and key < NEVER:
                 simulation.set_clock(clock.cpu, key)

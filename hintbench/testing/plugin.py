@@ -7,8 +7,11 @@ imported when a test of the suite runs.
 from __future__ import annotations
 
 import argparse
+from typing import Final
 
 import pytest
+
+_SUITE: Final = "hintbench.testing.suite"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -64,4 +67,23 @@ def _seed(text: str) -> int:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Let assertions of the suite explain themselves."""
-    pytest.register_assert_rewrite("hintbench.testing.suite", "hintbench.testing.conformance")
+    pytest.register_assert_rewrite(_SUITE, "hintbench.testing.conformance")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Refuse strategies that cannot be had, where the suite is all that runs.
+
+    What else is collected may make a strategy known or a module importable; the suite looks again
+    when its own turn comes.
+
+    Raises:
+        pytest.UsageError: There is none, or not this one.
+    """
+    config = session.config
+    is_worker = hasattr(config, "workerinput")
+    alone = config.args and all(each.partition("::")[0] == _SUITE for each in config.args)
+    if not alone or is_worker:
+        return
+    from hintbench.testing.suite import check_strategies
+
+    check_strategies(config)

@@ -44,7 +44,7 @@ class _Worker:
         """Note what it is to do, and how long it may be silent then."""
         self.task, self.seed, self.ends = task[0], None, math.inf
         self.patience_seconds = silence_seconds
-        if self.task == "compare":
+        if self.task in ("compare", "digests"):
             self.patience_seconds *= COMPARE_SECONDS / SILENCE_SECONDS
         elif self.task == "shrink":
             # Its last argument is the time that it may take.
@@ -81,9 +81,19 @@ class Pool:
         self._on_progress = on_progress
         self._workers = [self._start() for _ in range(size)]
 
-    def _start(self) -> _Worker:
-        process, connection = start_worker(work, self.subject)
+    def _start(self, hash_seed: int | None = None) -> _Worker:
+        process, connection = start_worker(work, self.subject, hash_seed=hash_seed)
         return _Worker(process, connection, 0.0)
+
+    def run_in_several(self, task: Task) -> list[Any]:
+        """Have two processes do the same in which hash() of a text differs; their answers."""
+        kept = self._workers
+        self._workers = [self._start(hash_seed) for hash_seed in (1, 2)]
+        try:
+            return self.run([task] * len(self._workers))
+        finally:
+            end_all(each.process for each in self._workers)
+            self._workers = kept
 
     def run(
         self,

@@ -27,6 +27,28 @@ class Subject:
     text: str
     plugins: tuple[str, ...] = ()
 
+    def located(self, counterexample: Path, given: tuple[str, ...] = ()) -> Subject:
+        """The same subject where its files are now, which a counterexample names as check did.
+
+        A given plugin stands for every file of its name. Other files are looked for from the
+        current folder, then beside the counterexample and in the folder above it: `check` puts
+        counterexamples into a folder where it runs.
+
+        Args:
+            counterexample: the file that names the subject.
+            given: plugins of the command line, which are loaded too.
+
+        Raises:
+            UsageError: a file is in none of these places.
+        """
+
+        def locate(plugin: str) -> str:
+            return _locate(plugin, counterexample, given) if plugin.endswith(".py") else plugin
+
+        head, comma, rest = self.text.partition(",")
+        plugins = [locate(plugin) for plugin in self.plugins]
+        return Subject(f"{locate(head)}{comma}{rest}", tuple(dict.fromkeys((*plugins, *given))))
+
     def strategy_class(self) -> type[Strategy]:
         """The strategy's class.
 
@@ -76,6 +98,24 @@ class Subject:
     def name(self) -> str:
         """What it is called in tables and file names."""
         return self.strategy_class().name or self.strategy_class().__name__
+
+
+def _locate(plugin: str, counterexample: Path, given: tuple[str, ...]) -> str:
+    """Where a file is that a counterexample names."""
+    path = Path(plugin).expanduser()
+    for each in given:
+        if Path(each).name == path.name:
+            return each
+    if path.is_file():
+        return plugin
+    folder = counterexample.absolute().parent
+    for place in (folder / path, folder.parent / path, folder / path.name):
+        if place.is_file():
+            return str(place)
+    raise UsageError(
+        f"{counterexample} needs the plugin {plugin!r}, which is neither here nor beside it nor in"
+        f" the folder above it: name it with -p PATH/{path.name}"
+    )
 
 
 def strategy_in_file(path: str) -> type[Strategy]:

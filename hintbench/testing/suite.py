@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from hintbench.errors import HintbenchError
 from hintbench.testing.checking import Check
 from hintbench.testing.conformance import (
     Effort,
@@ -29,11 +30,26 @@ if TYPE_CHECKING:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One set of tests for each strategy."""
-    strategies = metafunc.config.getoption("--strategy")
-    if not strategies:
-        raise pytest.UsageError("hintbench.testing.suite: name what to check with --strategy NAME")
+    strategies = check_strategies(metafunc.config)
     if "subject" in metafunc.fixturenames:
         metafunc.parametrize("subject", strategies, scope="module")
+
+
+def check_strategies(config: pytest.Config) -> list[str]:
+    """The strategies of the command line, each of which can be made.
+
+    Raises:
+        pytest.UsageError: There is none, or one cannot be found, loaded or made.
+    """
+    strategies: list[str] = config.getoption("--strategy")
+    if not strategies:
+        raise pytest.UsageError("hintbench.testing.suite: name what to check with --strategy NAME")
+    for strategy in strategies:
+        try:
+            _maker_of(strategy)
+        except HintbenchError as error:
+            raise pytest.UsageError(f"--strategy {strategy}: {error}") from None
+    return strategies
 
 
 @pytest.fixture(scope="module")

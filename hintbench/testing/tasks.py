@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from hintbench.testing.comparisons import compare
+from hintbench.testing.comparisons import compare, digests_of
 from hintbench.testing.exploration import (
     DEPTH_FIRST,
     Exploration,
@@ -91,3 +91,7 @@ class Tasks:
             scenario = full_scenario(number, kernels)
             found.add(scenario, run_scenario(make, scenario))
         return found
+
+    def digests(self, seed: int) -> list[str]:
+        """What runs of the same scenarios come to in this process."""
+        return digests_of(self.maker(False), seed)

@@ -134,6 +134,8 @@ class WatchedRun(Run):
         """Whether the running context has interrupts off."""
         current = self.scheduler.current
         if current is None:
+            if self.scheduler.off_in_hook:
+                return True
             name = self.hook[0]
             if name == "free_completed":
                 return bool(self.config.kernel == "5.0")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -72,6 +73,56 @@ def test_a_broken_promise_is_told_saved_and_replayed(tmp_path):
     assert "as saved" in again.stdout
     whole = hintbench("replay", str(saved[0]), "--trace", cwd=tmp_path)
     assert len(whole.stdout) >= len(again.stdout)
+
+
+@pytest.fixture(scope="module")
+def refuted(tmp_path_factory):
+    """A folder where check has refuted a plugin, by its name and by its file."""
+    folder = tmp_path_factory.mktemp("refuted")
+    (folder / "wrong.py").write_text(
+        "from hintbench.strategies.percpu_array_v9 import PercpuArrayV9\n\n\n"
+        "class Wrong(PercpuArrayV9):\n"
+        "    name = 'wrong'\n"
+        "    declared_failures = {}\n"
+    )
+    for arguments in (("wrong", "-p", "wrong.py"), ("wrong.py", "--save", "by-file")):
+        done = hintbench("check", *arguments, "--schedules", "20", cwd=folder)
+        assert "refuted by" in done.stdout, done.stdout + done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("saved", ["counterexamples", "by-file"])
+class TestReplayElsewhere:
+    """A counterexample names its plugin as check was told it, from the folder where that ran."""
+
+    def first(self, folder):
+        return sorted(folder.glob("*.json"))[0]
+
+    def test_from_another_folder(self, refuted, saved, tmp_path):
+        done = hintbench("replay", str(self.first(refuted / saved)), cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "as saved" in done.stdout
+
+    def test_beside_the_plugin(self, refuted, saved, tmp_path):
+        folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
+        folder.mkdir()
+        elsewhere.mkdir()
+        shutil.copy(refuted / "wrong.py", folder)
+        shutil.copy(self.first(refuted / saved), folder / "one.json")
+        done = hintbench("replay", "../folder/one.json", cwd=elsewhere)
+        assert (done.returncode, done.stderr) == (0, "")
+
+    def test_with_the_plugin_given(self, refuted, saved, tmp_path):
+        shutil.copy(self.first(refuted / saved), tmp_path / "one.json")
+        done = hintbench("replay", "one.json", "-p", str(refuted / "wrong.py"), cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+
+    def test_what_is_not_found_is_asked_for(self, refuted, saved, tmp_path):
+        shutil.copy(self.first(refuted / saved), tmp_path / "one.json")
+        done = hintbench("replay", "one.json", cwd=tmp_path)
+        assert done.returncode == 2
+        assert "needs the plugin 'wrong.py'" in done.stderr
+        assert done.stderr.endswith("name it with -p PATH/wrong.py\n")
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -261,8 +312,41 @@ def test_a_suite_that_checked_nothing_fails(tmp_path):
 
 def test_without_a_strategy_the_suite_refuses(tmp_path):
     done = run_pytest("--pyargs", "hintbench.testing.suite", cwd=tmp_path)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "--strategy NAME" in done.stderr
+
+
+WRONG_STRATEGIES = [
+    ("bitmap-and-spn", "did you mean 'bitmap-and-spin'?"),
+    ("absent.py", "no such file"),
+    ("broken.py", "broken.py:1: SyntaxError"),
+    ("no.such.module:X", "cannot be imported"),
+    ("bitmap-and-spin,batch=0", "batch"),
+]
+
+
+@pytest.mark.parametrize(("strategy", "message"), WRONG_STRATEGIES)
+def test_a_strategy_that_is_none_is_one_usage_error(strategy, message, tmp_path):
+    (tmp_path / "broken.py").write_text("def (:\n")
+    done = run_pytest(
+        "--pyargs", "hintbench.testing.suite", "--strategy", strategy, "-q", cwd=tmp_path
+    )
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR, done.stdout
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(f"ERROR: --strategy {strategy}: ")
+    assert message in line
+    assert "Traceback" not in done.stdout
+
+
+def test_beside_other_tests_it_is_one_error_too(tmp_path):
+    (tmp_path / "test_other.py").write_text("def test_other(): pass\n")
+    done = run_pytest(
+        *("test_other.py", "--pyargs", "hintbench.testing.suite", "--strategy", "nnoe", "-q"),
+        cwd=tmp_path,
+    )
     assert done.returncode != 0
-    assert "--strategy NAME" in done.stdout
+    assert "unknown strategy 'nnoe'" in done.stdout
+    assert "1 error in" in done.stdout
 
 
 def test_the_plugin_loads_nothing_heavy():

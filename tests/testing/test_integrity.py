@@ -5,6 +5,7 @@ import pytest
 from hintbench import Guest, Strategy, hookimpl
 from hintbench.testing.exploration import run_scenario
 from hintbench.testing.families import tiny_scenario
+from hintbench.testing.scenario import Fault
 
 
 async def always_yes(blocks, **_more):
@@ -27,6 +28,14 @@ def disconnect(guest):
     guest.host.watcher = None
 
 
+def have_memory(guest):
+    guest.buffer_fails = None
+
+
+def lower(guest):
+    guest.zones[0].watermark_min = 0
+
+
 @pytest.mark.parametrize(
     ("change", "name"),
     [
@@ -34,6 +43,7 @@ def disconnect(guest):
         (silence, "guest.violate"),
         (answer, "guest.host.report"),
         (disconnect, "guest.host.watcher"),
+        (lower, "zone.watermark_min"),
     ],
 )
 def test_a_replacement_is_named(change, name):
@@ -48,6 +58,20 @@ def test_a_replacement_is_named(change, name):
 
     outcome = run_scenario(Meddles, tiny_scenario(1, ("6.12",)))
     assert f"plugin 'meddles': replaces {name}" in outcome.error
+
+
+def test_a_fault_that_is_switched_off_is_named():
+    class Meddles(Strategy):
+        """Takes the faults away."""
+
+        name = "meddles"
+
+        @hookimpl
+        def guest_started(self, guest):
+            have_memory(guest)
+
+    scenario = tiny_scenario(1, ("6.12",)).but(faults=(Fault("buffer-fails", 1),))
+    assert "replaces guest.buffer_fails" in run_scenario(Meddles, scenario).error
 
 
 def test_a_replaced_method_of_the_class_is_named(monkeypatch):

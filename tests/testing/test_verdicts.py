@@ -342,3 +342,29 @@ def test_the_suites_options_are_read_strictly(option, value, tmp_path):
     done = run_pytest(f"--hintbench-{option}={value}", cwd=tmp_path)
     assert done.returncode == 4
     assert f"'{value}' is not a number" in done.stderr
+
+
+FOLLOWS_HASHES = '''
+from hintbench import hookimpl
+from hintbench.testing.mutants.bases import Isolating
+
+
+class FollowsHashes(Isolating):
+    """Begins when the hash of its name says so, which differs from process to process."""
+
+    name = "follows-hashes"
+
+    async def work(self, zone):
+        await self.guest.sleep(hash(self.name) % 100_000)
+        await super().work(zone)
+'''
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_follows_from_hashes_of_texts_is_not_deterministic(jobs, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONHASHSEED", "7")
+    (tmp_path / "hashes.py").write_text(FOLLOWS_HASHES)
+    check = check_strategy(Subject(str(tmp_path / "hashes.py")), schedules=20, jobs=jobs)
+    assert check.failing(BROKEN) == ["deterministic"]
+    why = next(each.why for each in check.verdicts if each.rule == "deterministic")
+    assert "hash() of a text differs" in why

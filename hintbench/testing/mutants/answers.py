@@ -233,6 +233,23 @@ class GoesOnAfterTheStop(Mutant, Isolating):
                 await self.done[zone].wait()
 
 
+class LeavesATimerAtTheStop(Mutant, Isolating):
+    """Every free arms a timer of its own besides; the stop waits for the worker only."""
+
+    name = "leaves-a-timer-at-the-stop"
+    breaks = ("teardown",)
+
+    @hookimpl
+    def block_freed(self, zone: Zone, pfn: int, order: int) -> None:
+        """Wrong: nobody keeps what cancel_delayed_work() would need."""
+        super().block_freed(zone, pfn, order)
+        self.guest.spawn(self.tick(zone), cpu=self.guest.cpu, name="timer", delay_ns=3_000_000)
+
+    async def tick(self, zone: Zone) -> None:
+        """Wake the worker, should it have missed something."""
+        self.wake[zone].set()
+
+
 class CallsOnAtTheStop(Mutant, Synchronous):
     """Does not unhook itself: what the kernel frees while it stops is told as well."""
 
@@ -273,6 +290,7 @@ MUTANTS = (
     NobodyWaitsAtTheStop,
     LeaksAtTheStop,
     GoesOnAfterTheStop,
+    LeavesATimerAtTheStop,
     CallsOnAtTheStop,
     LeavesMarksAtTheStop,
 )

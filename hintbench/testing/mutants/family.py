@@ -36,6 +36,22 @@ class TakesAgainAndAgain(Mutant, SharedState):  # type: ignore[misc]
             shared.take_back([each for each in blocks if self._mark(zone, each.pfn)])
 
 
+class ReportsWhatItHoldsAgain(Mutant, ReportThenHold):  # type: ignore[misc]
+    """Reports all that it holds in each cycle, as if the host might have forgotten."""
+
+    name = "reports-what-it-holds-again"
+    breaks = ("once",)
+    # As the driver itself: what is free below the watermark is never reported.
+    may_break = ("liveness",)
+    declared_failures: Mapping[str, str] = {}
+
+    async def _hold(self) -> None:
+        """Wrong: what is held is not touched, so the host has it still."""
+        await super()._hold()
+        for batch in list(self.held):
+            await self.guest.host.report(batch)
+
+
 class KeepsItsMemory(Mutant, ReportThenHold):  # type: ignore[misc]
     """Holds what it has allocated, also when it has been stopped."""
 
@@ -128,6 +144,7 @@ class ForgetsTheTakersOfAHalf(Mutant, Marking):
 
 MUTANTS = (
     TakesAgainAndAgain,
+    ReportsWhatItHoldsAgain,
     KeepsItsMemory,
     SlowAndForgetful,
     LosesHintsWithoutMemory,

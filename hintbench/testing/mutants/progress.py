@@ -10,6 +10,7 @@ from hintbench.testing.mutants.bases import (
     BATCH,
     DELAY_NS,
     MIN_ORDER,
+    POLL_NS,
     Isolating,
     Marking,
     Mutant,
@@ -132,6 +133,7 @@ class LetsAllocationsFail(Mutant, Isolating):
     async def collect(self, zone: Zone) -> tuple[list[Block], bool]:
         """Isolate all that the watermark allows."""
         taken: list[Block] = []
+        refused = False
         async with zone.lock:
             for pfn in self.pending.find(zone.start_pfn, zone.end_pfn):
                 self.pending.clear(pfn)
@@ -140,10 +142,11 @@ class LetsAllocationsFail(Mutant, Isolating):
                     isolated = zone.isolate(block.pfn)
                     if isolated is None:
                         self.pending.set(pfn)
+                        refused = True
                         break
                     self.in_flight[zone] += 1
                     taken.append(isolated)
-        return taken, False
+        return taken, refused
 
     @hookimpl
     async def memory_low(self, zone: Zone) -> None:
@@ -252,6 +255,24 @@ class SpinnersDoNotPoll(Mutant, Marking):
         await self.mid.wait_clear(pfn, order)
 
 
+class MarksWithInterruptsOn(Mutant, Marking):
+    """Marks and posts with interrupts on."""
+
+    name = "marks-with-interrupts-on"
+    breaks = ("progress-under-spin",)
+
+    async def tell(self, zone: Zone) -> bool:
+        """Wrong: an interrupt that takes the unit spins for the post that it has interrupted."""
+        self.done[zone].clear()
+        units = await self.mark(zone)
+        if units:
+            await self.post(zone, units)
+        while zone in self.in_flight:
+            if not await self.done[zone].wait(timeout_ns=POLL_NS):
+                self.answered()
+        return not self.refused[zone] and bool(self.candidates(zone))
+
+
 class SpinsOnItsOwnMark(Mutant, Marking):
     """Makes sure that a unit is not mid-hint before it goes on, after it has marked it."""
 
@@ -280,5 +301,6 @@ MUTANTS = (
     MarksTooMuch,
     ClearsFromAThread,
     SpinnersDoNotPoll,
+    MarksWithInterruptsOn,
     SpinsOnItsOwnMark,
 )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hintbench.core.constants import OWNER_BUDDY, OWNER_STRATEGY
 from hintbench.hookspecs import Origin
 from hintbench.testing.explored import Checker
+from hintbench.testing.holdings import is_held
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,6 +57,7 @@ class RuleChecker(Checker):
             if (
                 auditor.owner_of(block.pfn, pages, OWNER_STRATEGY) < 0
                 or auditor.owner_of(block.pfn, pages, OWNER_BUDDY) < 0
+                or is_held(self.run, block.pfn, pages)
             ):
                 auditor.acknowledged(block.pfn, block.order)
 

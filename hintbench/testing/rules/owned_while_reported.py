@@ -13,14 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from hintbench.core.constants import (
-    HELD,
-    KIND_MASK,
-    ORDER_MASK,
-    OWNER_BUDDY,
-    OWNER_STRATEGY,
-)
+from hintbench.core.constants import OWNER_BUDDY, OWNER_STRATEGY
 from hintbench.testing.explored import Checker
+from hintbench.testing.holdings import is_held
 
 if TYPE_CHECKING:
     from hintbench.core.contexts import Context
@@ -108,17 +103,9 @@ class RuleChecker(Checker):
     def _owned(self, pfn: int, pages: int) -> bool:
         return (
             self.run.auditor.owner_of(pfn, pages, OWNER_STRATEGY) < 0
-            or self._held(pfn, pages)
+            or is_held(self.run, pfn, pages)
             or self._marked(pfn, pages)
         )
-
-    def _held(self, pfn: int, pages: int) -> bool:
-        """Whether the strategy has allocated it for itself."""
-        states = self.run.machine.pages
-        head = states.head_of(pfn)
-        if head < 0 or states.state[head] & KIND_MASK != HELD:
-            return False
-        return bool(pfn + pages <= head + (1 << (states.state[head] & ORDER_MASK)))
 
     def _carried(self, context: Context | None, pfn: int, pages: int) -> bool:
         """Whether the hook that calls has it in its hands."""

@@ -31,8 +31,9 @@ class RuleChecker(Checker):
         self.over = False
 
     def at_stopped(self) -> None:
-        """Nothing may be with the host, and nothing marked."""
+        """Nothing may be with the host, nothing marked, and nothing may still have to run."""
         self.over = True
+        self._look_for_tasks()
         for report in self.open:
             for block in report.blocks:
                 if self.run.auditor.owner_of(block.pfn, 1, OWNER_STRATEGY) < 0:
@@ -69,6 +70,17 @@ class RuleChecker(Checker):
         """The host is done with it."""
         if report in self.open:
             self.open.remove(report)
+
+    def _look_for_tasks(self) -> None:
+        """A thread that has not been waited for, or a timer that has not been cancelled."""
+        scheduler = self.run.scheduler
+        left = [
+            f"{each.name}, whose timer still runs" if each.parked == "timer" else each.name
+            for each in scheduler.contexts
+            if each is not scheduler.current and not each.kernel and each.parked != "done"
+        ]
+        if left:
+            self.violate(f"guest_stopping has ended before {', '.join(left)}", "scheduled")
 
     def _look_for_marks(self) -> None:
         for name, (flags, meaning) in self.run.guest.flag_sets.items():
