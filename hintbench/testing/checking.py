@@ -169,11 +169,11 @@ def check_strategy(
     try:
         tasks = tasks_of(seed, schedules, seconds, pool.size)
         _explore(check, pool, [each for each in tasks if each[0] != "explore"], declared)
-        if _goes_on(check, pool, declared):
+        if not _is_over(check, pool, declared):
             digests = pool.run_in_several(("digests", (first_seed(seed),)))
-            if _goes_on(check, pool, declared):
+            if not (pool.error or pool.interrupted):
                 check.exploration.merge(compare_digests(instance, first_seed(seed), digests))
-        if _goes_on(check, pool, declared):
+        if not _is_over(check, pool, declared):
             _explore(check, pool, [each for each in tasks if each[0] == "explore"], declared)
         check.interrupted = pool.interrupted
         keys = [key for key in check.exploration.found if stories or key[0] not in declared]
@@ -193,10 +193,9 @@ def check_strategy(
     return check
 
 
-def _goes_on(check: Check, pool: Pool, declared: Iterable[str]) -> bool:
-    """Whether nothing has ended a check so far."""
-    ended = pool.error or pool.interrupted or _undeclared(check.exploration, declared)
-    return not ended
+def _is_over(check: Check, pool: Pool, declared: dict[str, str]) -> bool:
+    """Whether nothing more is to be explored."""
+    return bool(pool.error or pool.interrupted or _undeclared(check.exploration, declared))
 
 
 def _explore(check: Check, pool: Pool, tasks: list[Task], declared: Iterable[str]) -> None:
