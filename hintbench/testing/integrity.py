@@ -17,10 +17,8 @@ _OURS: Final = {
     "guest.host": ("watcher", "violate", "faults", "torn", "config", "backing", "clock"),
 }
 """Attributes that stay what they were, by where they are."""
-_OF_A_ZONE: Final = (
-    *("watermark_min", "watermark_low", "watermark_high", "managed_pages"),
-    *("hooks", "refuse_isolation"),
-)
+_OF_A_ZONE: Final = ("managed_pages", "hooks", "refuse_isolation")
+"""Not its watermarks: whoever goes past them for a moment is refuted by what comes of it."""
 
 
 class Seal:

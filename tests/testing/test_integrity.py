@@ -32,10 +32,6 @@ def have_memory(guest):
     guest.buffer_fails = None
 
 
-def lower(guest):
-    guest.zones[0].watermark_min = 0
-
-
 @pytest.mark.parametrize(
     ("change", "name"),
     [
@@ -43,7 +39,6 @@ def lower(guest):
         (silence, "guest.violate"),
         (answer, "guest.host.report"),
         (disconnect, "guest.host.watcher"),
-        (lower, "zone.watermark_min"),
     ],
 )
 def test_a_replacement_is_named(change, name):
