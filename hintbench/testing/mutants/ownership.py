@@ -51,6 +51,8 @@ class LooksBeforeTheLock(Mutant, Marking):
 
     name = "looks-before-the-lock"
     breaks = ("owned-while-reported",)
+    # What was freed behind its look is no candidate any more.
+    may_break = ("liveness",)
 
     async def mark(self, zone: Zone) -> list[Block]:
         """Wrong: somebody who had the lock in between may have taken them."""
