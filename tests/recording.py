@@ -5,6 +5,7 @@ import numpy as np
 from hintbench.core.tracepages import GIVE_BACK, HAND_OUT, RETURN, TAKE
 from hintbench.operations import Operation, concatenate
 from hintbench.traces import read_trace
+from hintbench.traces.hidden import HiddenPages, list_steps
 from hintbench.traces.program import (
     steps_in_order,
 )
@@ -103,3 +104,11 @@ def flags(count, *free):
     for first, last in free:
         known[first : last + 1] = True
     return known
+
+
+def hidden_pages(start, zone_of, high_min):
+    """How many pages the lists of a replay hold that are never named, by CPU and zone."""
+    hidden = HiddenPages(start.pcp, zone_of, high_min)
+    for window, steps, decay in list_steps(start.history):
+        hidden.follow(window, steps, decay)
+    return hidden.pages()

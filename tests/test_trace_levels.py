@@ -27,8 +27,11 @@ class Recorded:
         )
         self.on_list = list(range(on_list))
         self.used, self.buddy, self.now = [], list(range(on_list, 1000)), 0
-        for page in self.on_list:
-            self.walk.start(page, 0, 0)
+        self.walk.start(
+            np.array(self.on_list, dtype=np.int32),
+            np.zeros(on_list, dtype=np.int8),
+            np.zeros(on_list, dtype=np.int16),
+        )
 
     def step(self, action, page, about=0, order=0):
         self.now += 1

@@ -17,7 +17,6 @@ from hintbench.runner import Run
 from hintbench.traces import read_trace
 from hintbench.traces.compare import refill_sizes
 from hintbench.traces.contradictions import contradictions
-from hintbench.traces.hidden import hidden_pages
 from hintbench.traces.history import history
 from hintbench.traces.program import (
     exact_program,
@@ -32,6 +31,7 @@ from hintbench.traces.state import (
     read_page_types,
 )
 from hintbench.workloads.trace import TraceReplay
+from recording import hidden_pages
 from recordings import ABSENT, RECORDINGS
 from small_guest import Silent
 
@@ -230,7 +230,7 @@ def test_some_pages_never_leave_their_per_cpu_list(recorded):
     zones = recorded.guest.layout()
     zone_of = (np.arange(len(recorded.before)) >= zones[1].start_pfn).astype(np.int16)
     high_min = [[zone.watermark_low // recorded.cpus for zone in zones]] * recorded.cpus
-    hidden = hidden_pages(recorded.history, start.pcp, zone_of, np.array(high_min))
+    hidden = hidden_pages(start, zone_of, np.array(high_min))
     assert hidden.tolist() == ([[0, 98]] if recorded.cpus == 1 else [[0, 0]] * 4)
 
 

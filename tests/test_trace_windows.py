@@ -6,11 +6,10 @@ import pytest
 from hintbench.operations import concatenate
 from hintbench.traces import SAMPLE, SAMPLE_PAGES, read_trace
 from hintbench.traces.compare import counted, refill_sizes
-from hintbench.traces.hidden import hidden_pages
 from hintbench.traces.history import history
 from hintbench.traces.program import modelled_program, replayed_rows
 from hintbench.traces.state import read_page_flags
-from recording import Recording, flags
+from recording import Recording, flags, hidden_pages
 
 WHOLE = 1 << 40
 
@@ -33,7 +32,7 @@ def described(program):
         start.timer_phase_ns,
         start.compaction,
         start.history.derived,
-        hidden_pages(start.history, start.pcp, zone_of, high_min).tolist(),
+        hidden_pages(start, zone_of, high_min).tolist(),
         [counted(start.history, action, with_derived=True) for action in (1, 2, 3, 4)],
         refill_sizes(start.history),
     )

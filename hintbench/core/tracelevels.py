@@ -123,15 +123,29 @@ class LevelWalk:
         self.cpus = cpus
         self.zones = zones
 
-    def start(self, pfn: int, order: int, cpu: int) -> None:
-        """A block is on a list of `cpu` from the beginning."""
-        zone = self.zone_of[pfn]
-        if zone < 0 or cpu >= self.cpus:
-            return
-        self.owner[pfn] = cpu
-        self.count[cpu, zone] += 1 << order
-        # One that held more would have been drained by the last free.
-        self.high[cpu, zone] = max(self.high[cpu, zone], self.count[cpu, zone])
+    def start(self, pfn: object, order: object, cpu: object) -> None:
+        """Blocks are on lists from the beginning.
+
+        Args:
+            pfn: first page of each; int32.
+            order: int8.
+            cpu: whose list; int16.
+        """
+        pages: cython.int[::1] = memoryview(pfn)
+        sizes: cython.schar[::1] = memoryview(order)
+        cpus: cython.short[::1] = memoryview(cpu)
+        at: cython.Py_ssize_t
+        zone: cython.int
+        by: cython.int
+        for at in range(len(pfn)):
+            zone = self.zone_of[pages[at]]
+            by = cpus[at]
+            if zone < 0 or by >= self.cpus:
+                continue
+            self.owner[pages[at]] = by
+            self.count[by, zone] += 1 << sizes[at]
+            # One that held more would have been drained by the last free.
+            self.high[by, zone] = max(self.high[by, zone], self.count[by, zone])
 
     def walk(
         self,

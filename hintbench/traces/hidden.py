@@ -6,6 +6,7 @@ than that are known to be left, the others were there all along.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,42 +24,56 @@ if TYPE_CHECKING:
     from hintbench.traces.windows import Window
 
 
-def hidden_pages(
-    found: PageHistory,
-    pcp: PcpPages,
-    zone_of: npt.NDArray[np.int16],
-    high_min: npt.NDArray[np.int64],
-) -> npt.NDArray[np.int64]:
-    """How many pages the lists hold that are never named, at least.
+class HiddenPages:
+    """Finds out how many pages the lists hold that are never named, at least.
 
     Args:
-        found: The trace, understood.
         pcp: What is known to be on the lists at the start.
         zone_of: The zone's index of each page; -1 where there is none.
         high_min: The minimum of pcp->high by CPU and zone [pages].
-
-    Returns:
-        Pages by CPU and zone.
     """
-    cpus, zones = high_min.shape
-    lists = OwnerWalk(zone_of, cpus, zones)
-    lists.start(pcp.pfn, pcp.order, pcp.cpu)
+
+    def __init__(
+        self, pcp: PcpPages, zone_of: npt.NDArray[np.int16], high_min: npt.NDArray[np.int64]
+    ) -> None:
+        self._high_min = high_min
+        self._lists = OwnerWalk(zone_of, *high_min.shape)
+        self._lists.start(pcp.pfn, pcp.order, pcp.cpu)
+
+    def follow(self, window: Window, steps: Steps, decay: npt.NDArray[np.uint8]) -> None:
+        """Go on with what `list_steps` gives."""
+        cpu = window.trace.cpu[steps.row]
+        self._lists.walk(steps.action, steps.pfn, steps.order, cpu, decay[steps.row])
+
+    def pages(self) -> npt.NDArray[np.int64]:
+        """How many, by CPU and zone."""
+        hidden = np.zeros(self._high_min.shape, dtype=np.int64)
+        for cpu, index in np.ndindex(*hidden.shape):
+            left = self._lists.least_left(cpu, index)
+            if left is not None:
+                hidden[cpu, index] = max(int(self._high_min[cpu, index]) - left, 0)
+        return hidden
+
+
+def list_steps(
+    found: PageHistory,
+) -> Iterator[tuple[Window, Steps, npt.NDArray[np.uint8]]]:
+    """Go through what happened to the per-CPU lists of a trace.
+
+    Args:
+        found: The trace, understood.
+
+    Yields:
+        A window, its steps with frees when they reach the lists, and for each of its rows 1 where
+        a drain belongs to a decay of vmstat's.
+    """
     decays = DecayWalk(found.trace.cpus)
     deferred = DeferredFrees(len(found.first))
     for window in found.windows():
-        decay = decays.walk(window.trace)
-        steps = steps_at_their_times(window, deferred)
-        cpu = window.trace.cpu[steps.row]
-        lists.walk(steps.action, steps.pfn, steps.order, cpu, decay[steps.row])
-    hidden = np.zeros(high_min.shape, dtype=np.int64)
-    for cpu, index in np.ndindex(cpus, zones):
-        left = lists.least_left(cpu, index)
-        if left is not None:
-            hidden[cpu, index] = max(int(high_min[cpu, index]) - left, 0)
-    return hidden
+        yield window, _at_their_times(window, deferred), decays.walk(window.trace)
 
 
-def steps_at_their_times(window: Window, deferred: DeferredFrees) -> Steps:
+def _at_their_times(window: Window, deferred: DeferredFrees) -> Steps:
     """The steps of a window, with frees when they reach the per-CPU lists.
 
     Args:

@@ -8,30 +8,19 @@ import numpy as np
 
 from hintbench.core import tracewords
 from hintbench.core.tracelevels import BY_DECAY, DERIVED, IN_BACKGROUND, LevelWalk
-from hintbench.core.tracelists import DecayWalk
-from hintbench.core.traceslots import DeferredFrees
-from hintbench.traces.hidden import steps_at_their_times
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from hintbench.traces.history import PageHistory
     from hintbench.traces.start import PcpPages
+    from hintbench.traces.steps import Steps
+    from hintbench.traces.windows import Window
 
 
-def pcp_levels(
-    found: PageHistory,
-    pcp: PcpPages,
-    zone_of: npt.NDArray[np.int16],
-    bounds: npt.NDArray[np.int64],
-    zone_high: npt.NDArray[np.int64],
-    zone_free: npt.NDArray[np.int64],
-    possible_ns: dict[int, list[int]],
-) -> tuple[npt.NDArray[np.int64], dict[int, list[int]]]:
-    """Follow pcp->high along a trace.
+class PcpLevels:
+    """Follows pcp->high along a trace.
 
     Args:
-        found: The trace, understood.
         pcp: What is known to be on the lists at the start.
         zone_of: The zone's index of each page; -1 where there is none.
         bounds: batch, high_min and high_max by CPU and zone [pages].
@@ -39,30 +28,37 @@ def pcp_levels(
         zone_free: The free pages of each zone at the start.
         possible_ns: By CPU the times at which vmstat may have decayed its lists without anything
             to drain [ns, of the trace's own clock].
-
-    Returns:
-        By CPU and zone how much higher than the list was full pcp->high stood at the start
-        [pages], and by CPU those times that what the lists held does not refute.
     """
-    cpus, zones, _ = bounds.shape
-    times = np.array([at for cpu in possible_ns for at in possible_ns[cpu]], dtype=np.int64)
-    whose = np.array([cpu for cpu in possible_ns for _ in possible_ns[cpu]], dtype=np.int16)
-    rising = np.argsort(times, kind="stable")
-    times, whose = times[rising], whose[rising]
-    walk = LevelWalk(zone_of, cpus, zones, bounds, zone_high, zone_free.copy(), times, whose)
-    for cpu, pfn, order in zip(pcp.cpu.tolist(), pcp.pfn.tolist(), pcp.order.tolist(), strict=True):
-        walk.start(pfn, order, cpu)
-    decays = DecayWalk(found.trace.cpus)
-    deferred = DeferredFrees(len(found.first))
-    for window in found.windows():
-        decay = decays.walk(window.trace)
-        steps = steps_at_their_times(window, deferred)
+
+    def __init__(
+        self,
+        pcp: PcpPages,
+        zone_of: npt.NDArray[np.int16],
+        bounds: npt.NDArray[np.int64],
+        zone_high: npt.NDArray[np.int64],
+        zone_free: npt.NDArray[np.int64],
+        possible_ns: dict[int, list[int]],
+    ) -> None:
+        self._cpus, self._zones, _ = bounds.shape
+        times = np.array([at for cpu in possible_ns for at in possible_ns[cpu]], dtype=np.int64)
+        whose = np.array([cpu for cpu in possible_ns for _ in possible_ns[cpu]], dtype=np.int16)
+        rising = np.argsort(times, kind="stable")
+        self._times, self._whose = times[rising], whose[rising]
+        self._possible_cpus = tuple(possible_ns)
+        self._walk = LevelWalk(
+            *(zone_of, self._cpus, self._zones, bounds, zone_high, zone_free.copy()),
+            *(self._times, self._whose),
+        )
+        self._walk.start(pcp.pfn, pcp.order, pcp.cpu)
+
+    def follow(self, window: Window, steps: Steps, decay: npt.NDArray[np.uint8]) -> None:
+        """Go on with what `list_steps` gives."""
         flags = window.trace.flags[steps.row]
         in_background = flags & (tracewords.BY_KWORKER | tracewords.BY_KCOMPACTD) != 0
         about = (
             decay[steps.row] * BY_DECAY + in_background * IN_BACKGROUND + steps.derived * DERIVED
         )
-        walk.walk(
+        self._walk.walk(
             steps.action,
             steps.pfn,
             steps.order,
@@ -70,12 +66,20 @@ def pcp_levels(
             window.trace.time_ns[steps.row],
             about.astype(np.uint8),
         )
-    raised = np.array(
-        [[walk.raised_by(cpu, zone) for zone in range(zones)] for cpu in range(cpus)],
-        dtype=np.int64,
-    ).reshape(cpus, zones)
-    kept: dict[int, list[int]] = {cpu: [] for cpu in possible_ns}
-    for at, cpu, refuted in zip(times.tolist(), whose.tolist(), walk.refuted_times(), strict=True):
-        if not refuted:
-            kept[cpu].append(at)
-    return raised, kept
+
+    def raised(self) -> npt.NDArray[np.int64]:
+        """How much higher than its list was full each pcp->high stood, by CPU and zone [pages]."""
+        levels = [
+            [self._walk.raised_by(cpu, zone) for zone in range(self._zones)]
+            for cpu in range(self._cpus)
+        ]
+        return np.array(levels, dtype=np.int64).reshape(self._cpus, self._zones)
+
+    def decays(self) -> dict[int, list[int]]:
+        """By CPU those of the possible times that what the lists held does not refute."""
+        kept: dict[int, list[int]] = {cpu: [] for cpu in self._possible_cpus}
+        refuted = self._walk.refuted_times()
+        for at, cpu, gone in zip(self._times.tolist(), self._whose.tolist(), refuted, strict=True):
+            if not gone:
+                kept[cpu].append(at)
+        return kept

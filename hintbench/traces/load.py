@@ -14,8 +14,8 @@ from hintbench.core.constants import (
     RECLAIMABLE,
 )
 from hintbench.traces.fit import check_pages
-from hintbench.traces.hidden import hidden_pages
-from hintbench.traces.levels import pcp_levels
+from hintbench.traces.hidden import HiddenPages, list_steps
+from hintbench.traces.levels import PcpLevels
 from hintbench.traces.state import UNKNOWN_TYPE, free_blocks
 from hintbench.traces.steps import steps_in_order
 from hintbench.traces.truth import AllocatorTruth
@@ -58,8 +58,6 @@ def load(start: TraceStart, machine: Machine) -> None:
             zone.add_free_block(pfn, order)
     _load_in_use(start, machine, zone_of)
     _load_pcp(start, machine, zone_of)
-    if not start.exact and machine.kernel >= KERNEL_6_12:
-        _load_levels(start, machine, zone_of)
     if start.exact:
         named: Any = np.zeros(len(zone_of), dtype=np.uint8)
         for window in start.history.windows():
@@ -140,50 +138,70 @@ def _load_pcp(start: TraceStart, machine: Machine, zone_of: npt.NDArray[np.int16
     if start.exact:
         np.asarray(machine.pages.state)[pcp.pfn] = PCP | pcp.order.astype(np.uint8)
         return
-    _load_hidden(start, machine, zone_of)
+    hidden, levels = _follow_lists(start, machine, zone_of)
+    _load_hidden(start, machine, zone_of, hidden.pages())
     for vcpu in machine.simulation.vcpus:
         for index, lists in enumerate(vcpu.pcps):
             some = (pcp.cpu == vcpu.number) & (zone_of[pcp.pfn] == index)
             lists.load(pcp.pfn[some], pcp.order[some], pcp.migratetype[some])
             # One that held more than pcp->high would have been drained by the last free.
             lists.high = min(max(lists.high, lists.count), lists.high_max)
+    if levels is not None:
+        _set_levels(start, machine, levels)
 
 
-def _load_levels(start: TraceStart, machine: Machine, zone_of: npt.NDArray[np.int16]) -> None:
-    """Set pcp->high as it was, and add the decays of it that no drain shows."""
+def _follow_lists(
+    start: TraceStart, machine: Machine, zone_of: npt.NDArray[np.int16]
+) -> tuple[HiddenPages, PcpLevels | None]:
+    """Go through the trace once more, for what it tells of the lists; 5.0 has no levels."""
     vcpus = machine.simulation.vcpus
     bounds = np.array(
         [[(pcp.batch, pcp.high_min, pcp.high_max) for pcp in vcpu.pcps] for vcpu in vcpus],
         dtype=np.int64,
     )
-    raised, ticks = pcp_levels(
-        start.history,
-        start.pcp,
-        zone_of,
-        bounds,
-        np.array([zone.watermark_high for zone in machine.zones], dtype=np.int64),
-        np.array([zone.free_pages for zone in machine.zones], dtype=np.int64),
-        {
-            cpu: [at + start.begin_ns for at in times]
-            for cpu, times in start.possible_ticks_ns.items()
-        },
-    )
+    hidden = HiddenPages(start.pcp, zone_of, bounds[:, :, 1])
+    levels = None
+    if machine.kernel >= KERNEL_6_12:
+        levels = PcpLevels(
+            start.pcp,
+            zone_of,
+            bounds,
+            np.array([zone.watermark_high for zone in machine.zones], dtype=np.int64),
+            np.array([zone.free_pages for zone in machine.zones], dtype=np.int64),
+            {
+                cpu: [at + start.begin_ns for at in times]
+                for cpu, times in start.possible_ticks_ns.items()
+            },
+        )
+    for window, steps, decay in list_steps(start.history):
+        hidden.follow(window, steps, decay)
+        if levels is not None:
+            levels.follow(window, steps, decay)
+    return hidden, levels
+
+
+def _set_levels(start: TraceStart, machine: Machine, levels: PcpLevels) -> None:
+    """Set pcp->high as it was, and add the decays of it that no drain shows."""
+    vcpus, raised = machine.simulation.vcpus, levels.raised()
     for cpu, index in zip(*np.nonzero(raised), strict=True):
         pcp = vcpus[cpu].pcps[index]
         pcp.high = min(pcp.high + int(raised[cpu, index]), pcp.high_max)
-    for cpu, times in ticks.items():
+    for cpu, times in levels.decays().items():
         known = start.vmstat_ticks_ns[cpu]
         start.vmstat_ticks_ns[cpu] = sorted({*known, *(at - start.begin_ns for at in times)})
 
 
-def _load_hidden(start: TraceStart, machine: Machine, zone_of: npt.NDArray[np.int16]) -> None:
+def _load_hidden(
+    start: TraceStart,
+    machine: Machine,
+    zone_of: npt.NDArray[np.int16],
+    hidden: npt.NDArray[np.int64],
+) -> None:
     """Put pages on the lists that were there all the time, in place of some that are never freed.
 
     They stand where the kernel came across them least: with the reclaimable ones.
     """
     vcpus = machine.simulation.vcpus
-    high_min = np.array([[pcp.high_min for pcp in vcpu.pcps] for vcpu in vcpus], dtype=np.int64)
-    hidden = hidden_pages(start.history, start.pcp, zone_of, high_min)
     state = np.asarray(machine.pages.state)
     silent = start.in_use_pfn[(start.in_use_slot < 0) & (start.in_use_order == 0)]
     silent = silent[silent < len(zone_of)]
