@@ -31,7 +31,7 @@ from hintbench.retention import follow_backed_memory
 from hintbench.specs import PluginSpec
 from hintbench.strategy import Strategy
 from hintbench.tasks import Scheduler
-from hintbench.validation import validate
+from hintbench.validation import check_end
 from hintbench.watchdog import PROGRAM_LIMIT_SECONDS, watch
 from hintbench.workload import Program, Workload, WorkloadSetting
 
@@ -264,7 +264,7 @@ class Run:
                 self.scheduler.close()
         if forgotten:
             raise PluginError(self.strategy_name, "", forgotten[0])
-        self._check_end()
+        check_end(self.guest, self.machine)
         return self._result(metrics, notes, time.perf_counter() - began)
 
     # -- phases ---------------------------------------------------------------------------------
@@ -337,21 +337,6 @@ class Run:
         alive = [context.name for context in self.scheduler.contexts]
         if alive:
             raise TaskLeakError(self.scheduler.plugin, "guest_stopping", ", ".join(alive))
-
-    def _check_end(self) -> None:
-        """Nothing may be left in the strategy's hands."""
-        for zone in self.guest.zones:
-            if zone.isolated_pages:
-                self.guest.violate(
-                    "teardown", f"{zone.isolated_pages} pages of {zone} were never put back"
-                )
-            if zone.held_pages:
-                self.guest.violate("teardown", f"{zone.held_pages} pages of {zone} are still held")
-        for name, (flags, meaning) in self.guest.flag_sets.items():
-            if meaning == "in-flight" and flags.count:
-                self.guest.violate("teardown", f"{flags.count} units of {name!r} are still set")
-        for fault in validate(self.machine):
-            self.guest.violate("conservation", fault)
 
     # -- telling --------------------------------------------------------------------------------
 

@@ -130,6 +130,7 @@ class Zone(FreeLists):
     # -- isolate and put back -------------------------------------------------------------------
 
     @cython.binding(False)
+    @cython.embedsignature(True)
     def isolate(self, pfn: cython.int) -> Block | None:
         """__isolate_free_page(): take the free block at ``pfn`` off its list, for a report.
 
@@ -172,6 +173,7 @@ class Zone(FreeLists):
         return self.block_at(pfn, order)
 
     @cython.binding(False)
+    @cython.embedsignature(True)
     def put_back(self, block: Block, tail: cython.bint = True, notify: cython.bint = False) -> int:
         """__putback_isolated_page(): an isolated block returns to the buddy allocator.
 
