@@ -139,6 +139,14 @@ class Costs(BaseModel):
         unit="attempts",
     )
     kswapd_wake_ns: int = _cost(500, 200, 2_000, "waking kswapd", "a wake-up and its IPI, estimate")
+    task_wake_ns: int = _cost(
+        500,
+        200,
+        2_000,
+        "waking a task of the strategy that sleeps, or queueing a work item; paid by whoever wakes,"
+        " under the zone lock if he holds it",
+        "a wake-up and its IPI, as of kswapd, estimate",
+    )
     interrupt_ns: int = _cost(
         1_000,
         500,

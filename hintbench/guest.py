@@ -118,6 +118,9 @@ class Guest:
     ) -> Task:
         """Start a kthread or work item; legal everywhere, also in atomic context.
 
+        To start one of the guest's at once costs the caller a wake-up, `Costs.task_wake_ns`; a
+        timer costs nothing to arm.
+
         Args:
             coroutine: what it does.
             cpu: the vCPU it runs on; -1 for a thread of the host.
@@ -138,6 +141,8 @@ class Guest:
         except (TypeError, ValueError):
             coroutine.close()
             raise
+        if cpu >= 0 and not delay_ns:
+            self._clock.now += self.costs.task_wake_ns
         return self._scheduler.spawn(coroutine, cpu, name, delay_ns=delay_ns)
 
     async def sleep(self, ns: int) -> None:
@@ -208,7 +213,7 @@ class Guest:
 
     def event(self) -> Event:
         """Something that tasks can wait for."""
-        return Event(self._scheduler)
+        return Event(self._scheduler, self.costs.task_wake_ns)
 
     def interrupts_off(self) -> AbstractContextManager[None]:
         """``with guest.interrupts_off():`` as local_irq_save(); nests."""

@@ -153,7 +153,8 @@ def locks_per_batch(machine: Machine, guest: Guest) -> Metrics:
     """Takes, waits and holds of zone locks by the strategy, over the whole run.
 
     Read them when the strategy has stopped: a batch that is still in flight has not cost all that
-    it will. Takes that find nothing to isolate, mark or give back belong to no batch.
+    it will. Takes that find nothing to isolate, mark or give back belong to no batch, and are only
+    in the second of the two figures a batch.
     """
     strategy = (HOOK, TASK, INTERRUPT)
     holds = _holds_ns(machine, guest)
@@ -170,6 +171,7 @@ def locks_per_batch(machine: Machine, guest: Guest) -> Metrics:
         "strategy_lock_takes": useful + empty,
         "strategy_empty_lock_takes": empty,
         "lock_takes_per_batch": useful / batches if batches else None,
+        "strategy_lock_takes_per_batch": (useful + empty) / batches if batches else None,
         "lock_takes_per_reported_block": useful / blocks if blocks else None,
         "strategy_lock_wait_ns": wait_ns,
         "strategy_lock_hold_ns": hold_ns,

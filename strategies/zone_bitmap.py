@@ -1,31 +1,43 @@
 """zone-bitmap: a bitmap of free huge pages for each zone, and one work item.
 
-What it tracks: a bit for each 2 MiB of each zone, and how many bits are set in it. The end of
-    every free sets the bit of the merged block's first page, if the block is large enough.
-    Nothing clears it when the block is allocated, unless `clear_on_allocation`; the scan finds
-    stale bits.
-When it reports: as soon as a free finds `batch` bits set in its zone and the work item not active.
-    The work item goes through every zone with so many: bit by bit it takes the zone lock,
-    isolates the block if it is free, clears the bit, and drops the lock. At `batch` blocks, and at
-    the end of the zone, it tells the host and waits. `swap` takes the whole bitmap at once
-    instead, and scans a copy of its own.
-What it holds: up to `batch` isolated blocks of one zone, 64 MiB by default; they come back under
-    one take of the lock, to the heads of their lists, and set no bits.
-Whose idea: Nitesh Narayan Lal, "[RFC][Patch v10 0/2] mm: Support for page hinting", 2019-06-03,
-    up to v12 of 2019-08-12; `swap` is Alexander Duyck's proposal in the review of v11.
+What it tracks: a bit for each 2 MiB, and how many are set. The end of every free sets the bit of
+    the merged block's first page, if the block is large enough. Nothing clears it when the block is
+    allocated; the scan finds stale bits.
+When it reports: once a free finds `batch` bits set, a work item goes through all bitmaps with so
+    many. Bit by bit it takes the zone lock, isolates the block if it is free, and clears the bit;
+    at `batch` blocks, and at the end, it tells the host and waits.
+What it holds: up to `batch` isolated blocks, 64 MiB by default. They come back to the heads of
+    their lists, and set no bits.
+Whose idea: Nitesh Narayan Lal, "[RFC][Patch v10 0/2] mm: Support for page hinting", 2019-06-03, v11
+    of 07-10 and v12 of 08-12. They differ; `version` says which of them is meant:
+    * v10: a bitmap for each *type* of zone, of the first zone of that type. Any free of a large
+      block queues the work if some zone has enough bits, also while it runs; it subtracts what it
+      found counted at once, and needs memory for each scan and for each request. Every block goes
+      back under a take of the lock of its own.
+    * v11: a bitmap spans the zones of a type of all nodes. The work is queued for bits of the zone
+      that was freed to, and not while it runs. Blocks go back as in v10.
+    * v12: a bitmap for each zone; blocks go back under one take of its lock, on the lists of the
+      migratetype they had (isolation turns the pageblock MOVABLE, and v10 and v11 leave it so). The
+      bit is cleared after the lock was released: that of a block freed in between is lost.
+    `swap` is Alexander Duyck's proposal in the review: take the bitmap under the lock, scan it in
+    private. `clear_on_allocation` was in none of the three, which have no hook in the allocation;
+    a tree of Nitesh's after v12, never posted, has one (page_reporting_dequeue()).
 Known defects:
-    * fewer than `batch` blocks of a zone are never told, and while the work item is active no free
-      asks for another run;
+    * fewer than `batch` blocks of a zone are never told, and while the work of v11 and v12 runs no
+      free asks for another;
     * a take of the zone lock for each bit, stale ones too;
     * bitmap and count are atomics that all freeing CPUs share;
-    * a blocking allocation can fail while blocks are in flight.
-    The posted code also took the zone lock with interrupts on (mended in v11): not modelled.
+    * a blocking allocation can fail while blocks are in flight;
+    * v10: without memory for a scan its bits stay, but are counted no more; without memory for a
+      request the blocks come back untold.
+    Not modelled: all three take the zone lock by spin_lock() in the work item, interrupts on; v10
+    spins for the host's answer, and numbers the bitmaps by populated zones, but uses the zone type.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
@@ -40,14 +52,28 @@ RESULT_BYTES = 16
 """An isolated page: its address and its order."""
 
 
+class FreeArea:
+    """struct zone_free_area of v11, fields of struct zone in v12: a bitmap, and what it spans."""
+
+    def __init__(self, zones: list[Zone], bitmap: UnitFlags, spare: UnitFlags) -> None:
+        """Start empty."""
+        self.zones = zones
+        self.bitmap = bitmap
+        self.spare = spare  # an empty one, for `swap` only
+        self.free_pages = 0  # bits that are set, as the posted code counts them [blocks]
+
+
 class ZoneBitmap(Strategy):
     """Nitesh's v10 to v12: a bit for each free huge page of a zone, 16 told at a time."""
 
     name = "zone-bitmap"
 
     class Parameters(BaseModel, extra="forbid", frozen=True):
-        """The constants of v10, and what was proposed or came later."""
+        """The posted constants, which of the versions, and what was proposed."""
 
+        version: Literal["v10", "v11", "v12"] = Field(
+            "v12", description="which of the posted versions; the docstring says what differs"
+        )
         order: int = Field(
             9,
             ge=0,
@@ -67,8 +93,8 @@ class ZoneBitmap(Strategy):
         )
         clear_on_allocation: bool = Field(
             False,
-            description="whether a block that leaves its free list loses its bits; v11 and v12"
-            " cleared them on allocation",
+            description="whether a block that leaves its free list loses its bits; in no posted"
+            " version",
         )
 
     parameters: Parameters
@@ -80,18 +106,26 @@ class ZoneBitmap(Strategy):
 
     @hookimpl
     def guest_started(self, guest: Guest) -> None:
-        """Allocate the bitmaps; what is free by now is not in them."""
-        self.guest, self.enabled, self.active = guest, True, False
+        """page_hinting_enable(): allocate the bitmaps; what is free by now is not in them."""
+        self.guest, self.enabled, self.pending, self.active = guest, True, False, False
+        self.version = self.parameters.version
         self.work: Task | None = None
+        by_index: dict[int, list[Zone]] = {}
+        for zone in guest.zones:
+            index = zone.index if self.version == "v12" else zone.number
+            by_index.setdefault(index, []).append(zone)
+        self.areas: list[FreeArea] = []
+        for index, zones in by_index.items():
+            bitmap = self._bitmap(f"bitmap {index}")
+            spare = self._bitmap(f"spare {index}") if self.parameters.swap else bitmap
+            spanned = zones[:1] if self.version == "v10" else zones
+            self.areas.append(FreeArea(spanned, bitmap, spare))
+        self.area_of = {zone: area for area in self.areas for zone in area.zones}
+
+    def _bitmap(self, name: str) -> UnitFlags:
+        """bitmap_zalloc()."""
         forget = "taken" if self.parameters.clear_on_allocation else "never"
-        self.bitmaps = {
-            zone: guest.flags(f"bitmap {zone.index}", order=self.parameters.order, forget=forget)
-            for zone in guest.zones
-        }
-        self.spare = {
-            zone: guest.flags(f"spare {zone.index}", order=self.parameters.order, forget=forget)
-            for zone in (guest.zones if self.parameters.swap else ())
-        }
+        return self.guest.flags(name, order=self.parameters.order, forget=forget)
 
     def hook_filters(self) -> Mapping[str, HookFilter]:
         """Compare the order, which the allocator has at hand."""
@@ -101,82 +135,135 @@ class ZoneBitmap(Strategy):
 
     @hookimpl
     def block_freed(self, cpu: int, zone: Zone, pfn: int) -> None:
-        """page_hinting_enqueue(): set the bit of the block's first page, perhaps start the work."""
+        """page_hinting_enqueue(): set the bit of the block's first page, perhaps queue the work."""
         if not self.enabled:
             return
-        bitmap = self.bitmaps[zone]
-        if not bitmap.test_and_set(pfn):
+        area = self.area_of.get(zone)  # None: v10 has no bits for it
+        if area is not None and not area.bitmap.test_and_set(pfn):
+            area.free_pages += 1
             self.guest.spend(self.guest.costs.flag_ns)  # atomic_inc(&free_pages)
-        if self.active or bitmap.count < self.parameters.batch:
-            return
-        # queue_work_on() does nothing for an item that is pending already.
-        if self.work is None or self.work.done:
-            self.work = self.guest.spawn(self._scan_zones(), cpu=cpu, name="page_hinting")
+        if self.version == "v10":
+            wanted = any(map(self._has_batch, self.areas))
+        else:
+            wanted = not self.active and area is not None and self._has_batch(area)
+        if wanted:
+            self._queue_work(cpu)
+
+    def _has_batch(self, area: FreeArea) -> bool:
+        """Whether enough bits are set, as the count says."""
+        if self.parameters.clear_on_allocation:
+            area.free_pages = min(area.free_pages, area.bitmap.count)
+        return area.free_pages >= self.parameters.batch
 
     # -- the work item --------------------------------------------------------------------------
 
-    async def _scan_zones(self) -> None:
-        """init_hinting_wq(): each zone that has enough, one after the other."""
-        self.active = True
-        for zone in self.guest.zones:
-            if self.bitmaps[zone].count >= self.parameters.batch:
-                await self._scan(zone)
-        self.active = False
-
-    async def _scan(self, zone: Zone) -> None:
-        """scan_zone_bitmap(): isolate what is still free, and tell it in batches."""
-        if not await self.guest.allocate_buffer(self.parameters.batch * RESULT_BYTES):
+    def _queue_work(self, cpu: int) -> None:
+        """queue_work_on(): nothing for an item that is pending, but one that runs runs again."""
+        if self.pending:
             return
-        bitmap = await self._swap(zone) if self.parameters.swap else self.bitmaps[zone]
+        self.pending = True
+        if self.work is None or self.work.done:
+            self.work = self.guest.spawn(self._work(), cpu=cpu, name="page_hinting")
+
+    async def _work(self) -> None:
+        """init_hinting_wq(): each bitmap that has enough, one after the other."""
+        while self.pending:
+            self.pending, self.active = False, True
+            for area in self.areas:
+                if self._has_batch(area):
+                    await self._scan(area)
+            self.active = False
+
+    async def _scan(self, area: FreeArea) -> None:
+        """scan_zone_bitmap(): isolate what is still free, and tell it in batches."""
+        counted, scanned = area.free_pages, 0
+        if self.version == "v10":
+            area.free_pages = 0  # atomic_sub(free_pages, &free_pages)
+            if not await self.guest.allocate_buffer(self.parameters.batch * RESULT_BYTES):
+                return
+        bitmap = await self._swap(area) if self.parameters.swap else area.bitmap
         isolated: list[Block] = []
-        for pfn in self._set_bits(zone, bitmap):
+        for pfn in self._set_bits(area, bitmap):
+            zone = self.guest.zone_of(pfn)
             async with zone.lock:
                 if zone.free_order(pfn) >= self.parameters.order:
-                    block = zone.isolate(pfn)  # None: the watermark forbids it, and the bit goes
-                    isolated += [block] if block is not None else []
-                bitmap.clear(pfn)
-                if not self.parameters.swap:
-                    self.guest.spend(self.guest.costs.flag_ns)  # atomic_dec(&free_pages)
+                    isolated += self._isolate(zone, pfn)
+                if self.version != "v12":
+                    self._clear(area, bitmap, pfn)
+            if self.version == "v12":
+                await self.guest.step()  # who waited for the lock may have it before the bit goes
+                self._clear(area, bitmap, pfn)
+            scanned += 1
             if len(isolated) == self.parameters.batch:
-                await self._tell(zone, isolated)
+                await self._tell(isolated)
         if isolated:
-            await self._tell(zone, isolated)
+            await self._tell(isolated)
+        if self.version == "v10":
+            area.free_pages -= max(0, scanned - counted)  # set and counted during the scan
 
-    def _set_bits(self, zone: Zone, bitmap: UnitFlags) -> Iterator[int]:
+    def _set_bits(self, area: FreeArea, bitmap: UnitFlags) -> Iterator[int]:
         """for_each_set_bit(): one after the other, as they are when the search gets there."""
-        pfn, unit_pages = zone.start_pfn, 1 << self.parameters.order
-        while found := bitmap.find(pfn, zone.end_pfn, limit=1):
+        pfn, unit_pages = area.zones[0].start_pfn, 1 << self.parameters.order
+        while found := bitmap.find(pfn, area.zones[-1].end_pfn, limit=1):
             yield found[0]
             pfn = found[0] + unit_pages
 
-    async def _swap(self, zone: Zone) -> UnitFlags:
+    def _isolate(self, zone: Zone, pfn: int) -> list[Block]:
+        """__isolate_free_page(), after which v12 restores the migratetype of the pageblock."""
+        migratetype = zone.pageblock_migratetype(pfn)
+        block = zone.isolate(pfn)
+        if block is None:
+            return []  # the watermark forbids it; the bit goes all the same
+        if self.version == "v12":
+            zone.set_pageblock_migratetype(pfn, migratetype)
+        return [block]
+
+    def _clear(self, area: FreeArea, bitmap: UnitFlags, pfn: int) -> None:
+        """clear_bit() and, but for v10 and a bitmap of its own, atomic_dec(&free_pages)."""
+        cleared = bitmap.clear(pfn)
+        if self.version != "v10" and not self.parameters.swap:
+            area.free_pages -= cleared
+            self.guest.spend(self.guest.costs.flag_ns)
+
+    async def _swap(self, area: FreeArea) -> UnitFlags:
         """Duyck's proposal: an empty bitmap for the frees, and a private one for the scan."""
-        async with zone.lock:
-            taken = self.bitmaps[zone]
-            self.bitmaps[zone], self.spare[zone] = self.spare[zone], taken
+        async with area.zones[0].lock:
+            taken = area.bitmap
+            area.bitmap, area.spare = area.spare, taken
+            if self.version != "v10":
+                area.free_pages -= taken.count
         return taken
 
-    async def _tell(self, zone: Zone, isolated: list[Block]) -> None:
-        """hinting_request(): tell the host, wait, and give the blocks back, told or not."""
-        await self.guest.host.report(isolated)
-        async with zone.lock:
-            for block in isolated:
-                zone.put_back(block, tail=False, notify=False)
+    async def _tell(self, isolated: list[Block]) -> None:
+        """hint_pages(): tell the host, wait, and give the blocks back, told or not."""
+        if self.version != "v10" or await self.guest.allocate_buffer(RESULT_BYTES):
+            await self.guest.host.report(isolated)
+        # v12 returns them in one go, all of one zone; v10 and v11 one by one.
+        size = len(isolated) if self.version == "v12" else 1
+        for at in range(0, len(isolated), size):
+            async with isolated[at].zone.lock:
+                for block in isolated[at : at + size]:
+                    block.zone.put_back(block, tail=False, notify=False)
         isolated.clear()
 
     @hookimpl
     async def guest_stopping(self) -> None:
-        """page_hinting_disable(): no more captures, and the work item ends."""
-        self.enabled = False
+        """page_hinting_disable(): no more captures, and cancel_work_sync()."""
+        self.enabled = self.pending = False
         if self.work is not None:
             await self.work.join()
 
     def claims(self) -> Claims:
-        """A take of the lock for each bit, one to return."""
+        """A take of the lock for each bit; one to return in v12, one for each block in v11.
+
+        v10 may find no memory for its request once the blocks are isolated: takes without a batch.
+        """
         given = self.parameters
+        takes = {"v11": (given.batch, given.batch), "v12": (given.batch, 1)}
         return Claims(
             min_order=given.order,
             liveness_bound_ns=1_000_000_000,
             in_flight_pages=given.batch << 10,
-            one_zone=True,
+            lock_takes=takes.get(given.version),
+            one_zone=given.version == "v12",
         )

@@ -42,7 +42,7 @@ UNITS = {
     r".+_ratio|refault_ratio_\d+_s": "a share or a quotient",
     r".+_ns_per_gib": "virtual nanoseconds for each GiB reclaimed",
     r"(discards|host_calls|vcpu_kicks)_per_gib": "a number for each GiB reclaimed",
-    r"lock_takes_per_(batch|reported_block)": "a number for each batch or block",
+    r"(strategy_)?lock_takes_per_(batch|reported_block)": "a number for each batch or block",
 }
 COUNTS = {
     *(

@@ -24,8 +24,14 @@ if cython.compiled:
         ORIGIN_PUT_BACK,
         PAGEBLOCK_ORDER,
         REASON_ISOLATION,
+        RECLAIMABLE,
     )
-    from cython.cimports.hintbench.core.fallback import FallbackMode, mark_isolated, rmqueue
+    from cython.cimports.hintbench.core.fallback import (
+        FallbackMode,
+        mark_isolated,
+        move_free_blocks,
+        rmqueue,
+    )
     from cython.cimports.hintbench.core.flags import UnitFlags
     from cython.cimports.hintbench.core.freelists import FreeLists
     from cython.cimports.hintbench.core.hooks import Block, check_range
@@ -51,8 +57,9 @@ else:
         ORIGIN_PUT_BACK,
         PAGEBLOCK_ORDER,
         REASON_ISOLATION,
+        RECLAIMABLE,
     )
-    from hintbench.core.fallback import FallbackMode, mark_isolated, rmqueue
+    from hintbench.core.fallback import FallbackMode, mark_isolated, move_free_blocks, rmqueue
     from hintbench.core.flags import UnitFlags
     from hintbench.core.freelists import FreeLists
     from hintbench.core.hooks import Block, check_range
@@ -240,6 +247,34 @@ class Zone(FreeLists):
         head = self.list_of(block.order, migratetype)
         pages.remove(head)
         pages.add_tail(block.pfn, head)
+
+    # -- pageblocks -----------------------------------------------------------------------------
+
+    def pageblock_migratetype(self, pfn: int) -> int:
+        """get_pageblock_migratetype(): 0 UNMOVABLE, 1 MOVABLE, 2 RECLAIMABLE, 3 HIGHATOMIC.
+
+        Raises:
+            ValueError: ``pfn`` is not of this zone.
+        """
+        check_range("pageblock_migratetype", "pfn", pfn, self.start_pfn, self.end_pfn - 1)
+        return int(self.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER])
+
+    def set_pageblock_migratetype(self, pfn: int, migratetype: int) -> None:
+        """set_pageblock_migratetype(): change the type of the one pageblock around ``pfn``.
+
+        For a strategy that undoes what :meth:`isolate` did to the types. In 6.12 the pageblock's
+        free blocks move to the lists of the new type, as move_freepages_block() has them do.
+
+        Raises:
+            ValueError: ``pfn`` is not of this zone, or the type is new and none of 0..2.
+        """
+        if self.pageblock_migratetype(pfn) == migratetype:
+            return
+        check_range("set_pageblock_migratetype", "migratetype", migratetype, 0, RECLAIMABLE)
+        self._need_lock("set_pageblock_migratetype", pfn)
+        if self.kernel >= KERNEL_6_12:
+            move_free_blocks(self, pfn & ~((1 << PAGEBLOCK_ORDER) - 1), migratetype)
+        self.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER] = migratetype
 
     # -- memory of the strategy's own -----------------------------------------------------------
 

@@ -117,3 +117,51 @@ class TestHolding:
         _, zone = zone_of()
         with pytest.raises(ValueError, match="order 11"):
             zone.hold(11)
+
+
+class TestPageblocks:
+    """get_pageblock_migratetype() and set_pageblock_migratetype(), of one pageblock."""
+
+    @pytest.mark.parametrize("kernel", ["5.0", "6.12"])
+    def test_isolation_makes_them_movable_and_that_can_be_undone(self, kernel):
+        running, zone = zone_of(kernel=kernel)
+        pfn = zone.allocate(9, Migratetype.UNMOVABLE)
+        zone.free(pfn, 9)
+        assert zone.pageblock_migratetype(pfn) == Migratetype.UNMOVABLE
+        head = zone.free_block_of(pfn).pfn
+        block = zone.isolate(head)
+        types = [zone.pageblock_migratetype(head + half) for half in (0, 512)]
+        assert types == [Migratetype.MOVABLE] * 2
+        zone.set_pageblock_migratetype(head, Migratetype.UNMOVABLE)
+        types = [zone.pageblock_migratetype(head + half) for half in (0, 512)]
+        assert types == [Migratetype.UNMOVABLE, Migratetype.MOVABLE]
+        zone.put_back(block)
+        assert zone.blocks_of(10, Migratetype.UNMOVABLE) == [head]
+        zone.lock.release()
+        assert running.guest.violations == {}
+
+    def test_free_blocks_of_6_12_follow_the_type(self):
+        running, zone = zone_of(kernel="6.12")
+        pfn = zone.allocate(8, Migratetype.MOVABLE)
+        other = pfn ^ 256
+        assert other in zone.blocks_of(8, Migratetype.MOVABLE)
+        zone.set_pageblock_migratetype(pfn, Migratetype.RECLAIMABLE)
+        assert other in zone.blocks_of(8, Migratetype.RECLAIMABLE)
+        zone.free(pfn, 8)
+        zone.lock.release()
+        validate(running.machine)
+
+    def test_it_needs_the_lock_unless_nothing_changes(self):
+        running, zone = zone_of()
+        zone.lock.release()
+        zone.set_pageblock_migratetype(START, Migratetype.MOVABLE)
+        assert running.guest.violations == {}
+        zone.set_pageblock_migratetype(START, Migratetype.UNMOVABLE)
+        assert running.guest.violations == {"locked-lists": 1}
+
+    def test_pages_and_types_that_do_not_exist(self):
+        _, zone = zone_of()
+        with pytest.raises(ValueError, match="pfn"):
+            zone.pageblock_migratetype(zone.end_pfn)
+        with pytest.raises(ValueError, match="migratetype"):
+            zone.set_pageblock_migratetype(START, 3)

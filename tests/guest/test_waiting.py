@@ -3,7 +3,7 @@
 import pytest
 
 from hintbench import Block, PluginError, Strategy, hookimpl
-from hintbench.operations import Flag, allocate, compute, idle
+from hintbench.operations import Flag, allocate, compute, free, idle
 from small_guest import START, costs, host, run, small_guest
 
 
@@ -38,6 +38,51 @@ def play(*tasks, tapes=None, **given):
     return script.log
 
 
+class Waker(Strategy):
+    """Wakes a task, or starts one, under the zone lock."""
+
+    name = "waker"
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+
+    @hookimpl
+    def guest_started(self, guest):
+        self.guest, self.event = guest, guest.event()
+        if self.how == "set":
+            guest.spawn(self.wait(), cpu=1, name="waits")
+
+    async def wait(self):
+        await self.event.wait()
+
+    @hookimpl
+    def block_freed(self, cpu):
+        if self.how in ("set", "set for nobody"):
+            self.event.set()
+        else:
+            delay_ns = 1_000 if self.how == "delayed" else 0
+            where = -1 if self.how == "of the host" else cpu
+            self.guest.spawn(self.end(), cpu=where, name="work", delay_ns=delay_ns)
+
+    async def end(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("how", "hold_ns"),
+    [("set", 500), ("set for nobody", 0), ("spawn", 500), ("delayed", 0), ("of the host", 0)],
+)
+def test_a_wake_up_under_the_zone_lock_prolongs_the_hold(how, hold_ns):
+    """Linux defers that of kswapd: 73444bc4d8f9, "do not wake kswapd with zone lock held"."""
+    tape = [idle([1_000]), allocate([0], order=10, flags=Flag.TOUCHED), free([0]), idle([10_000])]
+    # 5.0 frees the block whole, 6.12 as two pageblocks.
+    config = small_guest(2, kernel="5.0", costs=costs(task_wake_ns=500))
+    metrics = run(Waker(how), tape, config=config).result.metrics
+    assert metrics["longest_hold_ns"] == hold_ns
+    assert metrics["lock_hold_hook_ns"] == hold_ns
+
+
 class TestEvent:
     def test_a_set_that_nobody_waits_for_is_remembered_once(self):
         async def task(script):
@@ -55,6 +100,26 @@ class TestEvent:
             script.note(await script.event.wait(timeout_ns=100))
 
         assert play((0, task)) == [(False, 100)]
+
+    def test_each_wake_up_costs_whoever_sets_it_and_only_those(self):
+        """try_to_wake_up(), once for each task that sleeps."""
+
+        async def waits(script):
+            await script.event.wait()
+            script.note("woken")
+
+        async def sets(script):
+            await script.guest.sleep(1_000)
+            began = script.guest.now
+            script.event.set()
+            script.note(("set", script.guest.now - began))
+            script.event.set()
+            script.note(("again", script.guest.now - began))
+
+        log = play((1, waits), (2, waits), (0, sets), costs=costs(task_wake_ns=500))
+        assert [what for what, _ in log] == [("set", 1_000), ("again", 1_000), "woken", "woken"]
+        set_at = log[0][1]
+        assert [at for _, at in log[2:]] == [set_at - 500, set_at]
 
     def test_it_wakes_all_who_wait_and_is_not_remembered(self):
         async def waits(script):

@@ -1,11 +1,16 @@
-"""zone-bitmap: bits that a free sets, a work item at 16, a take of the lock for each bit."""
+"""zone-bitmap: bits that a free sets, a work item at 16, a take of the lock for each bit.
+
+Sources: the patches "mm: page_hinting: core infrastructure" of v10 (2019-06-03) and v11
+(2019-07-10), and "mm: page_reporting: core infrastructure" of v12 (2019-08-12).
+"""
 
 import pytest
 
+from hintbench.operations import allocate
 from hintbench.strategies.zone_bitmap import ZoneBitmap
 from small_guest import BLOCK, MS, START, US, costs, host, trace_lock, zone
 
-from .stage import Reports, block_at, give, number_of, play, rest, take
+from .stage import FAST, Reports, block_at, give, number_of, play, rest, take
 
 SERVICE = 100 * US
 END = 10 * MS
@@ -33,8 +38,12 @@ def scan(*tapes, before=None, **given):
 FIELDS = ZoneBitmap.Parameters.model_fields
 
 
+def area_of(running, index=0):
+    return running.strategy.area_of[running.guest.zones[index]]
+
+
 def bits(running, index=0):
-    bitmap = running.strategy.bitmaps[running.guest.zones[index]]
+    bitmap = area_of(running, index).bitmap
     assert bitmap.count == len(bitmap.set_units())
     return [number_of(pfn) for pfn in bitmap.set_units()]
 
@@ -44,8 +53,9 @@ def spread(numbers, then=()):
     return [take(range(16)), give(numbers), rest(END // 2), *then, rest(END // 2)]
 
 
-def test_constants_are_those_of_v10():
+def test_constants_are_those_of_the_mails():
     assert ZoneBitmap().parameters.model_dump() == {
+        "version": "v12",
         "order": 9,
         "batch": 16,
         "swap": False,
@@ -59,7 +69,7 @@ class TestCapture:
 
     def test_a_bit_stands_for_the_first_page_of_the_merged_block(self):
         running = scan([take(range(2)), take([2], order=9), give([0]), give([2]), rest(END)])
-        set_units = running.strategy.bitmaps[running.guest.zones[0]].set_units()
+        set_units = area_of(running).bitmap.set_units()
         assert START in set_units
         assert START + 512 not in set_units
 
@@ -144,6 +154,123 @@ class TestWork:
         assert running.guest.zones[0].isolated_pages == 0
 
 
+ALL = ("v10", "v11", "v12")
+
+
+class TestVersions:
+    """What the three postings do differently."""
+
+    @pytest.mark.parametrize(("version", "to_return"), [("v10", 4), ("v11", 4), ("v12", 1)])
+    def test_blocks_go_back_one_by_one_until_v12(self, version, to_return):
+        """release_buddy_pages() locks for each page, return_isolated_page() of v12 once."""
+        metrics = scan(spread(range(4)), version=version).result.metrics
+        assert metrics["strategy_lock_takes"] == 4 + to_return
+        assert metrics["lock_takes_per_batch"] == 4 + to_return
+
+    @pytest.mark.parametrize("version", ALL)
+    def test_takes_for_stale_bits_are_in_the_second_figure(self, version):
+        """A take of the lock for each bit, free or not, is what Duyck objected to."""
+        tape = [take(range(8)), give([0]), take([0]), give([1, 2, 3]), rest(END)]
+        metrics = scan(tape, version=version).result.metrics
+        useful = metrics["lock_takes_per_batch"]
+        assert metrics["strategy_lock_takes_per_batch"] == useful + 1
+
+    @pytest.mark.parametrize(("version", "left"), [("v10", 1), ("v11", 1), ("v12", 0)])
+    @pytest.mark.parametrize("kernel", ["5.0", "6.12"])
+    def test_v12_alone_keeps_the_migratetype(self, version, left, kernel):
+        """process_free_page(): set_pageblock_migratetype() after __isolate_free_page()."""
+        unmovable = allocate(range(4), order=9, migratetype=0, flags=FAST)
+        tape = [unmovable, take(range(4, 8)), give([0]), give([1, 2, 3]), rest(END)]
+        running = scan(tape, batch=1, version=version, kernel=kernel)
+        blocks = {pfn for _, batch in running.reports.batches for pfn, _ in batch}
+        assert blocks
+        assert {running.machine.pages.pageblock_type[pfn >> 9] for pfn in blocks} == {left}
+
+    @pytest.mark.parametrize(("version", "kept"), [("v10", [0]), ("v11", [0]), ("v12", [])])
+    def test_v12_loses_what_is_freed_before_it_clears_the_bit(self, version, kept):
+        """scan_zone_bitmap() of v12 clears the bit after spin_unlock(): here it is preempted."""
+
+        def preempt(running):
+            step = running.guest.step
+
+            async def preempted():
+                await running.guest.sleep(20 * US)
+                await step()
+
+            running.guest.step = preempted
+
+        # The bit of block 0 is stale, until CPU 1 frees it.
+        tape = [take(range(8)), give([0]), take([0]), give([1, 2, 3]), rest(END)]
+        running = scan(tape, [rest(10 * US), give([0])], before=preempt, version=version)
+        assert running.reports.blocks == [1, 2, 3]
+        assert running.guest.zones[0].free_order(block_at(0)) == 10
+        assert bits(running) == kept
+        assert area_of(running).free_pages == len(kept)
+
+    @pytest.mark.parametrize(("version", "kept"), [("v10", []), ("v11", [0, 1, 2, 3]), ("v12", 4)])
+    def test_v10_alone_is_queued_while_it_runs(self, version, kept):
+        """queue_work_on() of v10 is not held back by a flag, and a running item runs again."""
+        # Blocks 4 to 7 are with the host when those behind the scan are freed.
+        tape = [take(range(16)), give(range(4, 8)), rest(SERVICE // 2), give(range(4)), rest(END)]
+        running = scan(tape, version=version)
+        assert bits(running) == (list(range(4)) if kept == 4 else kept)
+        assert area_of(running).free_pages == len(bits(running))
+        assert running.reports.sizes == ([4, 4] if version == "v10" else [4])
+
+    def test_v10_counts_what_it_scanned_beyond_what_it_found_counted(self):
+        """atomic_sub(scanned_pages - free_pages) at the end of scan_hinting_bitmap()."""
+        tape = [take(range(16)), give(range(4, 8)), rest(SERVICE // 2), give([2, 9]), rest(END)]
+        running = scan(tape, version="v10")
+        assert running.reports.blocks == [4, 5, 6, 7, 9]
+        assert (bits(running), area_of(running).free_pages) == ([2], 1)
+
+    def test_v10_counts_no_more_what_it_had_no_memory_to_scan(self):
+        """prepare() fails after atomic_sub(): the bits stay, and do not count."""
+
+        def no_memory(running):
+            running.guest.buffer_fails = lambda: True
+
+        running = scan(spread(range(4)), before=no_memory, version="v10")
+        assert running.reports.batches == []
+        assert (bits(running), area_of(running).free_pages) == ([0, 1, 2, 3], 0)
+
+    def test_v10_gives_back_untold_what_it_had_no_memory_to_ask_for(self):
+        """page_hinting_report() of v10 returns when kmalloc() of its request fails."""
+        answers = iter([False, True])
+
+        def no_request(running):
+            running.guest.buffer_fails = lambda: next(answers)
+
+        running = scan(spread(range(4)), before=no_request, version="v10")
+        assert running.reports.batches == []
+        assert bits(running) == []
+        assert running.guest.zones[0].isolated_pages == 0
+
+    @pytest.mark.parametrize("version", ["v11", "v12"])
+    def test_later_versions_need_no_memory(self, version):
+        def no_memory(running):
+            running.guest.buffer_fails = lambda: True
+
+        assert scan(spread(range(4)), before=no_memory, version=version).reports.sizes == [4]
+
+    @pytest.mark.parametrize(
+        ("version", "told"), [("v10", []), ("v11", [0, 1, 17, 18]), ("v12", [])]
+    )
+    def test_v11_joins_the_zones_of_a_type(self, version, told):
+        """free_area[MAX_NR_ZONES] is indexed by page_zonenum(), which all nodes share."""
+        zones = (zone(16, START), zone(16, START + 16 * BLOCK, node=1))
+        # 15 blocks of the first zone, as its watermark will have it, and some of the second.
+        tape = [take(range(20)), give([0, 1, 16, 17]), rest(END)]
+        assert scan(tape, zones=zones, version=version).reports.blocks == told
+
+    def test_v10_has_bits_for_the_first_zone_of_a_type_only(self):
+        """bm_zone[MAX_NR_ZONES]: what lies beyond the bits of the first zone is not set."""
+        zones = (zone(16, START), zone(16, START + 16 * BLOCK, node=1))
+        tape = [take(range(30)), give(range(30)), rest(END)]
+        told = scan(tape, zones=zones, version="v10").reports.blocks
+        assert sorted(told) == list(range(15))
+
+
 class TestOptions:
     def test_swap_takes_all_bits_under_one_hold(self):
         tape = [take(range(16)), give(range(4, 8)), rest(SERVICE // 2), give([2, 9]), rest(END)]
@@ -159,7 +286,7 @@ class TestOptions:
         runs = []
 
         def set_again(guest):
-            runs[0].strategy.bitmaps[guest.zones[0]].set(block_at(12), 9)
+            runs[0].strategy.area_of[guest.zones[0]].bitmap.set(block_at(12), 9)
 
         # While the first batch is told, before the scan has come to block 12.
         looks = {END // 4: set_again, END // 2 + SERVICE // 2: set_again}
