@@ -11,7 +11,9 @@ Whose idea: Nitesh Narayan Lal, "[RFC][Patch v9 0/6] KVM: Guest Free Page Hintin
 Known defects, most of them found in Duyck's review of patch 2/6 (2019-03-07); kept as posted:
     * the acknowledgement interrupt, and the error path, put blocks back without the zone lock;
       `locked_return` mends this one, as Nitesh's later tree did;
-    * a sleeping allocation with interrupts off;
+    * two sleeping allocations with interrupts off, for the result and for the request; nobody looks
+      whether the second failed, and what writes through it would end the kernel. Here that is
+      recorded as a break of `returned`, and the CPU lives on: the batch stays isolated for ever;
     * a full array drops hints for good, a residue below the threshold is never told;
     * the array is searched from end to end with the zone lock held, and knows nothing of other
       CPUs' arrays; the branch for heads is not searched at all;
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 
 RESULT_BYTES = 16
 """sizeof(struct guest_isolated_pages): a pfn and an order."""
+REQUEST_BYTES = 16
+"""sizeof(struct virtio_balloon_hint_req): the array's address and its length."""
 COMPARES_PER_NS = 2
 """if_exist(): pfns compared per nanosecond; 256 of them are 32 cache lines. Estimate."""
 SORT_STEP_NS = 5
@@ -86,7 +90,8 @@ class PercpuArrayV9(Strategy):
         "conservation": "an unlocked put back tears the free list and loses updates of its counts",
         "locked-lists": "hinting_ack() and the error path call __free_one_page() without the lock",
         "atomic-context": "kmalloc(GFP_KERNEL) in the free path, where interrupts are off",
-        "returned": "blocks whose completion the submitter threw away never come back",
+        "returned": "blocks whose completion the submitter threw away never come back, nor those"
+        " whose request had no memory",
         "completion-once": "one buffer an interrupt, though several may be waiting, or none",
         "teardown": "nothing waits for what is in flight when the guest stops",
         "liveness": "a residue below the threshold is never told",
@@ -197,9 +202,14 @@ class PercpuArrayV9(Strategy):
         host = self.guest.host
         if not host.attached:
             return  # nobody keeps the array: its blocks leak
+        # Patch 3/6: kmalloc(sizeof(*hint_req), GFP_KERNEL), whose answer is used unseen.
+        request = await self.guest.allocate_buffer(REQUEST_BYTES)
         await self.guest.step()  # the walk took long: what was acknowledged meanwhile is there
         while host.poll() is not None:
             pass  # "detach all the used buffers": a completion, and with it the way back
+        if not request:
+            self.guest.oops("returned", "hint_req->phys_addr = ..., but hint_req is NULL")
+            return
         # virtqueue_add_outbuf() with no lock around it: another CPU may be in the queue too.
         if not await host.post(isolated, self._acknowledged, locked=False):
             await self._release(isolated)

@@ -5,15 +5,26 @@ When it reports: it polls, every `interval_ns`. While more memory is free than t
     cycle allocates up to 8 batches of 32 huge pages each (512 MiB), tells the host of each batch
     in one request, and looks at the watermark again in between.
 What it holds: whatever it has reported, so that no discard ever meets a page in use, and nothing
-    that was reported is touched. When an allocation is about to fail it lets go of everything,
-    and holds nothing for `cooldown_ns`, twice as long when that repeats (at most 5 min). When less
-    than half of the watermark is free, it lets go of half its batches a cycle.
-Whose idea: the balloon driver of virtio-win, Balloon/sys/reporting.c, 2026: Windows shows no driver
-    its free lists, and touches what it gets back, so that report-then-release gains nothing.
+    that was reported is touched. When less than half of the watermark is free, it lets go of half
+    its batches a cycle; when memory is *low*, of everything, and then holds nothing for
+    `cooldown_ns`. Low is a level, as LowMemoryCondition: it is looked at in every cycle, each of
+    which begins the cooldown anew, and lasts as long as an allocation is about to fail or less than
+    1/128 of the memory is free, 64 MiB at most. A cooldown is twice as long as the one before (at
+    most 5 min) if that has run out less than 10 min ago, and no cycle since then has seen more
+    free memory than the watermark: that cycle forgets it.
+Whose idea: the balloon driver of virtio-win, Balloon/sys/reporting.c at fe993149478e, 2026: Windows
+    shows no driver its free lists, and touches what it gets back, so that report-then-release
+    gains nothing.
 Known defects:
     * held memory is not free: the guest runs out of huge pages first, which may not wait;
     * nothing below the watermark is ever reported, and no block that does not make up 2 MiB;
-    * a request that the host did not take is not repeated; its blocks are held all the same.
+    * a request that the host did not take is not repeated; its blocks are held all the same;
+    * low memory during a cooldown counts as none before it, since the driver's subtraction is
+      unsigned: the next one has the length of the first.
+    At fe993149478e the cooldown ends in BalloonReportCheckRelease(), and BalloonReportHold() does
+    not look at it: it delays nothing there. The messages say that it should, so it does here;
+    `obey_cooldown=false` is the code as it stands. The driver has threads for releasing and for
+    holding, here one does both in turn.
     Windows also counts committed memory, and keeps a reserve of that; this guest has no such count.
     In an exact replay of a trace it gets only memory that the recorded kernel never used.
 """
@@ -37,6 +48,10 @@ LEAST_WATERMARK_MIB = 256  # REPORTING_MIN_AVAILABLE_PAGES
 LEAST_OVERRIDE_MIB = 64  # what MinFreeMb is raised to, at least
 MOST_COOLDOWN_NS = 300_000_000_000  # REPORTING_COOLDOWN_MAX_MS
 QUIET_NS = 600_000_000_000  # REPORTING_COOLDOWN_RESET_MS
+# LowMemoryThreshold by default: "approximately 32 MB per 4 GB, to a maximum of 64 MB", Microsoft on
+# CreateMemoryResourceNotification().
+LOW_SHARE = 128
+MOST_LOW_MIB = 64
 
 
 class ReportThenHold(Strategy):
@@ -66,6 +81,9 @@ class ReportThenHold(Strategy):
             le=600_000_000_000,
             description="without new holds after everything was let go [ns]; CooldownSec",
         )
+        obey_cooldown: bool = Field(
+            True, description="whether a cooldown delays anything; false in fe993149478e"
+        )
         batch: int = Field(
             32, ge=1, le=256, description="blocks per request [blocks]; REPORTING_MAX_SEGMENTS"
         )
@@ -94,11 +112,12 @@ class ReportThenHold(Strategy):
             self.watermark = max(memory_pages // RAM_SHARE, LEAST_WATERMARK_MIB * MIB_PAGES)
         else:
             self.watermark = min(given * MIB_PAGES, memory_pages // 2)
+        self.low_pages = min(memory_pages // LOW_SHARE, MOST_LOW_MIB * MIB_PAGES)
         # The highest zone first, as an allocation that may use any of them.
         self.zones = sorted(guest.zones, key=lambda zone: -zone.number)
         self.held: list[list[Block]] = []
         self.cooldown_ns, self.cooldown_until = 0, 0
-        self.low, self.wake, self.let_go = False, guest.event(), guest.event()
+        self.failing, self.wake, self.let_go = False, guest.event(), guest.event()
         self.worker = guest.spawn(self._work(), cpu=guest.cpus[0], name="balloon")
 
     async def _work(self) -> None:
@@ -110,16 +129,24 @@ class ReportThenHold(Strategy):
         self.let_go.set()
 
     async def _step(self) -> None:
-        """BalloonReportCheckRelease() and BalloonReportHold()."""
-        if self.low:
+        """BalloonReportCheckRelease() and, unless that says to wait, BalloonReportHold()."""
+        if self._memory_is_low():
             await self._release(len(self.held))
             self._start_cooldown()
-            self.low = False
+            self.failing = False
             self.let_go.set()
         elif self.held and self._free_pages() < self.watermark // 2:
             await self._release(len(self.held) // 2 + 1)
-        elif self.guest.now >= self.cooldown_until:
+        elif self._free_pages() > self.watermark:
+            if self.guest.now >= self.cooldown_until:
+                self.cooldown_until = 0
+            elif self.parameters.obey_cooldown:
+                return
             await self._hold()
+
+    def _memory_is_low(self) -> bool:
+        """IsLowMemory(): an allocation is about to fail, or hardly anything is free."""
+        return self.failing or self._free_pages() < self.low_pages
 
     def _free_pages(self) -> int:
         """AvailablePages."""
@@ -139,12 +166,14 @@ class ReportThenHold(Strategy):
             if not batch:
                 self.held.pop()
                 return
-            if self.low or not await self.guest.host.report(batch):
+            if self._memory_is_low() or not await self.guest.host.report(batch):
                 return
 
     def _may_hold(self) -> bool:
         """Whether another batch may be taken."""
-        return not self.low and not self.stopping and self._free_pages() > self.watermark
+        if self._memory_is_low() or self.stopping:
+            return False
+        return self._free_pages() > self.watermark
 
     async def _allocate(self, batch: list[Block]) -> None:
         """MmAllocatePagesForMdlEx(): as many whole blocks as there are, up to a batch."""
@@ -172,9 +201,10 @@ class ReportThenHold(Strategy):
             self.held.pop()
 
     def _start_cooldown(self) -> None:
-        """ReportingStartCooldown(): twice as long when the last one was not long ago."""
+        """ReportingStartCooldown(): twice as long when the last one has run out not long ago."""
         now, base = self.guest.now, self.parameters.cooldown_ns
-        again = self.cooldown_until and now - self.cooldown_until < QUIET_NS
+        # In the driver now - until is unsigned: one that still runs ends a very long time ago.
+        again = self.cooldown_until != 0 and 0 <= now - self.cooldown_until < QUIET_NS
         longest = max(base, MOST_COOLDOWN_NS)
         self.cooldown_ns = min(self.cooldown_ns * 2, longest) if again else base
         self.cooldown_until = now + self.cooldown_ns
@@ -182,12 +212,11 @@ class ReportThenHold(Strategy):
     @hookimpl
     async def memory_low(self) -> None:
         """LowMemoryCondition: wake the worker, and wait until it has let go of everything."""
-        if not self.held:
-            return
-        self.low = True
-        self.let_go.clear()
+        self.failing = True
         self.wake.set()
-        await self.let_go.wait()
+        if self.held:
+            self.let_go.clear()
+            await self.let_go.wait()
 
     @hookimpl
     async def guest_stopping(self) -> None:

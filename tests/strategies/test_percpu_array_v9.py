@@ -5,7 +5,7 @@ import pytest
 from hintbench import hookimpl
 from hintbench.operations import Flag, compute
 from hintbench.strategies.percpu_array_v9 import PercpuArrayV9
-from small_guest import MS, US, costs, host, small_guest, zone
+from small_guest import BLOCK, MS, US, costs, host, small_guest, zone
 
 from .stage import Reports, block_at, give, number_of, play, rest, take
 
@@ -170,8 +170,9 @@ class TestHinting:
 
     @pytest.mark.parametrize("kernel", ["5.0", "6.12"])
     def test_a_sleeping_allocation_where_nothing_may_sleep(self, kernel):
+        """kmalloc(GFP_KERNEL): of the result in patch 2/6, of the request in patch 3/6."""
         running = v9([take(range(4)), give(range(4)), rest(LATER)], kernel=kernel)
-        assert running.result.violations["atomic-context"] == 1
+        assert running.result.violations["atomic-context"] == 2
 
     def test_no_memory_loses_all_hints_and_leaves_stale_slots(self):
         async def nothing(size):
@@ -191,6 +192,44 @@ class TestHinting:
         assert captured(running) == []
         assert [number_of(pfn) for pfn in running.strategy.arrays[0].pfns[:4]] == [63, 62, 61, 60]
 
+    def test_no_memory_for_the_request_ends_the_kernel(self):
+        """virtballoon_page_hinting() of patch 3/6 writes through what kmalloc() returned."""
+        answers = iter([False, True])
+
+        def no_request(running):
+            running.guest.buffer_fails = lambda: next(answers)
+
+        tape = [take(range(4)), give(range(4)), rest(LATER)]
+        strategy = PercpuArrayV9(array_entries=8, threshold=4)
+        running = play(strategy, tape, kernel="5.0", before=no_request)
+        assert running.result.violations["returned"] >= 1
+        assert running.result.metrics["reported_batches"] == 0
+        assert running.result.metrics["dropped_hints"] == 0
+        assert running.guest.zones[0].isolated_pages == 4 * BLOCK, "nobody gives them back"
+
+    def test_the_request_is_allocated_before_completions_are_thrown_away(self):
+        """kmalloc(), then while (virtqueue_get_buf()), then the write through the request."""
+        asked, polled = [], []
+
+        def watch(running):
+            guest = running.guest
+            allocate_buffer, poll = guest.allocate_buffer, guest.host.poll
+
+            async def allocate(size):
+                asked.append(size)
+                return await allocate_buffer(size)
+
+            def look():
+                polled.append(len(asked))
+                return poll()
+
+            guest.allocate_buffer, guest.host.poll = allocate, look
+
+        tape = [take(range(4)), give(range(4)), rest(LATER)]
+        play(PercpuArrayV9(array_entries=8, threshold=4), tape, kernel="5.0", before=watch)
+        assert asked == [8 * 16, 16]
+        assert polled[0] == 2
+
     def test_vmstat_hints_too(self):
         # In 6.12 the pages of two blocks stay on the list until it decays.
         tape = [take(range(6000), order=0), give(range(6000)), rest(10_000 * MS)]
@@ -206,13 +245,13 @@ class TestReturn:
 
     def test_the_interrupt_puts_back_without_the_lock(self):
         running = v9(self.tape, host=host(device_latency_ns=40 * US))
-        assert running.result.violations == {"locked-lists": 4, "atomic-context": 1}
+        assert running.result.violations == {"locked-lists": 4, "atomic-context": 2}
         assert running.machine.zones[0].isolated_pages == 0
         assert running.result.metrics["lock_takes_interrupt"] == 0
 
     def test_locked_return_takes_it_once(self):
         running = v9(self.tape, locked_return=True)
-        assert running.result.violations == {"atomic-context": 1}
+        assert running.result.violations == {"atomic-context": 2}
         assert running.result.metrics["lock_takes_interrupt"] == 1
         assert running.result.metrics["lock_takes_per_batch"] == 2
 

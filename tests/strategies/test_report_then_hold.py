@@ -1,4 +1,7 @@
-"""report-then-hold: polling, gates, hysteresis, and a cool-down that doubles."""
+"""report-then-hold: polling, gates, hysteresis, and a cool-down that doubles.
+
+Source: Balloon/sys/reporting.c of virtio-win/kvm-guest-drivers-windows at fe993149478e.
+"""
 
 import pytest
 
@@ -55,6 +58,7 @@ def test_parameters_are_the_registrys():
         "interval_ns": 2 * SECOND,
         "min_free_mib": None,
         "cooldown_ns": 60 * SECOND,
+        "obey_cooldown": True,
         "batch": 32,
         "batches": 8,
     }
@@ -169,12 +173,34 @@ def strategy_of(guest):
 
 
 class TestCooldown:
+    low = (rest(9 * SECOND), allocate(range(450), order=10))
+    """450 of 512 blocks: everything is let go, and 248 MiB are free then, below the watermark."""
+
     def test_it_holds_nothing_for_a_minute(self):
         tape = [rest(9 * SECOND), allocate(range(450), order=10), give(range(450))]
         at = (10 * SECOND, 68 * SECOND, 73 * SECOND)
         assert held_at(*at, tapes=[[*tape, rest(80 * SECOND)]]) == [0, 0, 1024]
 
-    def test_the_length_doubles_up_to_five_minutes_and_is_reset_by_quiet(self):
+    def test_the_posted_hold_does_not_look_at_it(self):
+        """BalloonReportHold() has no test of ReportingCooldownUntil."""
+        tape = [*self.low, give(range(450)), rest(5 * SECOND)]
+        assert held_at(12 * SECOND, tapes=[tape]) == [0]
+        assert held_at(12 * SECOND, tapes=[tape], obey_cooldown=False) == [512]
+
+    @pytest.mark.parametrize(
+        ("now_s", "lengths_s"),
+        [
+            # Each when the last one has run out.
+            ((10, 130, 300, 600, 1000), (60, 120, 240, 300, 300)),
+            # While it runs: now - ReportingCooldownUntil wraps around, and is large.
+            ((10, 130, 200), (60, 120, 60)),
+            # 600 s after it has run out.
+            ((10, 130, 250 + 599), (60, 120, 240)),
+            ((10, 130, 250 + 600), (60, 120, 60)),
+        ],
+    )
+    def test_the_length(self, now_s, lengths_s):
+        """ReportingStartCooldown(), called at such times."""
         strategy = ReportThenHold()
 
         class Clock:
@@ -182,12 +208,33 @@ class TestCooldown:
 
         strategy.guest = Clock
         strategy.cooldown_ns = strategy.cooldown_until = 0
-        lengths = []
-        for now_s in (10, 100, 300, 700, 1100, 2500):
-            Clock.now = now_s * SECOND
+        for now, length in zip(now_s, lengths_s, strict=True):
+            Clock.now = now * SECOND
             strategy._start_cooldown()
-            lengths.append(strategy.cooldown_ns // SECOND)
-        assert lengths == [60, 120, 240, 300, 300, 60]
+            assert strategy.cooldown_ns == length * SECOND
+
+    def test_one_that_ran_out_above_the_watermark_is_forgotten(self):
+        """BalloonReportCheckRelease() sets ReportingCooldownUntil to 0."""
+        again = [give(range(450)), rest(70 * SECOND), allocate(range(450), order=10)]
+        strategy = hold([*self.low, *again, rest(SECOND)]).strategy
+        assert strategy.cooldown_until > 70 * SECOND
+        assert strategy.cooldown_ns == 60 * SECOND
+
+    def test_one_that_ran_out_below_it_makes_the_next_longer(self):
+        # The last of these fails.
+        running = hold([*self.low, rest(70 * SECOND), allocate(range(450, 512), order=10)])
+        assert running.result.metrics["blocking_failures"] == 1
+        assert running.strategy.cooldown_ns == 120 * SECOND
+
+    def test_it_begins_anew_with_every_look_while_memory_is_low(self):
+        """LowMemoryCondition stays signalled below about 32 MB for 4 GB, 16 MiB of 2 GiB."""
+        tape = [rest(9 * SECOND), allocate(range(509), order=10), rest(30 * SECOND)]
+        strategy = hold(tape).strategy
+        assert strategy.low_pages == 16 * MIB
+        assert strategy.cooldown_until >= (9 + 30 - 2 + 60) * SECOND
+        assert strategy.cooldown_ns == 60 * SECOND
+        enough = [rest(9 * SECOND), allocate(range(507), order=10), rest(30 * SECOND)]
+        assert hold(enough).strategy.cooldown_until < 75 * SECOND
 
 
 def test_stopping_in_the_middle_of_a_cycle():
