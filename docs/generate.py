@@ -21,7 +21,7 @@ WIDTH = 100
 MIB = 1 << 20
 HEADS = re.compile(
     r"^(What it tracks|When it reports|What it holds|Whose idea|Why it is safe|Why it ends"
-    r"|Known defects)\b",
+    r"|What it needs|Known defects)\b",
     re.MULTILINE,
 )
 

@@ -33,6 +33,9 @@ def _nothing() -> None:
 class HostFaults(Protocol):
     """How a host misbehaves; each is asked once for what it is named after."""
 
+    async def indirect_table(self) -> None:
+        """A request of several descriptors is added: its table may have to be allocated."""
+
     def queue_full(self) -> bool:
         """Whether this submission finds no room."""
 
@@ -234,6 +237,8 @@ class Host:
         # The caller may be ahead of those who submit before it, and of the host's answers.
         await Step()
         report = Report(blocks, self.clock.cpu, joined)
+        if self.faults is not None and len(report.descriptors) > 1:
+            await self.faults.indirect_table()
         full = config.kick != "hypercall" and self._outstanding >= config.queue_capacity
         if self.faults is not None and self.faults.queue_full():
             full = True

@@ -15,6 +15,12 @@ Why it is safe: marking and leaving the free list are ordered by the zone lock; 
 Why it ends: whoever polls a completion clears the marks: the interrupt, the worker, or a spinner
     with interrupts off. From marking to posting, and from polling to clearing, interrupts are
     off, or one that spins on the same vCPU would wait for what it interrupted.
+What it needs: a queue that allocates nothing. With indirect descriptors (a feature of the device,
+    VIRTIO_RING_F_INDIRECT_DESC) virtqueue_add_split() calls kmalloc_array() for every request of
+    more than one descriptor. The page for that may come out of a unit just marked; whoever takes it
+    spins then, with interrupts off, on the one vCPU that could still post the report. So the queue
+    must use direct descriptors, or tables made beforehand, as the model's does.
+    `hintbench.testing.faults` has the other kind, "queue-allocates", which is never drawn.
 Known defects: an allocation may wait for a whole report, all vCPUs at once (Hildenbrand).
 """
 

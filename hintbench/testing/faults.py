@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hintbench.testing.explored import ExploredRun
 
 KINDS: Final = {
+    "queue-allocates": "the queue takes a page for a table of descriptors",
     "queue-full": "a report finds no room in the queue",
     "host-refuses": "the host refuses a report",
     "host-stalls": "the host is slow at one descriptor",
@@ -32,16 +33,22 @@ KINDS: Final = {
     "interrupt": "an interrupt drains a per-CPU list in the middle of something",
     "interrupt-allocates": "an interrupt allocates pages (GFP_ATOMIC) in the middle of something",
 }
-"""Kinds of faults; `Fault.number` counts submissions, reports served, descriptors, answers,
-interrupts, submissions, submissions, isolations, buffers, buffers, blocks isolated or marked
-(twice), and (for the other interrupts) is their time;
-`Fault.amount` of interrupts is how many batches or pages they drain or allocate, at least one; that
-of the one at the stop is how long after its begin it comes [virtual ns]."""
+"""Kinds of faults; `Fault.number` counts submissions of several descriptors, submissions, reports
+served, descriptors, answers, interrupts, submissions, submissions, isolations, buffers, buffers,
+blocks isolated or marked (twice), and (for the other interrupts) is their time; `Fault.amount` of
+interrupts is how many batches or pages they drain or allocate, at least one; that of the one at the
+stop is how long after its begin it comes [virtual ns]."""
 
 TIMED: Final = frozenset({"interrupt", "interrupt-allocates"})
 """Kinds that happen at a time, on a CPU."""
 AT_STOP: Final = "interrupt-at-stop"
-COUNTED: Final = tuple(kind for kind in KINDS if kind not in TIMED and kind != AT_STOP)
+ON_REQUEST: Final = "queue-allocates"
+"""Never drawn: a strategy may ask for a queue that allocates nothing, and those that mark what they
+report and let takers spin have to. It is what virtqueue_add_split() does with more than one
+descriptor and VIRTIO_RING_F_INDIRECT_DESC: alloc_indirect_split() calls kmalloc_array()."""
+COUNTED: Final = tuple(
+    kind for kind in KINDS if kind not in TIMED and kind not in (AT_STOP, ON_REQUEST)
+)
 """Kinds that happen the so-manieth time that they could."""
 INTERRUPTING: Final = (
     *("interrupt-in-allocation", "interrupt-in-hand", "large-interrupt-in-hand"),
@@ -140,6 +147,11 @@ class Faults:
             self.happened[kind] = self.happened.get(kind, 0) + 1
             self._run.tell("fault", f"fault: {KINDS[kind]}")
         return amount
+
+    async def indirect_table(self) -> None:
+        """Several descriptors are being added to the queue."""
+        if self._now(ON_REQUEST) >= 0:
+            await self._handlers.slab_page(self._run.machine.clock.cpu)
 
     def queue_full(self) -> bool:
         """A submission; also the moment when a device goes away or is reset."""

@@ -67,6 +67,18 @@ class Interrupts:
             hand_out(simulation, cpu, taken[at])
             at += 1
 
+    async def slab_page(self, cpu: int) -> None:
+        """Not an interrupt: kmalloc() of the running context finds its slab empty and takes a page.
+
+        Args:
+            cpu: where.
+        """
+        context = self._run.scheduler.current
+        payer = None if context is None else context.payer
+        await self.refill(cpu, 1)
+        if context is not None and payer is not None:
+            context.payer = payer
+
     async def borrow(self, cpu: int, zone: Any = None) -> None:
         """A softirq at the end of an interrupt takes a large block (GFP_ATOMIC), and frees it.
 

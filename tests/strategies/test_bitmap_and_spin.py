@@ -1,13 +1,18 @@
 """bitmap-and-spin: bits per unit, blocks that stay on the free list, and takers that spin."""
 
+import numpy
 import pytest
 
 from hintbench import hookimpl
-from hintbench.operations import Flag
+from hintbench.operations import Flag, Operation, encode
 from hintbench.strategies.bitmap_and_spin import BitmapAndSpin
+from hintbench.strategies.zone_confined_batching import ZoneConfinedBatching
+from hintbench.testing.exploration import run_scenario
+from hintbench.testing.guests import small_guest as layout
+from hintbench.testing.scenario import Fault, Operations, Scenario
 from small_guest import BLOCK, MS, START, US, costs, host, zone
 
-from .stage import Reports, block_at, give, number_of, play, rest, take
+from .stage import FAST, Reports, block_at, give, number_of, play, rest, take
 
 DELAY = 1 * MS
 SERVICE = 200 * US
@@ -286,3 +291,51 @@ class TestContext:
         play(Looking(batch=4, delay_ns=DELAY), [rest(SETTLED)])
         assert marked
         assert set(marked) == {1}
+
+
+class TestQueueThatAllocates:
+    """virtqueue_add_split() with VIRTIO_RING_F_INDIRECT_DESC: alloc_indirect_split(), kmalloc().
+
+    Every second block is free, and two are told in one request: two descriptors.
+    """
+
+    def explored(self, make, *faults):
+        blocks = range(14)
+        steps = [(Operation.ALLOCATE, 10, block, 0) for block in blocks]
+        # What is freed last is first on its list, where the page comes from.
+        steps += [(Operation.FREE, 0, block, 0) for block in reversed(blocks) if block % 2]
+        steps += [(Operation.IDLE_UNTIL, 0, 0, 8 * MS)]
+        scenario = Scenario(
+            guest=layout("6.12", "one", "fast", 1),
+            operations=Operations(
+                vcpu=numpy.zeros(len(steps), dtype=numpy.int8),
+                code=numpy.array(
+                    [encode(what, order, 1, FAST) for what, order, _, _ in steps], numpy.uint32
+                ),
+                value=numpy.array([slot for _, _, slot, _ in steps], dtype=numpy.int32),
+                time_ns=numpy.array([time_ns for *_, time_ns in steps], dtype=numpy.int64),
+            ),
+            faults=faults,
+            settle=True,
+        )
+        told = []
+        outcome = run_scenario(make, scenario, told=lambda what, text: told.append(what))
+        assert told.count("fault") == len(faults)
+        return outcome
+
+    def spinning(self):
+        return BitmapAndSpin(**{**BitmapAndSpin.check_parameters, "batch": 4})
+
+    def test_a_page_for_the_table_may_be_one_just_marked(self):
+        """Then the only CPU that could kick spins for an answer to what it has not posted."""
+        outcome = self.explored(self.spinning, Fault("queue-allocates", 1))
+        assert list(outcome.counts) == ["progress-under-spin"]
+
+    def test_a_queue_that_needs_no_table_is_what_it_asks_for(self):
+        assert self.explored(self.spinning).counts == {}
+
+    def test_who_isolates_does_not_care(self):
+        def make():
+            return ZoneConfinedBatching(**ZoneConfinedBatching.check_parameters)
+
+        assert self.explored(make, Fault("queue-allocates", 1)).counts == {}
