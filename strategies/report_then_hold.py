@@ -121,15 +121,16 @@ class ReportThenHold(Strategy):
         self.worker = guest.spawn(self._work(), cpu=guest.cpus[0], name="balloon")
 
     async def _work(self) -> None:
-        """BalloonRoutine(): a step every interval, and one when memory is low."""
+        """BalloonRoutine(), BalloonReportRoutine(): a step every interval, and on low memory."""
+        woken = False
         while not self.stopping:
-            await self._step()
-            await self.wake.wait(timeout_ns=self.parameters.interval_ns)
+            await self._step(may_hold=not woken)
+            woken = await self.wake.wait(timeout_ns=self.parameters.interval_ns)
         await self._release(len(self.held))
         self.let_go.set()
 
-    async def _step(self) -> None:
-        """BalloonReportCheckRelease() and, unless that says to wait, BalloonReportHold()."""
+    async def _step(self, may_hold: bool) -> None:
+        """BalloonReportCheckRelease() and, at its interval only, BalloonReportHold()."""
         if self._memory_is_low():
             await self._release(len(self.held))
             self._start_cooldown()
@@ -142,7 +143,8 @@ class ReportThenHold(Strategy):
                 self.cooldown_until = 0
             elif self.parameters.obey_cooldown:
                 return
-            await self._hold()
+            if may_hold:
+                await self._hold()
 
     def _memory_is_low(self) -> bool:
         """IsLowMemory(): an allocation is about to fail, or hardly anything is free."""

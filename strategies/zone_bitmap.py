@@ -16,9 +16,10 @@ Whose idea: Nitesh Narayan Lal, "[RFC][Patch v10 0/2] mm: Support for page hinti
       back under a take of the lock of its own.
     * v11: a bitmap spans the zones of a type of all nodes. The work is queued for bits of the zone
       that was freed to, and not while it runs. Blocks go back as in v10.
-    * v12: a bitmap for each zone; blocks go back under one take of its lock, on the lists of the
-      migratetype they had (isolation turns the pageblock MOVABLE, and v10 and v11 leave it so). The
-      bit is cleared after the lock was released: that of a block freed in between is lost.
+    * v12: a bitmap for each zone; blocks go back under one take of its lock, and to the list of
+      the migratetype that their first pageblock had (isolation makes pageblocks MOVABLE, and v10
+      and v11 leave them so). The bit is cleared after the lock was released: that of a block freed
+      in between is lost.
     `swap` is Alexander Duyck's proposal in the review: take the bitmap under the lock, scan it in
     private. `clear_on_allocation` was in none of the three, which have no hook in the allocation;
     a tree of Nitesh's after v12, never posted, has one (page_reporting_dequeue()).

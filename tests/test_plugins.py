@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
+from typing import Literal, get_origin
 
 import pytest
 
@@ -71,7 +72,8 @@ class TestOwn:
         fields = plugins.find_strategy(name).Parameters.model_fields
         for field in fields.values():
             assert field.description
-            assert field.annotation is bool or field.metadata, "a range"
+            chosen = field.annotation is bool or get_origin(field.annotation) is Literal
+            assert chosen or field.metadata, "a range, or what there is to choose from"
 
     def test_entry_points_are_not_read_for_our_own(self, monkeypatch):
         def read(group):

@@ -55,9 +55,11 @@ ZONE_CALLS: dict[str, tuple[tuple[Any, ...], tuple[tuple[Any, ...] | None, ...]]
     "let_go": ((None,), ((None, 8192, "block"),)),
     "list_empty": ((9, 1), ((-1, 11, 99), (-1, 4, 99))),
     "list_type": ((8192, 10), ((-1, 8193, FAR), (-1, 0, 9, 11))),
+    "pageblock_migratetype": ((8192,), ((-1, 8191, FAR, "8192"),)),
     "put_back": ((None,), ((None, 8192, "block"),)),
     "rotate_to_front": ((None,), ((None, 8192, "block"),)),
     "scan_range": ((8192, 9216, 9), ((-1, FAR, "8192"), ("9",), (-1, 11))),
+    "set_pageblock_migratetype": ((8192, 0), ((-1, 8191, FAR, "8192"), (-1, 3, 99, "0"))),
     "watermark_ok": ((100, 0, 0), (("100",), (-1, 11, 99), (-1, 4, 99))),
 }
 # Without arguments, or of the boot, which no strategy sees.

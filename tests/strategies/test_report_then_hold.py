@@ -187,6 +187,15 @@ class TestCooldown:
         assert held_at(12 * SECOND, tapes=[tape]) == [0]
         assert held_at(12 * SECOND, tapes=[tape], obey_cooldown=False) == [512]
 
+    def test_low_memory_does_not_hasten_the_next_hold(self):
+        """BalloonReportRoutine() holds once an interval, whatever else happens."""
+        tape = [*self.low, give(range(450)), rest(5 * SECOND)]
+        log = []
+        running = hold(tape, at=watch([10 * SECOND, 12 * SECOND], log), obey_cooldown=False)
+        assert [mib for _, mib in log] == [0, 512]
+        let_go = running.result.metrics["virtual_ns"] - 5 * SECOND
+        assert min(at for at in running.reports.times if at > 9 * SECOND) >= let_go + INTERVAL
+
     @pytest.mark.parametrize(
         ("now_s", "lengths_s"),
         [
