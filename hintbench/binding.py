@@ -36,6 +36,7 @@ class _Method(NamedTuple):
     attribute: str
     takes: tuple[str, ...]
     is_async: bool
+    code: CodeType | None
 
 
 # Looking through a class takes a millisecond, and a test explores thousands of runs of one.
@@ -174,10 +175,8 @@ def hook_codes(plugins: Sequence[object]) -> dict[CodeType, tuple[str, str]]:
     found = {}
     for plugin in plugins:
         for method in _methods_of.get(type(plugin), ()):
-            function = inspect.unwrap(getattr(plugin, method.attribute))
-            code = getattr(getattr(function, "__func__", function), "__code__", None)
-            if code is not None:
-                found[code] = plugin_name(plugin), method.hook
+            if method.code is not None:
+                found[method.code] = plugin_name(plugin), method.hook
     return found
 
 
@@ -345,7 +344,8 @@ def _find_methods(plugin: object) -> list[_Method]:
             raise PluginError(owner, attribute, text)
         takes = _check_signature(owner, attribute, HOOKS[hook], getattr(plugin, attribute))
         is_async = _check_waits(owner, attribute, HOOKS[hook], function)
-        methods.append(_Method(hook, attribute, takes, is_async))
+        code = getattr(inspect.unwrap(function), "__code__", None)
+        methods.append(_Method(hook, attribute, takes, is_async, code))
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(HintbenchHooks)
     try:

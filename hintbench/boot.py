@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import array
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -85,23 +87,26 @@ class Machine:
         self.config = config
         self.empty = empty
         self.kernel = KERNEL_6_12 if config.kernel == "6.12" else KERNEL_5_0
-        layout = sorted(config.layout(), key=lambda zone: zone.start_pfn)
-        _check_alignment(layout)
-        self.clock = VirtualClock(CostTable(**config.costs.model_dump()), seed)
+        plan = _plan_of(config)
+        layout = plan.layout
+        self.clock = VirtualClock(CostTable(**plan.costs), seed)
         lists = len(layout) * (NR_PAGE_ORDERS * MIGRATE_TYPES + config.vcpus * NR_PCP_LISTS)
         self.pages = Pages(max(zone.end_pfn for zone in layout), lists)
         self.irqs_off_until_ns = memoryview(array.array("q", [0] * config.vcpus))
         self.zones = [self._zone(index, zone, empty) for index, zone in enumerate(layout)]
-        self._reserve(layout)
-        present = [(zone.start_pfn, zone.spanned_pages) for zone in layout]
+        # What boot visited is no longer in any CPU's cache.
+        numpy.asarray(self.pages.pageblock_cpu).fill(-1)
+        for zone, row in zip(self.zones, plan.reserves, strict=True):
+            for number, pages in row:
+                zone.lowmem_reserve[number] = pages
         self.backing = Backing(
             self.clock,
             self.pages.page_count,
-            present,
+            [(zone.start_pfn, zone.spanned_pages) for zone in layout],
             config.host.granule == "2MiB",
             sample_ns,
         )
-        vcpus = [self._vcpu(number, layout, tapes[number]) for number in range(config.vcpus)]
+        vcpus = [self._vcpu(plan, number, tapes[number]) for number in range(config.vcpus)]
         self.simulation = Simulation(
             self.clock, self.pages, self.zones, vcpus, self.backing, self.kernel, slots
         )
@@ -132,48 +137,106 @@ class Machine:
             high=config.watermark_high or 0,
             minimum=config.watermark_min or 0,
         )
-        # What boot visited is no longer in any CPU's cache.
-        numpy.asarray(self.pages.pageblock_cpu).fill(-1)
         return zone
 
-    def _reserve(self, layout: Sequence[ZoneConfig]) -> None:
-        for zone, row in zip(self.zones, lowmem_reserves(layout), strict=True):
-            for number, pages in enumerate(row):
-                zone.lowmem_reserve[number] = pages
-
-    def _vcpu(self, number: int, layout: Sequence[ZoneConfig], tape: Iterator[Any]) -> Vcpu:
-        nodes = sorted({zone.node for zone in layout})
-        node = nodes[number * len(nodes) // self.config.vcpus]
-        local = {
-            each: sum(
-                nodes[cpu * len(nodes) // self.config.vcpus] == each
-                for cpu in range(self.config.vcpus)
-            )
-            for each in nodes
-        }
+    def _vcpu(self, plan: _Plan, number: int, tape: Iterator[Any]) -> Vcpu:
         pcps = []
-        for zone in self.zones:
+        for zone, bounds in zip(self.zones, plan.pcp_bounds, strict=True):
             pcp = PerCpuPages(self.pages, zone, number)
-            cpus = local[zone.node] or self.config.vcpus
-            batch, high_min, high_max = pcp_bounds(
-                self.kernel, zone.managed_pages, zone.watermark_low, cpus
-            )
-            if self.kernel >= KERNEL_6_12:
-                high_max = max(layout[zone.index].pcp_high_max or high_max, high_min)
-                # zone_pcp_update_cacheinfo()
-                cache_pages = self.config.cache_slice // PAGE_SIZE
-                pcp.free_high_batch = cache_pages > 3 * batch
-            pcp.configure(batch, high_min, high_max)
+            pcp.free_high_batch = bounds.free_high_batch
+            pcp.configure(bounds.batch, bounds.high_min, bounds.high_max)
             pcps.append(pcp)
-        # Zonelist: own node first, then by distance; in a node from the highest zone down.
-        order = sorted(nodes, key=lambda other: (other - node) % (nodes[-1] + 1))
-        zonelist = [
-            zone
-            for each in order
-            for zone in sorted(self.zones, key=lambda zone: -zone.number)
-            if zone.node == each
-        ]
-        return Vcpu(number, node, zonelist, pcps, tape)
+        zonelist = [self.zones[index] for index in plan.zonelists[number]]
+        return Vcpu(number, plan.nodes[number], zonelist, pcps, tape)
+
+
+@dataclass(frozen=True, slots=True)
+class _PcpBounds:
+    """What bounds the per-CPU lists of a CPU and zone.
+
+    Attributes:
+        batch, high_min, high_max: in pages, as `pcp_bounds` says.
+        free_high_batch: whether three batches fit the CPU's share of the caches.
+    """
+
+    batch: int
+    high_min: int
+    high_max: int
+    free_high_batch: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What follows from a guest's configuration alone.
+
+    Attributes:
+        layout: its zones, lowest addresses first.
+        costs: the prices by name.
+        reserves: by zone (highest zone number of an allocation, pages kept from it) where it keeps
+            some.
+        nodes: by CPU, its node.
+        pcp_bounds: by zone, the same for every CPU.
+        zonelists: by CPU, the zones' indices in the order of preference.
+    """
+
+    layout: tuple[ZoneConfig, ...]
+    costs: dict[str, int]
+    reserves: tuple[tuple[tuple[int, int], ...], ...]
+    nodes: tuple[int, ...]
+    pcp_bounds: tuple[_PcpBounds, ...]
+    zonelists: tuple[tuple[int, ...], ...]
+
+
+@lru_cache(maxsize=256)
+def _plan_of(config: GuestConfig) -> _Plan:
+    """Plan a guest; a check boots thousands of a few hundred configurations.
+
+    Raises:
+        GuestError: zones share the largest free block.
+    """
+    layout = tuple(sorted(config.layout(), key=lambda zone: zone.start_pfn))
+    _check_alignment(layout)
+    nodes = sorted({zone.node for zone in layout})
+    of_cpu = tuple(nodes[cpu * len(nodes) // config.vcpus] for cpu in range(config.vcpus))
+    kernel = KERNEL_6_12 if config.kernel == "6.12" else KERNEL_5_0
+    return _Plan(
+        layout=layout,
+        costs=config.costs.model_dump(),
+        reserves=tuple(
+            tuple((number, pages) for number, pages in enumerate(row) if pages)
+            for row in lowmem_reserves(layout)
+        ),
+        nodes=of_cpu,
+        pcp_bounds=tuple(
+            _pcp_bounds_in(
+                zone, kernel, of_cpu.count(zone.node) or config.vcpus, config.cache_slice
+            )
+            for zone in layout
+        ),
+        zonelists=tuple(_zonelist(layout, node) for node in of_cpu),
+    )
+
+
+def _zonelist(layout: Sequence[ZoneConfig], node: int) -> tuple[int, ...]:
+    """Own node first, then by distance; in a node from the highest zone down."""
+    last = max(zone.node for zone in layout)
+
+    def distance(index: int) -> tuple[int, int]:
+        return (layout[index].node - node) % (last + 1), -layout[index].number
+
+    return tuple(sorted(range(len(layout)), key=distance))
+
+
+def _pcp_bounds_in(zone: ZoneConfig, kernel: int, local_cpus: int, cache_bytes: int) -> _PcpBounds:
+    """The bounds of the lists of a zone, which so many CPUs of its node share."""
+    batch, high_min, high_max = pcp_bounds(
+        kernel, zone.managed, zone.watermark_low or 0, local_cpus
+    )
+    if kernel < KERNEL_6_12:
+        return _PcpBounds(batch, high_min, high_max, False)
+    high_max = max(zone.pcp_high_max or high_max, high_min)
+    # zone_pcp_update_cacheinfo()
+    return _PcpBounds(batch, high_min, high_max, cache_bytes // PAGE_SIZE > 3 * batch)
 
 
 def _check_alignment(layout: Sequence[ZoneConfig]) -> None:

@@ -72,4 +72,6 @@ class Event:
                     scheduler.clock.now + timeout_ns, context.rank, context.cpu, expire
                 )
 
-        return bool(await Park("sleep", register))
+        park = Park("sleep", register)
+        await park
+        return bool(park.outcome)

@@ -19,11 +19,14 @@ _collecting: Final[list[list[str]]] = []
 
 
 @contextmanager
-def forgotten_awaits() -> Iterator[list[str]]:
+def forgotten_awaits(*, origins: bool = True) -> Iterator[list[str]]:
     """Collect the first of them instead of printing warnings.
 
     Python notices such a coroutine when it is thrown away, which may be long after the line that
     made it: that line is kept, which costs less than making the coroutine.
+
+    Args:
+        origins: keep these lines. Without them the sentence names the line where Python noticed.
 
     Yields:
         A list that gets a sentence, with file and line. One is enough: what was not awaited in a
@@ -53,7 +56,8 @@ def forgotten_awaits() -> Iterator[list[str]]:
                 found.append(f"{text}: write await before the call ({place}:{number})")
 
         warnings.showwarning = keep
-        sys.set_coroutine_origin_tracking_depth(max(depth, 1))
+        if origins:
+            sys.set_coroutine_origin_tracking_depth(max(depth, 1))
         _collecting.append(found)
         try:
             yield found

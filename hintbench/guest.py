@@ -201,6 +201,11 @@ class Guest:
         if poll is not None:
             self.host.acknowledgements.watch(context, poll)
 
+    def _cleared(self, _flags: UnitFlags) -> None:
+        """Flags have been cleared, which somebody may spin for."""
+        if self._spinners:
+            self._look_again()
+
     def _look_again(self) -> None:
         """Something has changed: spinners whose condition ended go on."""
         for context, condition in self._spinners:
@@ -276,9 +281,7 @@ class Guest:
                 f"flags {name!r}: order 0..10, forget one of {', '.join(FORGET)},"
                 f" meaning one of {', '.join(MEANINGS)}"
             )
-        flags = UnitFlags(
-            name, order, self._pages.page_count, self, lambda _flags: self._look_again()
-        )
+        flags = UnitFlags(name, order, self._pages.page_count, self, self._cleared)
         self.flag_sets[name] = (flags, meaning)
         watched: Any = flags
         watched.watcher = None if self.watcher is None else self.watcher.of_flags(meaning)

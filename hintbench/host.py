@@ -14,7 +14,7 @@ from hintbench.core.constants import (
 )
 from hintbench.core.contexts import Context, Park, Step
 from hintbench.core.measures import Integral
-from hintbench.reports import Completion, Report
+from hintbench.reports import Completion, Report, nothing
 from hintbench.shared import SharedMemory
 from hintbench.tasks import Scheduler
 from hintbench.unmapping import Unmapping
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     from hintbench.core.hooks import Block
     from hintbench.core.simulation import Simulation
     from hintbench.watching import Watcher
-
-
-def _nothing() -> None:
-    """What a report calls that has been answered."""
 
 
 class HostFaults(Protocol):
@@ -123,7 +119,9 @@ class Host:
             else:
                 report.finished = lambda: self._interrupt(report, context)
 
-        return bool(await Park("held" if self._holds else "sleep", wait))
+        park = Park("held" if self._holds else "sleep", wait)
+        await park
+        return bool(park.outcome)
 
     async def post(
         self,
@@ -195,7 +193,9 @@ class Host:
         def held(context: Context) -> None:
             report.finished = lambda: self.scheduler.unpark(context, report.ok)
 
-        return bool(await Park("held", held))
+        park = Park("held", held)
+        await park
+        return bool(park.outcome)
 
     def reset(self) -> None:
         """The device is reset: what it has not discarded yet it never will, and it says so."""
@@ -378,7 +378,7 @@ class Host:
             self.watcher.answered(report)
         now = self.clock.now
         # What is called knows the report: kept, each would be a circle for the garbage collector.
-        finished, report.finished = report.finished, _nothing
+        finished, report.finished = report.finished, nothing
         finished()
         # A spinner that polled has spent its own time, not the host's.
         self.clock.now = now

@@ -41,6 +41,7 @@ class Report:
 
     Attributes:
         descriptors: (first pfn, pages) of each.
+        pages: of all its blocks.
         next: the descriptor that the host works at.
         finished: called when it has worked through all.
         ok: the host took them.
@@ -61,6 +62,7 @@ class Report:
         "next",
         "ok",
         "overwritten",
+        "pages",
         "posted",
         "queued",
         "reset",
@@ -76,9 +78,10 @@ class Report:
         self.blocks = blocks
         self.cpu = cpu
         self.descriptors = _descriptors(blocks, joined)
+        self.pages = sum([pages for _, pages in self.descriptors])
         self.next = 0
         self.ok = True
-        self.finished: Callable[[], Any] = lambda: None
+        self.finished: Callable[[], Any] = nothing
         self.queued = True
         self.posted = False
         self.synchronous = False
@@ -86,10 +89,9 @@ class Report:
         self.arrived = False
         self.overwritten = False
 
-    @property
-    def pages(self) -> int:
-        """Pages of all its blocks."""
-        return sum(block.pages for block in self.blocks)
+
+def nothing() -> None:
+    """What a report calls at its end when nobody waits for it."""
 
 
 def _descriptors(blocks: Iterable[Block], joined: bool) -> list[tuple[int, int]]:

@@ -139,7 +139,7 @@ class Scheduler(Sections):
         if not delay_ns:
             # queue_delayed_work() without a delay uses no timer.
             context.parked = "ready"
-            self.make_ready(context, now)
+            self.processors.make_ready(context, now)
         else:
             context.parked = "timer"
             fires_ns = timer_fires_ns(now, delay_ns, self.timer_phase_ns)
@@ -162,4 +162,4 @@ class Scheduler(Sections):
         """The timer of a delayed task fires, unless the task was cancelled."""
         if context.parked == "timer":
             context.parked = "ready"
-            self.make_ready(context, self.clock.now)
+            self.processors.make_ready(context, self.clock.now)

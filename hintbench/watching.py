@@ -79,8 +79,21 @@ class Watcher:
 
     def __init__(self, checkers: Iterable[object]) -> None:
         self._checkers = tuple(checkers)
+        self._calls: dict[str, list[Callable[..., None]]] = {}
         for event, who in _listeners(tuple(type(each) for each in self._checkers)):
-            setattr(self, event, _join([getattr(self._checkers[at], event) for at in who]))
+            calls = self._calls[event] = [getattr(self._checkers[at], event) for at in who]
+            setattr(self, event, _join(calls))
+
+    def forget(self, checker: object) -> None:
+        """A checker has seen what it was to see: from now on it hears of flags only.
+
+        Args:
+            checker: one of them, perhaps in the middle of an event.
+        """
+        for calls in self._calls.values():
+            for at, call in enumerate(calls):
+                if getattr(call, "__self__", None) is checker:
+                    calls[at] = _nobody
 
     def wants(self, event: str) -> bool:
         """Whether any checker has a method for an event."""

@@ -35,7 +35,7 @@ class WorkloadSetting:
         zones: Names of the zones, by node and number; a name occurs once a node.
         operations: About how many operations the user wishes, or None for the workload's default.
             Workloads come in rounds that fit the guest's memory, so there may be more.
-        zone_pages: Managed pages of each of `zones`; may be empty when those are a PC's.
+        zone_pages: Managed pages of each of `zones`; may be empty when those are among a PC's.
     """
 
     memory_pages: int
@@ -52,8 +52,8 @@ class WorkloadSetting:
                 raise ParameterError(f"setting: {name} must be at least {least}")
         if self.operations is not None and not 1 <= self.operations <= MOST_OPERATIONS:
             raise ParameterError(f"setting: operations must be in 1..{MOST_OPERATIONS}")
-        as_on_a_pc = not self.zone_pages and self.zones == _PC_ZONES
-        if not as_on_a_pc and len(self.zone_pages) != len(self.zones):
+        as_on_a_pc = self.zones == tuple(zone for zone in _PC_ZONES if zone in self.zones)
+        if not (as_on_a_pc and not self.zone_pages) and len(self.zone_pages) != len(self.zones):
             raise ParameterError("setting: zone_pages must give the pages of each of zones")
 
     def pages_of(self, zone: str) -> int:
@@ -61,13 +61,15 @@ class WorkloadSetting:
         if self.zone_pages:
             named = zip(self.zones, self.zone_pages, strict=True)
             return sum(pages for name, pages in named if name == zone)
+        if zone not in self.zones:
+            return 0
         left = self.memory_pages
         for name, pages in _PC_ZONE_PAGES.items():
-            pages = min(pages, left)
+            pages = min(pages, left) if name in self.zones else 0
             if name == zone:
                 return pages
             left -= pages
-        return left if zone == "Normal" else 0
+        return left
 
     def describe(self) -> str:
         """Name the guest in a message."""

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 SCATTERLIST_BYTES = 32
 """sizeof(struct scatterlist) on x86-64 with CONFIG_NEED_SG_DMA_LENGTH."""
 MAX_PAGE_ORDER = 10
+_MIGRATETYPES = tuple(Migratetype)
 BUDGET_SHARE = 16
 """A pass makes calls for at most this part of a list, plus one."""
 
@@ -168,7 +169,10 @@ class PageReporting(Strategy):
             return True
         sgl: list[Block] = []  # the scatter list, which the kernel fills from its end
         for order in range(given.order, MAX_PAGE_ORDER + 1):
-            for migratetype in Migratetype:
+            for migratetype in _MIGRATETYPES:
+                # page_reporting_cycle() looks that way first: without the lock, for nothing.
+                if zone.list_empty(order, migratetype):
+                    continue
                 if not await self._cycle(zone, order, migratetype, sgl):
                     return False
         if not sgl:
@@ -181,8 +185,6 @@ class PageReporting(Strategy):
     async def _cycle(self, zone: Zone, order: int, migratetype: int, sgl: list[Block]) -> bool:
         """page_reporting_cycle(): one list; what does not fill the scatter list stays in it."""
         capacity, acknowledged = self.parameters.capacity, True
-        if zone.list_empty(order, migratetype):
-            return True
         await zone.lock.acquire()
         budget = -(-zone.nr_free[order] // (capacity * BUDGET_SHARE))
         rest: Block | None = None  # where the next search is to begin

@@ -6,7 +6,7 @@ cdef class Auditor(EventListener):
     cdef object complain
     cdef object notice
     cdef public object journal
-    cdef public int journal_kinds
+    cdef public list page_calls
     cdef public unsigned char[::1] owner
     cdef public unsigned int[::1] stamp
     cdef public unsigned char[::1] untold

@@ -45,8 +45,6 @@ else:
         REASON_ISOLATION,
     )
 
-ALL_KINDS = 0xFFFF
-"""Every kind of event, as a number with a bit for each."""
 OWNERS = ("nowhere", "on a free list", "on a per-CPU list or in transit", "in use", "isolated")
 """What is said of a page's owner, by its number (``OWNER_...`` in `hintbench.core.constants`)."""
 
@@ -68,7 +66,8 @@ class Auditor(EventListener):
         told_order: by page, 1 more than the order of the block there that the host has
             acknowledged and that has kept its identity since; 0: none.
         journal: called with events, for stories.
-        journal_kinds: which events, a bit for each kind (``1 << EVENT_...``).
+        page_calls: by kind of event (``EVENT_...``), tuples of what is called with (CPU, kind, pfn,
+            order); None when nothing is.
         allocations, frees, isolations, put_backs: events seen.
     """
 
@@ -86,7 +85,7 @@ class Auditor(EventListener):
         self.untold = memoryview(numpy.zeros(page_count, dtype=numpy.uint8))
         self.told_order = memoryview(numpy.zeros(page_count, dtype=numpy.uint8))
         self.journal = None
-        self.journal_kinds = ALL_KINDS
+        self.page_calls = None
         self.serial = 0
         self.events = 0
         self.allocations = 0
@@ -121,8 +120,12 @@ class Auditor(EventListener):
     ) -> cython.int:
         """Book one event of the history."""
         self.events += 1
-        if self.journal is not None and (self.journal_kinds >> kind) & 1:
+        if self.journal is not None:
             self.journal(time_ns, cpu, kind, pfn, order)
+        if self.page_calls is not None:
+            calls: tuple = self.page_calls[kind]
+            for call in calls:
+                call(cpu, kind, pfn, order)
         if kind == EVENT_LOCKED:
             return 0
         if kind == EVENT_ALLOCATED:

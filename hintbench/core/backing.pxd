@@ -4,7 +4,7 @@ from hintbench.core.measures cimport Integral
 
 cdef class Backing:
     cdef unsigned long long[::1] words
-    cdef unsigned char[::1] small_units
+    cdef unsigned char[::1] small_units, units_come_back
     cdef public bint huge_granule
     cdef VirtualClock clock
     cdef readonly Integral backed

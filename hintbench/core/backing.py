@@ -69,6 +69,7 @@ class Backing:
     ) -> None:
         self.words = memoryview(numpy.zeros(page_count >> 6, dtype=numpy.uint64))
         self.small_units = memoryview(numpy.zeros(page_count >> PAGEBLOCK_ORDER, numpy.uint8))
+        self.units_come_back = memoryview(numpy.zeros(page_count >> PAGEBLOCK_ORDER, numpy.uint8))
         total = 0
         for start, pages in present:
             total += pages
@@ -215,6 +216,7 @@ class Backing:
     def _back_unit(self, unit: cython.int) -> cython.int:
         """A whole 2 MiB unit comes back as one huge page."""
         index: cython.int
+        self.units_come_back[unit] = 1
         first: cython.int = unit * _WORDS_PER_UNIT
         for index in range(first, first + _WORDS_PER_UNIT):
             self.words[index] = _ALL
@@ -226,6 +228,10 @@ class Backing:
         if not self.huge_granule or self.small_units[unit]:
             return False
         return self.backed_pages(unit << PAGEBLOCK_ORDER, PAGEBLOCK_ORDER) == PAGEBLOCK_PAGES
+
+    def came_back_whole(self, pfn: int) -> bool:
+        """Whether a huge refault, for whichever page, brought the 2 MiB unit around one back."""
+        return bool(self.units_come_back[pfn >> PAGEBLOCK_ORDER])
 
     def _split(self, pfn: cython.int, order: cython.int) -> cython.int:
         """Part of what is mapped in these units is to go: they are mapped by small pages now."""
@@ -264,6 +270,8 @@ class Backing:
         index = pfn >> PAGEBLOCK_ORDER
         while index <= (pfn + (1 << order) - 1) >> PAGEBLOCK_ORDER:
             self.discarded_ns[index] = self.clock.now
+            if order >= PAGEBLOCK_ORDER:
+                self.units_come_back[index] = 0
             index += 1
         self.backed.change(self.clock.now, -taken)
         self.reclaimed.change(self.clock.now, taken)

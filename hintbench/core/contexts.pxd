@@ -6,7 +6,7 @@ from hintbench.core.locks cimport LockTimeline
 cdef class Park:
     cdef readonly str kind
     cdef readonly object register
-    cdef object outcome
+    cdef readonly object outcome
     cdef bint asked
 
 

@@ -43,6 +43,10 @@ class Park:
         kind: ``"sleep"`` gives the CPU away; ``"spin"`` keeps it busy; ``"held"`` means that the
             vCPU is out of the guest, where not even interrupts reach it.
         register: called with the context once it is parked.
+
+    Attributes:
+        outcome: what the wait came to, once it is over. It is not the value of the ``await``:
+            compiled, a StopIteration with a value costs a traceback.
     """
 
     def __init__(self, kind: str, register: "Callable[[Context], None]") -> None:
@@ -59,7 +63,7 @@ class Park:
 
     def __next__(self) -> "Park":
         if self.asked:
-            raise StopIteration(self.outcome)
+            raise StopIteration
         self.asked = True
         return self
 

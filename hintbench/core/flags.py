@@ -59,7 +59,9 @@ class UnitFlags:
         self.watcher = None
         self.split = None
         lines = (page_count >> order >> _LINE_ORDER) + 1
-        self.writers = memoryview(numpy.full(lines, _NOBODY, dtype=numpy.int16))
+        writers = numpy.empty(lines, dtype=numpy.int16)
+        writers.fill(_NOBODY)
+        self.writers = memoryview(writers)
         self.units = memoryview(numpy.zeros((page_count >> order) + 1, dtype=numpy.uint8))
 
     def any_set(self, pfn: cython.int, order: cython.int) -> cython.int:

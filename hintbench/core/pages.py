@@ -59,7 +59,9 @@ class Pages:
         self.state = memoryview(numpy.zeros(page_count, dtype=numpy.uint8))
         blocks = page_count >> PAGEBLOCK_ORDER
         self.pageblock_type = memoryview(numpy.ones(blocks, dtype=numpy.uint8))
-        self.pageblock_cpu = memoryview(numpy.full(blocks, -1, dtype=numpy.int16))
+        nobody = numpy.empty(blocks, dtype=numpy.int16)
+        nobody.fill(-1)
+        self.pageblock_cpu = memoryview(nobody)
 
     def new_lists(self, count: cython.int) -> cython.int:
         """Make ``count`` empty lists; the number of the first is returned, the rest follow it."""

@@ -15,7 +15,7 @@ cdef class Processors:
     cdef long long interrupt_ns, switch_ns
     cdef readonly list cpus, hooks
     cdef readonly long long interrupts_taken
-    cdef int make_ready(self, Context context, long long at_ns) except -1
+    cpdef int make_ready(self, Context context, long long at_ns) except -1
     cdef int _ready(self, Context context) except -1
     cdef int _dispatch(self, Context context) except -1
     cdef int _save_tape(self, int number) except -1

@@ -44,7 +44,6 @@ cdef class CoreScheduler:
     cdef int _wait(self, Context context, object request) except -1
     cdef bint holds_zone_lock(self, Context context) except -1
     cpdef int come_back(self, Context context, long long at_ns) except -1
-    cpdef int make_ready(self, Context context, long long at_ns) except -1
     cdef int _turn(self, Context context) except -1
     cdef int _finished(self, Context context) except -1
     cpdef int dismiss(self, Context context) except -1

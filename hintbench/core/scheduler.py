@@ -1,8 +1,7 @@
 """Contexts in virtual time: who waits for what, and who goes on.
 
-The core calls a :class:`CoreScheduler` when a hook returns a coroutine; the event queue calls it
-for everything else.  Which of several contexts has a vCPU is decided in
-:mod:`hintbench.core.processors`.
+The core calls a :class:`CoreScheduler` when a hook returns a coroutine, the event queue otherwise.
+Which of several contexts has a vCPU is decided in :mod:`hintbench.core.processors`.
 """
 
 from typing import Any
@@ -300,10 +299,6 @@ class CoreScheduler:
         self.simulation.schedule(at_ns, context.rank_of(), context.cpu, Turn(self, context))
         return 0
 
-    def make_ready(self, context: Context, at_ns: cython.longlong) -> cython.int:
-        """A task wants its CPU from ``at_ns`` on."""
-        return self.processors.make_ready(context, at_ns)
-
     def _turn(self, context: Context) -> cython.int:
         """A task's or interrupt's turn in the event queue."""
         delay_ns: cython.longlong
@@ -346,7 +341,7 @@ class CoreScheduler:
 
         Args:
             context: it.
-            outcome: the value of its ``await``.
+            outcome: what its wait came to.
             at_ns: when; now if None.
         """
         kind: str = context.parked

@@ -87,8 +87,12 @@ class Simulation:
         self.latencies = Latencies()
         self.hooks = hooks
         self.driver = driver
-        self.slots = memoryview(numpy.full(max(slots, 1), SLOT_EMPTY, dtype=numpy.int32))
-        indices = numpy.full(pages.page_count >> MAX_PAGE_ORDER, 255, dtype=numpy.uint8)
+        # Explored runs are so short that numpy.full(), which is Python, would show.
+        empty = numpy.empty(max(slots, 1), dtype=numpy.int32)
+        empty.fill(SLOT_EMPTY)
+        self.slots = memoryview(empty)
+        indices = numpy.empty(pages.page_count >> MAX_PAGE_ORDER, dtype=numpy.uint8)
+        indices.fill(255)
         for zone in zones:
             first = zone.start_pfn >> MAX_PAGE_ORDER
             indices[first : ((zone.end_pfn - 1) >> MAX_PAGE_ORDER) + 1] = zone.index

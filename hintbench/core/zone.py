@@ -394,3 +394,14 @@ class Zone(FreeLists):
     def _complain(self, rule: str, message: str) -> None:
         if self.violate is not None:
             self.violate(rule, message)
+
+
+def dismantle(zone: Zone) -> None:
+    """The run is over: let go of whoever knows the zone, so that it goes when it is let go of.
+
+    Left alone, zone and block would keep each other, and with them the arrays of all pages, until
+    a garbage collection.
+    """
+    zone.hooks = zone.violate = zone.torn = zone.refuse_isolation = None
+    zone.last_block = None
+    zone.lock.observer = zone.lock.taken_in_place = None

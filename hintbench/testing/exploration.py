@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -25,8 +25,10 @@ Key = TypeVar("Key")
 
 DEPTH_FIRST: Final = 400
 """How many schedules a depth-first search tries: all with one preemption, some with two."""
-COLLECT_EVERY: Final = 64
-"""Runs between two collections of garbage: a run is a knot of references to large arrays."""
+COLLECT_EVERY: Final = 256
+"""Runs between two collections of garbage, of which a run that was dismantled leaves little."""
+DRAWN_AHEAD: Final = 16
+"""So many scenarios are drawn in one go: what draws them is in the caches for all but the first."""
 
 
 @dataclass(slots=True)
@@ -189,8 +191,15 @@ def run_scenario(
     if attach is not None:
         attach(run)
         return run.explore()
+    run.origins = journal is not None or told is not None
     outcome = run.explore()
     run.dismantle()
+    if outcome.forgotten and journal is None and told is None:
+        # Keeping the line of every coroutine costs a schedule a tenth; few need them.
+        run = ExploredRun(make(), scenario, checkers, tolerated, races=races)
+        run.stop_at = stop_at
+        outcome = run.explore()
+        run.dismantle()
     if outcome.forgotten and not outcome.error:
         # With nothing that ends it before its end, it shows whether there is an await to come.
         run = ExploredRun(make(), scenario, checkers, frozenset(RULES))
@@ -218,9 +227,15 @@ def explore(
         stop: stop at the first violation that the strategy does not declare.
         before: called with each seed before its scenario is run; False ends the exploration.
     """
-    kernels = type(make()).kernels
-    scenarios = ((seed, draw_scenario(seed, kernels)) for seed in seeds)
+    scenarios = _drawn_ahead(seeds, type(make()).kernels)
     return explore_scenarios(make, scenarios, seconds=seconds, stop=stop, before=before)
+
+
+def _drawn_ahead(seeds: Iterable[int], kernels: tuple[str, ...]) -> Iterator[tuple[int, Scenario]]:
+    """Scenarios with their seeds, a few of which are drawn at once."""
+    left = iter(seeds)
+    while some := list(islice(left, DRAWN_AHEAD)):
+        yield from [(seed, draw_scenario(seed, kernels)) for seed in some]
 
 
 def search_depth_first(

@@ -14,15 +14,13 @@ from hintbench.core import machine as core_machine
 from hintbench.core.audit import Auditor
 from hintbench.core.constants import EVENT_ISOLATED, ROLE_HOOK
 from hintbench.core.preemption import EndlessRunError
-from hintbench.core.processors import as_coroutine
 from hintbench.core.tearing import Tear
 from hintbench.errors import HintbenchError, PluginError, TaskLeakError
 from hintbench.forgotten import forgotten_awaits
-from hintbench.runner import STOP_LIMIT_NS
 from hintbench.testing.checker import Checker
+from hintbench.testing.endings import EndedRun
 from hintbench.testing.faults import IN_HAND, Faults
 from hintbench.testing.integrity import Seal
-from hintbench.testing.nested import NestedRun
 from hintbench.testing.outcome import RACE, Outcome, ScheduleStoppedError, Violation
 from hintbench.testing.scenario import Scenario
 from hintbench.watching import Watcher
@@ -35,15 +33,11 @@ __all__ = ["RACE", "Checker", "ExploredRun", "Outcome", "ScheduleStoppedError", 
 
 LATE_LIMIT_NS: Final = 10_000_000_000
 """How long after the stop something may still happen that should not [virtual ns]."""
-SPIN_LIMIT_NS: Final = 500_000_000
-"""Longer than any host of an explored run takes for a report, faults included [virtual ns]."""
-FIRST_LOOK_NS: Final = 1_000_000
-"""How soon after the last operation it is asked whether all is told, then ever later."""
 EVENT_KINDS: Final = 16
 """More than there are kinds of events in the history."""
 
 
-class ExploredRun(NestedRun):
+class ExploredRun(EndedRun):
     """A run of a scenario under observation.
 
     Args:
@@ -62,6 +56,7 @@ class ExploredRun(NestedRun):
         stopped: guest_stopping has ended.
         dropped_blocks: pfn and order of the blocks whose hints the strategy said it dropped.
         stopping_ns: when it was told to stop; None before.
+        origins: keep the line of every coroutine, to name that of a forgotten await.
     """
 
     flag_meanings = ("in-flight",)
@@ -79,6 +74,7 @@ class ExploredRun(NestedRun):
     ) -> None:
         super().__init__(strategy, scenario, tolerated, told)
         self.claims = strategy.claims()
+        self.origins = True
         self.settled = False
         self.stopped = False
         self.dropped_blocks: set[tuple[int, int]] = set()
@@ -93,7 +89,8 @@ class ExploredRun(NestedRun):
         self.checkers = [checker(self) for checker in checkers]
         self.races: list[Race] = [race(self) for race in races]
         self.checkers += self.races
-        self.auditor.journal = self._journal(journal)
+        self.auditor.journal = journal
+        self._follow_pages()
         if any(fault.kind in IN_HAND for fault in scenario.faults):
             # An attribute, so that other runs do not hear of every mark.
             self.flag_set = self._marked
@@ -113,7 +110,7 @@ class ExploredRun(NestedRun):
 
     def explore(self) -> Outcome:
         """Run it to its end, or to the first violation that is not tolerated."""
-        with forgotten_awaits() as forgotten:
+        with forgotten_awaits(origins=self.origins) as forgotten:
             try:
                 certain = self._to_its_end(forgotten)
             finally:
@@ -188,92 +185,6 @@ class ExploredRun(NestedRun):
     def _follow(self) -> None:
         """Nothing is measured here."""
 
-    def _stop(self) -> None:
-        """Ask at the moment when guest_stopping has ended what it leaves behind."""
-        stopping = self.bound.get("guest_stopping")
-        if stopping is None:
-            self._stopped()
-        else:
-
-            async def stop(guest: Any) -> None:
-                await as_coroutine(lambda: stopping(guest))
-                self._stopped()
-
-            self.bound["guest_stopping"] = stop
-        super()._stop()
-
-    def _stopped(self) -> None:
-        for checker in self.checkers:
-            checker.at_stopped()
-
-    def _leaked(self, error: TaskLeakError) -> None:
-        """Tasks do not end: perhaps they wait for what another rule knows to be lost."""
-        try:
-            self._look_for_spinners()
-            for checker in self.checkers:
-                checker.at_stuck()
-        except ScheduleStoppedError:
-            pass
-        known = ("returned", "completion-once", "progress-under-spin")
-        if self.outcome.counts.keys().isdisjoint(known):
-            self._quietly("teardown", str(error), "tasks")
-
-    def _settle(self, end_ns: int) -> int:
-        """Let the guest idle for as long as the strategy claims to need, or until it is done."""
-        bound_ns = self.claims.liveness_bound_ns
-        simulation = self.machine.simulation
-        limit_ns = end_ns + (bound_ns if bound_ns is not None else STOP_LIMIT_NS)
-        pause_ns = FIRST_LOOK_NS
-        until_ns = end_ns
-        while until_ns < limit_ns:
-            until_ns = min(until_ns + pause_ns, limit_ns)
-            pause_ns *= 4
-            core_machine.run_until(simulation, until_ns)
-            if self._idle():
-                break
-        simulation.clock.now = max(until_ns, simulation.clock.now)
-        self.settled = True
-        self._look_for_spinners()
-        for checker in self.checkers:
-            checker.at_settled()
-        return int(simulation.clock.now)
-
-    def _look_for_spinners(self) -> None:
-        """Whoever has spun for so long will never stop, and holds up what others have to do.
-
-        Raises:
-            ScheduleStoppedError: somebody has, and the strategy does not declare it.
-        """
-        now = int(self.machine.clock.now)
-        for each in self._spinning():
-            if now - each.parked_at > SPIN_LIMIT_NS:
-                text = f"{each.name} on CPU {each.cpu} has spun since {each.parked_at:,} ns"
-                self.violate("progress-under-spin", text, "deadlock")
-
-    def _spinning(self) -> list[Any]:
-        """Everybody who spins now."""
-        interrupts = (cpu.interrupt for cpu in self.scheduler.processors.cpus)
-        contexts = [*self.scheduler.hooks, *self.scheduler.contexts, *interrupts]
-        return [each for each in contexts if each is not None and each.parked == "spin"]
-
-    def _idle(self) -> bool:
-        """Whether all that could be told is told, and nothing is under way.
-
-        Who claims no time gets what a run's end has, or until no huge page is untold.
-        """
-        from hintbench.testing.untold import untold_blocks, untold_huge_pages
-
-        flags = self.guest.flag_sets.values()
-        untold = untold_blocks(self)
-        if self.claims.liveness_bound_ns is None and not self.claims.reports_nothing:
-            untold = untold_huge_pages(self)
-        return (
-            not any(zone.isolated_pages for zone in self.machine.zones)
-            and not any(each.count for each, meaning in flags if meaning == "in-flight")
-            and not self.guest.host.has_completions
-            and next(untold, None) is None
-        )
-
     def _attach(self, hooks: Any) -> None:
         super()._attach(hooks)
         for name in ("page_freeing", "block_merged", "block_freed", "block_taken"):
@@ -298,75 +209,24 @@ class ExploredRun(NestedRun):
 
         point.function = called
 
-    def _stuck(self) -> HintbenchError:
-        """Nothing can go on: a spinner that nobody ends is a rule of its own."""
-        error = super()._stuck()
-        if spinning := self._spinning():
-            names = ", ".join(f"{each.name} on CPU {each.cpu}" for each in spinning)
-            self._quietly("progress-under-spin", f"{names} spin for ever", "deadlock")
-        for checker in self.checkers:
-            checker.at_stuck()
-        return error
-
-    def _abandon(self) -> None:
-        """Close what is still suspended, so that none of it runs during the next schedule."""
-        self.dead = True
-        cpus = self.scheduler.processors.cpus
-        contexts = [*self.scheduler.contexts, *self.scheduler.hooks]
-        contexts += [cpu.interrupt for cpu in cpus]
-        for context in contexts:
-            if context is None:
-                continue
-            try:
-                context.coroutine.close()
-            except (Exception, ScheduleStoppedError):
-                # The run is over; what its plugin does on the way out concerns nobody.
-                continue
-
-    def dismantle(self) -> None:
-        """Take the run apart: it is a knot of references, and looking for those costs a tenth."""
-        machine, guest, scheduler = self.machine, self.guest, self.scheduler
-        simulation: Any = machine.simulation
-        simulation.hooks = simulation.driver = None
-        simulation.events.clear()
-        zones: list[Any] = machine.zones
-        for zone in zones:
-            zone.hooks = zone.violate = zone.torn = zone.refuse_isolation = None
-            zone.lock.observer = zone.lock.taken_in_place = None
-        clock: Any = machine.clock
-        clock.digest.listener = None
-        for flags, _ in guest.flag_sets.values():
-            known: Any = flags
-            known.guest = known.on_clear = known.watcher = known.split = None
-        scheduler.dismantle()
-        parts = (*self.checkers, guest.host, guest, scheduler.rules)
-        for part in (*parts, scheduler, self.threads, self.faults, self.watcher, machine, self):
-            part.__dict__.clear()
-
     # -- what happens ----------------------------------------------------------------------------
 
-    def _journal(
-        self, listener: Callable[[int, int, int, int, int], None] | None
-    ) -> Callable[[int, int, int, int, int], None] | None:
-        """Hand every event of the history to whoever tells a story and to the races."""
-        calls: list[list[Any]] = [[] for _ in range(EVENT_KINDS)]
+    def _follow_pages(self) -> None:
+        """Have the auditor call each race for the events of its kinds."""
+        calls: list[tuple[Any, ...]] = [()] * EVENT_KINDS
         for race in self.races:
             for kind in race.kinds:
-                calls[kind].append(race.page_event)
-        if not any(calls):
-            return listener
-        if listener is None:
-            self.auditor.journal_kinds = sum(
-                1 << kind for kind in range(EVENT_KINDS) if calls[kind]
-            )
+                calls[kind] += (race.page_event,)
+        if any(calls):
+            self.auditor.page_calls = calls
 
-        def event(time_ns: int, cpu: int, kind: int, pfn: int, order: int) -> None:
-            if listener is not None:
-                listener(time_ns, cpu, kind, pfn, order)
-            for call in calls[kind]:
-                call(cpu, kind, pfn, order)
-
-        return event
+    def provoked(self, race: Race, pfn: int = 0, pages: int = 0) -> None:
+        """A race has happened: it need not see any more."""
+        super().provoked(race, pfn, pages)
+        self.watcher.forget(race)
+        calls = self.auditor.page_calls
+        for kind in race.kinds if calls is not None else ():
+            calls[kind] = tuple(call for call in calls[kind] if call.__self__ is not race)
 
     def _complain(self, rule: str, kind: str, text: str, pfn: int, pages: int) -> None:
         self.violate(rule, text, kind, pfn, pages)

@@ -40,7 +40,11 @@ class Seal:
             where: {name for name in vars(part) if callable(getattr(type(part), name, None))}
             for where, part in self._parts.items()
         }
-        self._methods = {type(part): dict(vars(type(part))) for part in self._parts.values()}
+        # As tuples these are taken and compared in a microsecond, by identity.
+        self._methods = [
+            (kind, tuple(vars(kind)), tuple(vars(kind).values()))
+            for kind in map(type, self._parts.values())
+        ]
 
     @staticmethod
     def _of(zone: Any) -> tuple[Any, ...]:
@@ -60,10 +64,10 @@ class Seal:
                 shadows = callable(getattr(type(part), name, None))
                 if shadows and name not in self._own[where]:
                     return f"{where}.{name}"
-        for kind, members in self._methods.items():
-            if vars(kind) == members:
+        for kind, names, values in self._methods:
+            if tuple(vars(kind).values()) == values:
                 continue
-            for name, value in members.items():
+            for name, value in zip(names, values, strict=True):
                 if callable(value) and vars(kind).get(name) is not value:
                     return f"{kind.__name__}.{name}"
         return ""

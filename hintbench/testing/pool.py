@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.sharedctypes import RawArray
 from typing import Any, Final
 
 from hintbench.testing.subjects import Subject
@@ -34,9 +35,11 @@ _START_SECONDS: Final = 60.0
 class _Worker:
     process: BaseProcess
     connection: Connection[Any, Any]
-    deadline: float
+    begun: Any
+    deadline: float = 0.0
     task: str = ""
     seed: int | None = None
+    known: int = 0
     patience_seconds: float = SILENCE_SECONDS
     ends: float = math.inf
 
@@ -82,8 +85,9 @@ class Pool:
         self._workers = [self._start() for _ in range(size)]
 
     def _start(self, hash_seed: int | None = None) -> _Worker:
-        process, connection = start_worker(work, self.subject, hash_seed=hash_seed)
-        return _Worker(process, connection, 0.0)
+        begun = RawArray("q", 2)
+        process, connection = start_worker(work, self.subject, begun, hash_seed=hash_seed)
+        return _Worker(process, connection, begun)
 
     def run_in_several(self, task: Task) -> list[Any]:
         """Have two processes do the same in which hash() of a text differs; their answers."""
@@ -125,6 +129,8 @@ class Pool:
             while waiting and idle and not self.error:
                 number, task = waiting.pop(0)
                 worker = idle.pop()
+                # What it began last for the task before belongs to that.
+                self._look(worker)
                 worker.begin(task, self.silence_seconds)
                 worker.deadline = time.monotonic() + _START_SECONDS
                 worker.connection.send(task)
@@ -160,17 +166,13 @@ class Pool:
 
     def _listen(self, worker: _Worker) -> tuple[bool, Any]:
         """Take what a worker has to say: (whether it is done, its answer)."""
+        self._look(worker)
         try:
             while worker.connection.poll():
                 what, value = worker.connection.recv()
                 worker.deadline = time.monotonic() + self.silence_seconds
                 if what == "begun":
                     worker.deadline = time.monotonic() + worker.patience_seconds
-                elif what == "seed":
-                    worker.seed, worker.patience_seconds = value, self.silence_seconds
-                    self._begun += 1
-                    if self._on_progress is not None:
-                        self._on_progress(self._begun)
                 elif what == "failed":
                     self.error = self.error or value
                     return True, None
@@ -178,6 +180,7 @@ class Pool:
                     return True, value
         except (EOFError, OSError):
             worker.process.join(SECONDS_TO_END)
+            self._look(worker)
             code = worker.process.exitcode
             self._give_up(worker, f"its process ended with status {code}")
             return True, None
@@ -188,6 +191,18 @@ class Pool:
             self._give_up(worker, f"does not come back within {worker.patience_seconds:.0f} s")
             return True, None
         return False, None
+
+    def _look(self, worker: _Worker) -> None:
+        """See how far a worker has come, without a word from it."""
+        count, seed = worker.begun
+        if count == worker.known:
+            return
+        self._begun += count - worker.known
+        worker.known, worker.seed = count, seed
+        worker.patience_seconds = self.silence_seconds
+        worker.deadline = time.monotonic() + self.silence_seconds
+        if self._on_progress is not None:
+            self._on_progress(self._begun)
 
     def _give_up(self, worker: _Worker, why: str) -> None:
         where = f" (schedule {worker.seed})" if worker.seed is not None else ""

@@ -167,11 +167,25 @@ class ScenarioWorkload:
 
     def program(self, setting: Any) -> Program:
         """The tapes."""
-        blocks = self.operations.tapes(setting.vcpus)
-        slots = 1
-        if len(self.operations):
-            slots += int(self.operations.value[self.operations.on_slots].max(initial=0))
+        slots, blocks = _prepared(self.operations, setting.vcpus)
         return Program(slots, tuple(iter((block,)) for block in blocks), len(self.operations))
+
+
+_last_prepared: list[tuple[Operations, int, tuple[int, list[OperationBlock]]]] = []
+"""The operations prepared last, for so many vCPUs: scenarios in a row share them."""
+
+
+def _prepared(operations: Operations, vcpus: int) -> tuple[int, list[OperationBlock]]:
+    """How many slots operations use, and one block of them a vCPU, which nobody changes."""
+    for known, cpus, prepared in _last_prepared:
+        if known is operations and cpus == vcpus:
+            return prepared
+    slots = 1
+    if len(operations):
+        slots += int(operations.value[operations.on_slots].max(initial=0))
+    prepared = slots, operations.tapes(vcpus)
+    _last_prepared[:] = [(operations, vcpus, prepared)]
+    return prepared
 
 
 def join(parts: Sequence[Operations]) -> Operations:

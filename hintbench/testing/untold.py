@@ -10,10 +10,10 @@ from hintbench.testing.faults import HINDERS_TELLING
 
 if TYPE_CHECKING:
     from hintbench.core.zone import Zone
-    from hintbench.testing.explored import ExploredRun
+    from hintbench.testing.endings import EndedRun
 
 
-def untold_blocks(run: ExploredRun) -> Iterator[tuple[int, int]]:
+def untold_blocks(run: EndedRun) -> Iterator[tuple[int, int]]:
     """Free blocks that the strategy should have told by now: pfn and order of each.
 
     Args:
@@ -30,7 +30,7 @@ def untold_blocks(run: ExploredRun) -> Iterator[tuple[int, int]]:
         yield from _untold_in(run, zone, claims.min_order)
 
 
-def untold_huge_pages(run: ExploredRun) -> Iterator[tuple[int, int]]:
+def untold_huge_pages(run: EndedRun) -> Iterator[tuple[int, int]]:
     """Free blocks that any strategy would be expected to tell, given the time.
 
     Args:
@@ -40,7 +40,7 @@ def untold_huge_pages(run: ExploredRun) -> Iterator[tuple[int, int]]:
         yield from _untold_in(run, zone, PAGEBLOCK_ORDER)
 
 
-def _untold_in(run: ExploredRun, zone: Zone, min_order: int) -> Iterator[tuple[int, int]]:
+def _untold_in(run: EndedRun, zone: Zone, min_order: int) -> Iterator[tuple[int, int]]:
     """Free blocks of a zone, well above its min watermark, that were freed and not told since."""
     now = run.machine.clock.now
     blocks = zone.free_blocks(min_order)

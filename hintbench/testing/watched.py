@@ -98,16 +98,17 @@ class WatchedRun(Run):
             rule, kind, text, time_ns, clock.cpu, where, pfn, pages, locks, self._line()
         )
 
-    def provoked(self, name: str, text: str, pfn: int = 0, pages: int = 0) -> None:
+    def provoked(self, race: Race, pfn: int = 0, pages: int = 0) -> None:
         """A race has happened that was looked for.
 
         Raises:
             ScheduleStoppedError: the run was to end with it.
         """
+        name = race.name
         if self.dead or name in self.outcome.races:
             return
-        self.outcome.races[name] = self._violation(RACE, text, name, pfn, pages)
-        self.tell("race", text)
+        self.outcome.races[name] = self._violation(RACE, race.text, name, pfn, pages)
+        self.tell("race", race.text)
         if self.stop_at == (RACE, name):
             raise ScheduleStoppedError
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 import warnings
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -23,6 +24,8 @@ MEMORY_LIMIT_BYTES: Final = 2 << 30
 """Address space of a worker: a strategy that floods memory meets MemoryError, not the OOM killer
 of the machine that checks it."""
 _NEVER_SECONDS: Final = 3_600
+_SECONDS_BETWEEN_LOOKS: Final = 0.01
+"""How often a worker that explores looks whether it is to stop [wall s]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +45,21 @@ class Told:
     size: int
 
 
-def work(connection: Connection[Any, Any], subject: Subject) -> None:
+def work(connection: Connection[Any, Any], subject: Subject, begun: Any) -> None:
     """Body of a worker: do one task after the other until there are no more.
 
     Each task is a method name of `_Tasks` and its arguments; the answer is ("done", result) or
-    ("failed", sentence), and while exploring ("seed", n) before each scenario.
+    ("failed", sentence).
+
+    Args:
+        connection: to whoever asks.
+        subject: which strategy.
+        begun: two numbers in memory that both share: how many scenarios have been begun, and the
+            seed of the last. A message for each would take a tenth of a scenario's time.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _keep_to_itself()
-    tasks = _Tasks(connection, subject)
+    tasks = _Tasks(connection, subject, begun)
     try:
         while (task := connection.recv()) is not None:
             name, arguments = task
@@ -76,13 +85,20 @@ def work(connection: Connection[Any, Any], subject: Subject) -> None:
 class _Tasks(Tasks):
     """The tasks of a check, and what its counterexamples need."""
 
-    def __init__(self, connection: Connection[Any, Any], subject: Subject) -> None:
+    def __init__(self, connection: Connection[Any, Any], subject: Subject, begun: Any) -> None:
         super().__init__(subject.maker, self._before)
         self.connection = connection
         self.subject = subject
+        self.begun = begun
+        self.look_at = 0.0
 
     def _before(self, seed: int) -> bool:
-        self.connection.send(("seed", seed))
+        self.begun[1] = seed
+        self.begun[0] += 1
+        now = time.monotonic()
+        if now < self.look_at:
+            return True
+        self.look_at = now + _SECONDS_BETWEEN_LOOKS
         # Anything that is sent to a busy worker means: enough.
         return not self.connection.poll()
 

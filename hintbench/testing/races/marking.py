@@ -6,6 +6,7 @@ Source: reference strategies, bitmap-and-spin.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hintbench.core.constants import EVENT_ALLOCATED, EVENT_FREED, EVENT_RETURNED, EVENT_TAKEN
@@ -25,9 +26,9 @@ class MarkingRace(Race):
         super().__init__(run)
         self.taken: dict[int, tuple[int, int]] = {}
 
-    @property
+    @cached_property
     def mid(self) -> UnitFlags:
-        """The flag that says that a unit is in flight."""
+        """The flag that says that a unit is in flight: once the guest has started, the same."""
         flags: UnitFlags = self.strategy.mid
         return flags
 
@@ -40,7 +41,8 @@ class MarkingRace(Race):
 
     def note_taken(self, cpu: int, pfn: int, order: int) -> None:
         """Keep `taken`: order-0 pages out of marked units, with who took them, after what."""
-        if not order and self.mid.test(pfn):
+        # Mostly nothing is in flight.
+        if not order and self.mid.count and self.mid.test(pfn):
             self.taken[pfn] = cpu, self.run.auditor.allocations
 
 

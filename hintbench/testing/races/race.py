@@ -45,7 +45,7 @@ class Race(Checker):
     def happened(self, pfn: int = 0, pages: int = 0) -> None:
         """It happens now."""
         if self.name not in self._provoked:
-            self.run.provoked(self.name, self.text, pfn, pages)
+            self.run.provoked(self, pfn, pages)
 
     @property
     def current(self) -> Context | None:

@@ -1,6 +1,8 @@
 """flag-truth: what the strategy believes to be told is what the host does not back.
 
-Looked at whenever a flag that means "told" is set, and when the workload has ended.
+Looked at whenever a flag that means "told" is set, and when the workload has ended. A host with
+granules of 2 MiB brings a whole unit back when one of its pages is touched: what a strategy
+believes of smaller units is not judged there, for no guest can know.
 
 Source: kernel-facts trap 6: what merge, split and allocation forget differs between strategies.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hintbench.core.constants import PAGEBLOCK_ORDER
 from hintbench.testing.explored import Checker
 
 if TYPE_CHECKING:
@@ -35,7 +38,10 @@ class RuleChecker(Checker):
                     self._look(flags, unit)
 
     def _look(self, flags: UnitFlags, unit: int) -> None:
-        backed = self.run.machine.backing.count_backed(unit, flags.order)
+        backing = self.run.machine.backing
+        if flags.order < PAGEBLOCK_ORDER and backing.came_back_whole(unit):
+            return
+        backed = backing.count_backed(unit, flags.order)
         if backed:
             self.violate(
                 f"unit {unit:#x} is marked {flags.name}, but the host backs {backed} of its pages",

@@ -103,8 +103,8 @@ class RuleChecker(Checker):
     def _owned(self, pfn: int, pages: int) -> bool:
         return (
             self.run.auditor.owner_of(pfn, pages, OWNER_STRATEGY) < 0
+            or (bool(self.marked) and self._marked(pfn, pages))
             or is_held(self.run, pfn, pages)
-            or self._marked(pfn, pages)
         )
 
     def _carried(self, context: Context | None, pfn: int, pages: int) -> bool:
@@ -116,11 +116,13 @@ class RuleChecker(Checker):
 
     def _marked(self, pfn: int, pages: int) -> bool:
         for name, (flags, meaning) in self.run.guest.flag_sets.items():
+            if meaning != "in-flight":
+                continue
             unit_pages = 1 << flags.order
-            if meaning == "in-flight" and all(
-                (name, unit) in self.marked and flags.test(unit)
-                for unit in range(pfn & -unit_pages, pfn + pages, unit_pages)
-            ):
+            for unit in range(pfn & -unit_pages, pfn + pages, unit_pages):
+                if (name, unit) not in self.marked or not flags.test(unit):
+                    break
+            else:
                 return True
         return False
 
