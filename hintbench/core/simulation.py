@@ -61,6 +61,7 @@ class Simulation:
     Attributes:
         fast_path: whether :mod:`hintbench.core.fastpath` and :mod:`hintbench.core.directpath` may
             be taken; the results are the same.
+        stepping: the vCPU whose step is under way; -1: none, an event's perhaps.
         direct_orders: a bit for each order that the per-CPU lists do not hold.
     """
 
@@ -98,6 +99,7 @@ class Simulation:
         self.sequence = 0
         self.clearing = 0
         self.running = 0
+        self.stepping = -1
         self.progress = 0
         self.last_ns = 0
         self.fast_path = True
@@ -195,7 +197,21 @@ class Simulation:
                 self.next_event_ns = self.events[0][0]
                 return 0
         self.clock.now = at_ns
+        self.stepping = -1
         event[4]()
+        return 0
+
+    def check_stepping(self) -> cython.int:
+        """Others may be stepped inside a vCPU's step, but not that vCPU.
+
+        Raises:
+            RuntimeError: its clock is still among those that are compared.
+        """
+        if self.stepping >= 0 and self.winner.keys[self.stepping] < NEVER:
+            raise RuntimeError(
+                f"vCPU {self.stepping} is being stepped already, and cannot be stepped inside that"
+                " step: put its clock off first"
+            )
         return 0
 
     # -- hooks ----------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hintbench.core import machine as core_machine
 from hintbench.core.audit import Auditor
-from hintbench.core.constants import EVENT_ISOLATED, ROLE_HOOK
+from hintbench.core.constants import EVENT_ISOLATED
 from hintbench.core.preemption import EndlessRunError
 from hintbench.core.processors import as_coroutine
 from hintbench.core.tearing import Tear
@@ -20,9 +20,9 @@ from hintbench.errors import HintbenchError, PluginError, TaskLeakError
 from hintbench.forgotten import forgotten_awaits
 from hintbench.runner import STOP_LIMIT_NS
 from hintbench.testing.checker import Checker
-from hintbench.testing.faults import IN_HAND, Faults
+from hintbench.testing.faults import AT_RESTORE, IN_HAND, Faults
 from hintbench.testing.integrity import Seal
-from hintbench.testing.nested import NestedRun
+from hintbench.testing.nested import MOST_NESTED, SPIN_LIMIT_NS, NestedRun
 from hintbench.testing.outcome import RACE, Outcome, ScheduleStoppedError, Violation
 from hintbench.testing.scenario import Scenario
 from hintbench.watching import Watcher
@@ -35,8 +35,6 @@ __all__ = ["RACE", "Checker", "ExploredRun", "Outcome", "ScheduleStoppedError", 
 
 LATE_LIMIT_NS: Final = 10_000_000_000
 """How long after the stop something may still happen that should not [virtual ns]."""
-SPIN_LIMIT_NS: Final = 500_000_000
-"""Longer than any host of an explored run takes for a report, faults included [virtual ns]."""
 FIRST_LOOK_NS: Final = 1_000_000
 """How soon after the last operation it is asked whether all is told, then ever later."""
 EVENT_KINDS: Final = 16
@@ -97,6 +95,8 @@ class ExploredRun(NestedRun):
         if any(fault.kind in IN_HAND for fault in scenario.faults):
             # An attribute, so that other runs do not hear of every mark.
             self.flag_set = self._marked
+        if any(fault.kind == AT_RESTORE for fault in scenario.faults):
+            self.scheduler.restored = self._interrupts_on
         self.watcher = Watcher((*self.checkers, self))
         self.guest.watcher = self.watcher
         self.guest.host.watcher = self.watcher
@@ -386,11 +386,19 @@ class ExploredRun(NestedRun):
     def flag_cleared(self, flags: Any, pfn: int, order: int) -> None:
         """An event of the watcher's: a mark is gone, which other CPUs may see before any more.
 
-        Not in a hook: whatever called it in the core goes on with the lists that it had before.
+        Not when a spinner has polled inside an event of the host's: that event is earlier than what
+        the spinner would be preempted for, and nobody may go on in the past of others.
         """
         current = self.scheduler.current
-        if not self.dead and current is not None and current.role != ROLE_HOOK:
+        if not self.dead and (current is None or not current.parked):
             self._preempt("what follows the clearing of a mark")
+
+    def _interrupts_on(self) -> None:
+        """A section with interrupts off has ended: one that waited comes before anything else."""
+        if self.dead or self.depth >= MOST_NESTED or self.interrupts_off:
+            return
+        if self.faults.at_restore():
+            self._run_others(0)
 
     def discarded(self, pfn: int, pages: int) -> None:
         """An event of the watcher's: the memory of some pages goes."""
