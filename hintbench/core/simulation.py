@@ -8,6 +8,8 @@ from typing import Any
 import cython
 import numpy
 
+from hintbench.core.clock import refuse_plugin
+
 if cython.compiled:
     from cython.cimports.hintbench.core.clock import VirtualClock, Winner
     from cython.cimports.hintbench.core.constants import (
@@ -139,6 +141,8 @@ class Simulation:
 
     def wake(self, number: int, at_ns: int) -> None:
         """A vCPU that waits goes on at ``at_ns``."""
+        if cython.compiled and self.clock.guarded:
+            refuse_plugin("time of a vCPU")
         self.winner.set(number, at_ns)
 
     def clock_of(self, number: int) -> int:
@@ -147,6 +151,8 @@ class Simulation:
 
     def set_clock(self, number: int, at_ns: int) -> None:
         """Move a vCPU's clock (a kick, an interrupt, a task that used the CPU)."""
+        if cython.compiled and self.clock.guarded:
+            refuse_plugin("time of a vCPU")
         self.winner.set(number, at_ns)
 
     def record(self, time_ns: int, cpu: int, kind: int, pfn: int, order: int) -> None:

@@ -124,7 +124,7 @@ class ExploredRun(NestedRun):
             self.outcome.violations.clear()
             self.outcome.counts.clear()
         self.outcome.forgotten = forgotten[0] if forgotten else ""
-        if replaced := self.seal.broken():
+        if replaced := self.seal.broken(lasting=not self.outcome.violations):
             # What the checkers have seen of such a guest means nothing.
             self.outcome.error = (
                 f"plugin {self.scheduler.plugin!r}: replaces {replaced}, which is not a strategy's"
@@ -384,21 +384,27 @@ class ExploredRun(NestedRun):
         self.faults.in_hand(self.guest.zone_of(pfn))
 
     def flag_cleared(self, flags: Any, pfn: int, order: int) -> None:
-        """An event of the watcher's: a mark is gone, which other CPUs may see before any more.
-
-        Not when a spinner has polled inside an event of the host's: that event is earlier than what
-        the spinner would be preempted for, and nobody may go on in the past of others.
-        """
-        current = self.scheduler.current
-        if not self.dead and (current is None or not current.parked):
+        """An event of the watcher's: a mark is gone, which other CPUs may see before any more."""
+        if not (self.dead or self._polls_in_event()):
             self._preempt("what follows the clearing of a mark")
 
     def _interrupts_on(self) -> None:
         """A section with interrupts off has ended: one that waited comes before anything else."""
         if self.dead or self.depth >= MOST_NESTED or self.interrupts_off:
             return
+        if self._polls_in_event():
+            return
         if self.faults.at_restore():
             self._run_others(0)
+
+    def _polls_in_event(self) -> bool:
+        """Whether a spinner polls inside an event of the host's, which has woken it for that.
+
+        Others must not run there: the host stands in the middle of its event, and that is earlier
+        than what the spinner would be kept for; nobody may go on in the past of others.
+        """
+        current = self.scheduler.current
+        return current is not None and bool(current.parked)
 
     def discarded(self, pfn: int, pages: int) -> None:
         """An event of the watcher's: the memory of some pages goes."""

@@ -28,7 +28,7 @@ KINDS: Final = {
     "interrupt-in-allocation": "an interrupt frees while memory for a buffer is sought",
     "interrupt-in-hand": "an interrupt allocates right after the strategy has taken a block",
     "large-interrupt-in-hand": "the same, of a large block, which it frees again",
-    "interrupt-at-restore": "an interrupt uses a large block as soon as interrupts are on again",
+    "interrupt-at-restore": "an interrupt frees a large block as soon as interrupts are on again",
     "interrupt-at-stop": "an interrupt drains a CPU's lists while the strategy is being stopped",
     "interrupt": "an interrupt drains a per-CPU list in the middle of something",
     "interrupt-allocates": "an interrupt allocates pages (GFP_ATOMIC) in the middle of something",
@@ -89,7 +89,7 @@ def draw_counted(rng: random.Random, kinds: Sequence[str], most: int) -> list[Fa
     kind, amount = rng.choice(kinds), 1 << rng.randint(12, 26)
     first, times = rng.randint(1, most), rng.choice((1, 1, 2, 5))
     if kind == AT_RESTORE:
-        first, times = 1 << rng.randint(0, 3), rng.randint(1, 64)
+        first, times = rng.randint(1, 1 << rng.randint(0, 6)), rng.choice((2, 2, 3, 4, 8, 64))
     return [Fault(kind, first + extra, amount) for extra in range(times)]
 
 
@@ -200,7 +200,7 @@ class Faults:
         cpu = self._run.machine.clock.cpu
         if cpu < 0 or self._now(AT_RESTORE) < 0:
             return False
-        self._raise(cpu, lambda: self._handlers.borrow(cpu), "interrupt")
+        self._raise(cpu, lambda: self._handlers.exchange(cpu), "interrupt")
         return True
 
     def stopping(self, now_ns: int) -> None:
