@@ -177,12 +177,13 @@ class Host:
         could be full.
 
         Returns:
-            False when no host listens.
+            Whether the host took them: False also when no host listens, or it refuses.
         """
         await Step()
-        if not self.attached:
-            return False
         report = Report(tuple(blocks), self.clock.cpu, False)
+        if not self.attached:
+            self._not_submitted(report)
+            return False
         report.synchronous = True
         if self.watcher is not None:
             self.watcher.reported(report, self.scheduler.current)
@@ -238,9 +239,7 @@ class Host:
         if self.faults is not None and self.faults.queue_full():
             full = True
         if not self.attached or full:
-            self.refused_reports += 1
-            if self.watcher is not None:
-                self.watcher.not_submitted(report)
+            self._not_submitted(report)
             return None
         if self.watcher is not None:
             self.watcher.reported(report, self.scheduler.current)
@@ -261,6 +260,11 @@ class Host:
         self._last_added = report
         self.simulation.schedule(arrives, RANK_HOST, 0, lambda: self._arrived(report))
         return report
+
+    def _not_submitted(self, report: Report) -> None:
+        self.refused_reports += 1
+        if self.watcher is not None:
+            self.watcher.not_submitted(report)
 
     def _add_torn(self, torn: Callable[[str], None]) -> None:
         """virtqueue_add_split() without a lock: the free descriptor is read, then written.

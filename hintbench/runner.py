@@ -10,7 +10,7 @@ from typing import Any, Final
 from hintbench.binding import bind_hooks, hook_codes, native_filters
 from hintbench.blamed_tape import BlamedTape
 from hintbench.boot import Machine
-from hintbench.config import GuestConfig, load_guest
+from hintbench.config import MOST_SEED, GuestConfig, load_guest
 from hintbench.core import machine as core_machine
 from hintbench.core.constants import PAGEBLOCK_ORDER
 from hintbench.core.hooks import HookPoint
@@ -81,8 +81,9 @@ def run(
     for plugin in plugins:
         load_plugin(plugin)
     number: object = seed
-    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
-        raise UsageError(f"seed: {seed!r} is not a whole number from 0 on")
+    whole = isinstance(number, int) and not isinstance(number, bool)
+    if not whole or not 0 <= seed <= MOST_SEED:
+        raise UsageError(f"seed: {seed!r} is not a whole number in 0..{MOST_SEED}")
     config = guest if isinstance(guest, GuestConfig) else load_guest(guest)
     return Run(
         _instance("strategy", find_strategy, Strategy, strategy),

@@ -28,6 +28,8 @@ class Unmapping:
         self._config = host.config
         self._simulation = host.simulation
         self._backing = host.simulation.backing
+        unit = host.config.descriptor_bytes
+        self._piecemeal = unit is not None and unit < _HUGE_BYTES
         self.discards = 0
         self.redundant_pages = 0
         self.kicks = 0
@@ -39,9 +41,8 @@ class Unmapping:
             pfn: first page of the range.
             pages: its length.
         """
-        unit = self._config.descriptor_bytes
-        small = unit is not None and unit < _HUGE_BYTES
-        return self._config.descriptor_ns * self.calls(pages) + self.cost(pfn, pages, small=small)
+        price = self.cost(pfn, pages, small=self._piecemeal)
+        return self._config.descriptor_ns * self.calls(pages) + price
 
     def calls(self, pages: int) -> int:
         """How many calls of madvise the VMM makes of one descriptor of so many pages."""
@@ -64,11 +65,7 @@ class Unmapping:
             backed = self._backing.count_range(first, count)
             if not backed:
                 continue
-            start = first & ~(PAGEBLOCK_PAGES - 1)
-            huge = (
-                self._backing.huge_granule
-                and self._backing.count_range(start, PAGEBLOCK_PAGES) == PAGEBLOCK_PAGES
-            )
+            huge = self._backing.is_huge(first)
             if huge and count == PAGEBLOCK_PAGES and not small:
                 cost += config.unmap_huge_ns
             else:
@@ -91,7 +88,7 @@ class Unmapping:
             self._host.watcher.discarded(pfn, pages)
         taken = 0
         for first, order in aligned(pfn, pages):
-            taken += self._backing.discard(first, order)
+            taken += self._backing.discard(first, order, self._piecemeal)
         self.redundant_pages += pages - taken
         self.discards += 1
         clock = self._simulation.clock
