@@ -103,7 +103,8 @@ def test_stories_are_saved_and_replayed(tmp_path):
         cwd=tmp_path,
     )
     assert "11-residue-never-told, shrunk to" in done.stdout
-    saved = tmp_path / "counterexamples" / "percpu-array-v9-race-11-residue-never-told.json"
+    folder = tmp_path / "counterexamples"
+    (saved,) = folder.glob("percpu-array-v9-race-11-residue-never-told-*.json")
     again = hintbench("replay", str(saved), cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "as saved" in again.stdout
