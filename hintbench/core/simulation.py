@@ -8,9 +8,13 @@ from typing import Any
 import cython
 import numpy
 
+from hintbench.core.hugepages import zeros
+from hintbench.core.vcpu import place_words
+
 if cython.compiled:
     from cython.cimports.hintbench.core.clock import VirtualClock, Winner
     from cython.cimports.hintbench.core.constants import (
+        MANY_VCPUS,
         MAX_PAGE_ORDER,
         NEVER,
         NR_PAGE_ORDERS,
@@ -24,6 +28,7 @@ if cython.compiled:
 else:
     from hintbench.core.clock import VirtualClock, Winner
     from hintbench.core.constants import (
+        MANY_VCPUS,
         MAX_PAGE_ORDER,
         NEVER,
         NR_PAGE_ORDERS,
@@ -84,10 +89,14 @@ class Simulation:
         self.backing = backing
         self.kernel = kernel
         self.winner = Winner(len(vcpus))
+        if len(vcpus) >= MANY_VCPUS:
+            place_words(vcpus)
         self.latencies = Latencies()
         self.hooks = hooks
         self.driver = driver
-        self.slots = memoryview(numpy.full(max(slots, 1), SLOT_EMPTY, dtype=numpy.int32))
+        empty = zeros(max(slots, 1), dtype=numpy.int32)
+        empty.fill(SLOT_EMPTY)
+        self.slots = memoryview(empty)
         indices = numpy.full(pages.page_count >> MAX_PAGE_ORDER, 255, dtype=numpy.uint8)
         for zone in zones:
             first = zone.start_pfn >> MAX_PAGE_ORDER
