@@ -12,6 +12,7 @@ import hintbench
 from hintbench import GuestConfig
 from hintbench.config import PRESETS, load_guest
 from hintbench.core import BUILD
+from hintbench.core.hugepages import mapped_bytes
 from hintbench.defaults import STRATEGIES, WORKLOADS
 from hintbench.replay import read_trace
 from hintbench.runner import Run
@@ -35,10 +36,11 @@ def test_every_strategy_gives_memory_back_in_a_default_cell(strategy: str) -> No
 
 def bytes_of_a_guest(memory: int) -> tuple[int, int]:
     """Bytes that a booted guest takes, and its pages."""
+    mapped = mapped_bytes()
     tracemalloc.start()
     try:
         run = Run(Silent(), Tapes([]), GuestConfig(memory=memory, vcpus=2), seed=1)
-        used, _ = tracemalloc.get_traced_memory()
+        used = tracemalloc.get_traced_memory()[0] + mapped_bytes() - mapped
     finally:
         tracemalloc.stop()
     return used, sum(zone.end_pfn - zone.start_pfn for zone in run.guest.zones)

@@ -9,12 +9,10 @@ import cython
 import numpy
 
 from hintbench.core.hugepages import zeros
-from hintbench.core.vcpu import place_words
 
 if cython.compiled:
     from cython.cimports.hintbench.core.clock import VirtualClock, Winner
     from cython.cimports.hintbench.core.constants import (
-        MANY_VCPUS,
         MAX_PAGE_ORDER,
         NEVER,
         NR_PAGE_ORDERS,
@@ -28,7 +26,6 @@ if cython.compiled:
 else:
     from hintbench.core.clock import VirtualClock, Winner
     from hintbench.core.constants import (
-        MANY_VCPUS,
         MAX_PAGE_ORDER,
         NEVER,
         NR_PAGE_ORDERS,
@@ -89,8 +86,6 @@ class Simulation:
         self.backing = backing
         self.kernel = kernel
         self.winner = Winner(len(vcpus))
-        if len(vcpus) >= MANY_VCPUS:
-            place_words(vcpus)
         self.latencies = Latencies()
         self.hooks = hooks
         self.driver = driver

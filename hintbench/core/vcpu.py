@@ -9,12 +9,12 @@ import numpy
 from hintbench.core.hugepages import zeros
 
 if cython.compiled:
-    from cython.cimports.hintbench.core.constants import GIVE_BACK, HIGHATOMIC, KERNEL_6_12, TAKE
+    from cython.cimports.hintbench.core.constants import HIGHATOMIC, KERNEL_6_12
     from cython.cimports.hintbench.core.fallback import FallbackMode
     from cython.cimports.hintbench.core.pcp import PerCpuPages, index_order
     from cython.cimports.hintbench.core.zone import Zone
 else:
-    from hintbench.core.constants import GIVE_BACK, HIGHATOMIC, KERNEL_6_12, TAKE
+    from hintbench.core.constants import HIGHATOMIC, KERNEL_6_12
     from hintbench.core.fallback import FallbackMode
     from hintbench.core.pcp import PerCpuPages, index_order
     from hintbench.core.zone import Zone
@@ -224,9 +224,10 @@ class Vcpu:
         self.hook = ""
 
     def place_words(self, words: Any) -> None:
-        """Have operations made ready in ``words``."""
-        self.words = words
-        self.room = len(words)
+        """Have operations made ready in ``words``, if none are yet."""
+        if self.room == 0:
+            self.words = words
+            self.room = len(words)
 
     def next_block(self) -> cython.int:
         """Make the tape's next operations ready; 0 at its end."""
@@ -252,11 +253,8 @@ class Vcpu:
         end: cython.Py_ssize_t = min(first + _PIECE, self.block_length)
         at: cython.Py_ssize_t
         any_time: cython.longlong = 0
-        while end < self.block_length and TAKE <= self.codes[end] & 15 <= GIVE_BACK:
-            # Operations of an exact replay may belong to one burst.
-            end += 1
         if end - first > self.room:
-            self.room = max(end - first, _PIECE)
+            self.room = _PIECE
             self.words = memoryview(numpy.empty(self.room, dtype=numpy.uint64))
         for at in range(first, end):
             self.words[at - first] = (
