@@ -55,7 +55,10 @@ def test_a_page_takes_at_most_so_many_bytes() -> None:
 @pytest.mark.skipif(not RECORDINGS.is_dir(), reason=ABSENT)
 @pytest.mark.skipif(BUILD == "interpreted", reason="reading them takes minutes interpreted")
 @pytest.mark.parametrize("exact", [False, True], ids=["modelled", "exact"])
-@pytest.mark.parametrize("name", ["linux-6.12-1cpu-1gib", "linux-6.12-4cpu-512mib"])
+@pytest.mark.parametrize(
+    "name",
+    ["linux-6.12-1cpu-1gib", pytest.param("linux-6.12-4cpu-512mib", marks=pytest.mark.long)],
+)
 def test_a_real_trace_is_replayed_under_every_strategy(
     name: str, exact: bool, tmp_path: Path
 ) -> None:
