@@ -6,6 +6,8 @@ to Python only for events and for hooks that somebody implements.
 
 import cython
 
+from hintbench.core.vcpu import place_words
+
 if cython.compiled:
     from cython.cimports.cpython.exc import PyErr_CheckSignals
     from cython.cimports.hintbench.core.allocation import (
@@ -22,6 +24,7 @@ if cython.compiled:
         FREE,
         IDLE,
         IDLE_UNTIL,
+        MANY_VCPUS,
         NEVER,
         ORDER_MASK,
         PAYER_THREAD,
@@ -79,6 +82,7 @@ else:
         FREE,
         IDLE,
         IDLE_UNTIL,
+        MANY_VCPUS,
         NEVER,
         ORDER_MASK,
         PAYER_THREAD,
@@ -297,6 +301,8 @@ def run_tapes(sim: Simulation) -> cython.bint:
     mask: cython.int = winner.leaves - 1
     preemptions: Preemptions = sim.clock.preemptions
     sim.check_stepping()
+    if len(sim.vcpus) >= MANY_VCPUS and cython.cast(Vcpu, sim.vcpus[0]).room == 0:
+        place_words(sim.vcpus)
     while sim.running > 0:
         first = winner.tree[1] & mask
         key = winner.keys[first]

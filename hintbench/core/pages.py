@@ -15,6 +15,8 @@ from typing import Any
 import cython
 import numpy
 
+from hintbench.core.hugepages import zeros
+
 if cython.compiled:
     from cython.cimports.hintbench.core.constants import (
         MAX_PAGE_ORDER,
@@ -55,12 +57,11 @@ class Pages:
         self.page_count = page_count
         self.next_list = page_count
         self.last_list = page_count + list_heads
-        # calloc'ed: pages nobody ever touches cost the simulator's host nothing.
-        links = numpy.zeros(2 * (page_count + list_heads), dtype=numpy.int32)
+        links = zeros(2 * (page_count + list_heads), dtype=numpy.int32)
         self.links = memoryview(links)
         self.next = memoryview(links[0::2])
         self.prev = memoryview(links[1::2])
-        self.state = memoryview(numpy.zeros(page_count, dtype=numpy.uint8))
+        self.state = memoryview(zeros(page_count, dtype=numpy.uint8))
         blocks = page_count >> PAGEBLOCK_ORDER
         self.pageblock_type = memoryview(numpy.ones(blocks, dtype=numpy.uint8))
         nobody = numpy.empty(blocks, dtype=numpy.int16)

@@ -9,6 +9,7 @@ import cython
 import numpy
 
 from hintbench.core.clock import refuse_plugin
+from hintbench.core.hugepages import zeros
 
 if cython.compiled:
     from cython.cimports.hintbench.core.clock import VirtualClock, Winner
@@ -91,7 +92,7 @@ class Simulation:
         self.hooks = hooks
         self.driver = driver
         # Explored runs are so short that numpy.full(), which is Python, would show.
-        empty = numpy.empty(max(slots, 1), dtype=numpy.int32)
+        empty = zeros(max(slots, 1), dtype=numpy.int32)
         empty.fill(SLOT_EMPTY)
         self.slots = memoryview(empty)
         indices = numpy.empty(pages.page_count >> MAX_PAGE_ORDER, dtype=numpy.uint8)
