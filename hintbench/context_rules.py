@@ -26,6 +26,7 @@ class ContextRules:
 
     Attributes:
         violate: called with a rule and a text when a context breaks one.
+        waiting: the context whose wait is a violation, while that is recorded.
         hook_codes: by code object, the plugin and the hook that it implements.
     """
 
@@ -33,6 +34,7 @@ class ContextRules:
         self.simulation = simulation
         self.plugin = plugin
         self.violate: Callable[[str, str], None] = lambda rule, text: None
+        self.waiting: Context | None = None
         self.hook_codes: Mapping[CodeType, tuple[str, str]] = {}
 
     def check_wait(self, context: Context, what: str = "waits") -> None:
@@ -155,7 +157,11 @@ class ContextRules:
         return None
 
     def _forbid(self, context: Context, rule: str, what: str, advice: str) -> None:
-        self.violate(rule, f"{context.name} {what}")
+        self.waiting = context
+        try:
+            self.violate(rule, f"{context.name} {what}")
+        finally:
+            self.waiting = None
         raise PluginError(self.plugin, context.name, f"{what} (rule {rule}): {advice}")
 
 

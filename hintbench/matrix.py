@@ -9,7 +9,7 @@ import signal
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -46,11 +46,13 @@ class Outcome:
         cell: The cell.
         result: Its result.
         failure: Why it has none.
+        repeated: How the worker process ended that had begun it first, if it was begun twice.
     """
 
     cell: Cell
     result: Result | None = None
     failure: Failure | None = None
+    repeated: str = ""
 
 
 OnOutcome = Callable[[Outcome], None]
@@ -67,11 +69,12 @@ class _Setting:
 
 @dataclass(slots=True)
 class _Worker:
-    """A worker process and the cell that it is busy with."""
+    """A worker process, the cell that it is busy with, and how that one's first worker ended."""
 
     process: BaseProcess
     connection: "Connection[Any, Any]"
     cell: Cell
+    repeated: str = ""
 
     def send(self, cell: Cell | None) -> None:
         """Give it a cell, or None to end it."""
@@ -153,6 +156,9 @@ def run_experiment(
 class _Pool:
     """Hands cells to workers one at a time, and replaces a worker that dies.
 
+    What it was busy with is begun once more, in the fresh worker: a run comes out the same, and
+    whoever killed the first one (a person, a machine short of memory) may spare the second.
+
     A pool of `concurrent.futures` breaks as a whole when one worker is killed, and does not say
     which cell it was busy with.
     """
@@ -181,10 +187,12 @@ class _Pool:
     def _start_worker(self) -> None:
         """Start a worker on the next cell, if there is one."""
         cell = self._next_cell()
-        if cell is None:
-            return
+        if cell is not None:
+            self._start_on(cell)
+
+    def _start_on(self, cell: Cell, repeated: str = "") -> None:
         process, connection = start_worker(_work, self._setting)
-        worker = _Worker(process, connection, cell)
+        worker = _Worker(process, connection, cell, repeated)
         self._workers.append(worker)
         worker.send(cell)
 
@@ -193,10 +201,14 @@ class _Pool:
         outcome = worker.receive()
         if outcome is None:
             self._workers.remove(worker)
-            self._keep(Outcome(worker.cell, failure=_death(worker)))
+            if not worker.repeated:
+                self._start_on(worker.cell, _ending(worker.process))
+                return
+            self._keep(Outcome(worker.cell, None, _death(worker), worker.repeated))
             self._start_worker()
             return
-        self._keep(outcome)
+        self._keep(replace(outcome, repeated=worker.repeated))
+        worker.repeated = ""
         cell = self._next_cell()
         worker.send(cell)
         if cell is None:
@@ -214,17 +226,19 @@ class _Pool:
         return None
 
 
+def _ending(process: BaseProcess) -> str:
+    """How a worker ended: what follows "a worker process"."""
+    code = process.exitcode
+    if code is None or code >= 0:
+        return f"ended with status {code}"
+    name = signal.Signals(-code).name
+    return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+
+
 def _death(worker: _Worker) -> Failure:
-    """Say how a worker ended."""
-    code = worker.process.exitcode
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        how = f"was killed by {name}"
-        if name == "SIGKILL":
-            how += " (out of memory?)"
-    else:
-        how = f"ended with status {code}"
-    error = WorkerError(f"a worker process {how}; try --jobs 1")
+    """Why a cell has no result whose second worker has died, too."""
+    how = _ending(worker.process)
+    error = WorkerError(f"a worker process {worker.repeated}, a second one {how}; try --jobs 1")
     return Failure(str(error), error.exit_status)
 
 

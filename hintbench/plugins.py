@@ -129,11 +129,13 @@ def known_workloads(broken: list[PluginError] | None = None) -> "dict[str, type[
     return _known("workload", broken)
 
 
-def load_plugin(plugin: str) -> ModuleType:
+def load_plugin(plugin: str, *, by_name: bool = True) -> ModuleType:
     """Import a plugin that is not installed, and make what it contributes known by name.
 
     Args:
         plugin: The path of a ``.py`` file, or the dotted name of a module.
+        by_name: What it contributes has to be found by its name; otherwise a name that is in use
+            stays with whoever has it.
 
     Returns:
         The module. A file is imported again only when it has changed since.
@@ -144,7 +146,7 @@ def load_plugin(plugin: str) -> ModuleType:
             that is in use; the message names file and line.
     """
     if plugin.endswith(".py") or os.sep in plugin or Path(plugin).is_file():
-        return _load_file(plugin)
+        return _load_file(plugin, by_name)
     return _load_module(plugin)
 
 
@@ -288,7 +290,7 @@ def _load_module(name: str) -> ModuleType:
     return module
 
 
-def _load_file(plugin: str) -> ModuleType:
+def _load_file(plugin: str, by_name: bool) -> ModuleType:
     path = Path(plugin).expanduser().resolve()
     if path.is_dir():
         raise UsageError(f"plugin {plugin!r} is a folder: name a FILE.py in it, or a module")
@@ -310,7 +312,7 @@ def _load_file(plugin: str) -> ModuleType:
         with watch(lambda: plugin, limit_seconds=LOAD_LIMIT_SECONDS):
             spec.loader.exec_module(module)
         _forget(name)
-        _contribute(plugin, list(classes_in(module, plugin)), str(path))
+        _contribute(plugin, list(classes_in(module, plugin)), str(path), by_name)
     except PluginError:
         del sys.modules[name]
         raise
@@ -328,7 +330,9 @@ def _forget(module: str) -> None:
             del classes[name]
 
 
-def _contribute(plugin: str, classes: list[tuple[str, type[Any]]], source: str) -> None:
+def _contribute(
+    plugin: str, classes: list[tuple[str, type[Any]]], source: str, by_name: bool = True
+) -> None:
     """Make classes known by name, unless another plugin has the name already."""
     if not classes:
         raise PluginError(plugin, "", "defines no Strategy and no Workload")
@@ -336,7 +340,7 @@ def _contribute(plugin: str, classes: list[tuple[str, type[Any]]], source: str) 
         taken = _contributed[kind].get(found.name)
         if found.name in _OWN[kind] and _OWN[kind][found.name] != found.__module__:
             raise PluginError(plugin, "", f"{kind} {found.name!r} is one of hintbench's own names")
-        if taken is not None and taken is not found:
+        if by_name and taken is not None and taken is not found:
             other = source_of(taken)
             raise PluginError(plugin, "", f"{kind} {found.name!r} is already defined by {other}")
         if kind == "strategy" and found.name not in _OWN[kind]:
@@ -344,7 +348,7 @@ def _contribute(plugin: str, classes: list[tuple[str, type[Any]]], source: str) 
     for kind, found in classes:
         if found.name in _OWN[kind]:
             continue  # a table finds it already
-        _contributed[kind][found.name] = found
+        _contributed[kind].setdefault(found.name, found)
         _sources.setdefault(found.__module__, source)
 
 

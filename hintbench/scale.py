@@ -23,6 +23,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Final, NamedTuple
 
 from hintbench.core import BUILD
+from hintbench.core.hugepages import mapped_bytes
 from hintbench.errors import InternalError, WorkerError
 from hintbench.speed import churn, time_once
 from hintbench.workers import SECONDS_TO_END, end_all, start_worker
@@ -127,9 +128,9 @@ def bytes_per_page(memory_gib: int, vcpus: int) -> float:
     churn(0, vcpus=1, memory=SMALLEST, live_slots=0)
     tracemalloc.start()
     try:
-        before, _ = tracemalloc.get_traced_memory()
+        before = tracemalloc.get_traced_memory()[0] + mapped_bytes()
         machine = churn(0, vcpus=vcpus, memory=memory_gib * GIB, live_slots=0).machine
-        after, _ = tracemalloc.get_traced_memory()
+        after = tracemalloc.get_traced_memory()[0] + mapped_bytes()
         if machine is None:
             raise InternalError("scale: a guest is measured that is none")
         return (after - before) / machine.pages.page_count

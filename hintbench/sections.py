@@ -19,6 +19,7 @@ class Sections(CoreScheduler):
     # The core declares them where mypy does not look.
     current: Context | None  # type: ignore[assignment]
     look_again: Callable[[], None] | None  # type: ignore[assignment]
+    restored: Callable[[], None] | None  # type: ignore[assignment]
 
     def require_sleep(self, what: str) -> None:
         """Refuse what the running context would have to sleep for.

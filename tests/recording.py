@@ -6,9 +6,7 @@ from hintbench.core.tracepages import GIVE_BACK, HAND_OUT, RETURN, TAKE
 from hintbench.operations import Operation, concatenate
 from hintbench.traces import read_trace
 from hintbench.traces.hidden import HiddenPages, list_steps
-from hintbench.traces.program import (
-    steps_in_order,
-)
+from hintbench.traces.steps import steps_in_order
 
 KERNEL_PAGE = "GFP_KERNEL_ACCOUNT|__GFP_COMP|__GFP_ZERO"
 USER_PAGE = "GFP_HIGHUSER_MOVABLE|__GFP_COMP|__GFP_ZERO"

@@ -44,6 +44,20 @@ class Program_(Workload):
             pass
 
 
+class Delayed(Workload):
+    "Waits while there is a file `slow`."
+    name = "delayed"
+
+    def program(self, setting):
+        open(f"begun-{os.getpid()}", "w").close()
+        end = time.monotonic() + 20
+        while os.path.exists("slow") and time.monotonic() < end:
+            time.sleep(0.01)
+        slots = [0] * 300
+        block = operations.interleave(operations.allocate(slots), operations.free(slots))
+        return Program(1, (iter([block]),) * setting.vcpus, operations=600)
+
+
 class Core(Workload):
     "Keeps the compiled core busy."
     name = "core"
@@ -216,31 +230,61 @@ def test_a_worker_that_is_killed_is_told(folder, idle):
     arguments = ("run", "-p", "plugins.py", "-s", "none", "-s", "oracle", "-s", "python")
     options = (*QUICK, *SMALL, "--jobs", 2, "--json", "out.json")
     with Command(folder, *arguments, *options) as command:
-        (worker,) = command.begun()
-        time.sleep(idle)
-        os.kill(worker, signal.SIGKILL)
+        killed: list[int] = []
+        while len(killed) < 2:
+            # Its run is begun once more, in another process.
+            (worker,) = set(command.begun(len(killed) + 1)) - set(killed)
+            time.sleep(idle)
+            os.kill(worker, signal.SIGKILL)
+            killed.append(worker)
         output, error = command.process.communicate(timeout=60)
         assert command.process.returncode == 1
         assert re.search(r"a worker process was killed by SIGKILL .*\(running python on chu", error)
+        assert "a second one was killed by SIGKILL" in error
+        assert len(command.begun()) == 2
         assert re.search(r"^  python +failed", output, re.MULTILINE)
         results = json.loads((folder / "out.json").read_text())["results"]
         assert [one["strategy"] for one in results] == ["none", "oracle"]
 
 
+def test_a_run_whose_worker_was_killed_comes_out_the_same(folder):
+    shared = ("run", "-p", "plugins.py", "-w", "delayed", *SMALL, "-s", "none")
+    undisturbed = Command(folder, *shared, "--jobs", 1, "--json", "alone.json")
+    with undisturbed as command:
+        _, error = command.process.communicate(timeout=60)
+        assert command.process.returncode == 0, error
+    for begun in folder.glob("begun-*"):
+        begun.unlink()
+    (folder / "slow").touch()
+    with Command(folder, *shared, "-s", "oracle", "--jobs", 2, "--json", "out.json") as command:
+        workers = command.begun(2)
+        os.kill(workers[0], signal.SIGKILL)
+        (folder / "slow").unlink()
+        _, error = command.process.communicate(timeout=60)
+        assert command.process.returncode == 0, error
+        assert re.search("note: a worker process was killed by SIGKILL .* was repeated", error)
+        assert error.count("was repeated in another") == 1
+    alone, both = (
+        json.loads((folder / name).read_text())["results"] for name in ("alone.json", "out.json")
+    )
+    assert [one["strategy"] for one in both] == ["none", "oracle"]
+    assert both[0]["digest"] == alone[0]["digest"]
+
+
 def test_workers_that_are_killed_while_they_start(folder):
-    """Every cell is either finished or marked as failed."""
+    """Every cell is either finished or, when it has met two of them, marked as failed."""
     arguments = ("run", "-p", "plugins.py", "-s", "none", "-s", "oracle", *QUICK, *SMALL)
     with Command(folder, *arguments, "--jobs", 2, "--json", "out.json") as command:
-        killed = 0
-        while killed < 2:
+        killed: set[int] = set()
+        while len(killed) < 3:
             assert command.process.poll() is None
-            for worker in workers_of(command.process.pid):
+            for worker in {*workers_of(command.process.pid)} - killed:
                 os.kill(worker, signal.SIGKILL)
-                killed += 1
+                killed.add(worker)
             time.sleep(0.005)
         _, error = command.process.communicate(timeout=60)
         assert command.process.returncode == 1
-        marked = len(re.findall("killed by SIGKILL", error))
+        marked = len(re.findall("a second one was killed by SIGKILL", error))
         more = sum(int(count) for count in re.findall(r"and (\d+) more\)", error))
         file = folder / "out.json"
         finished = len(json.loads(file.read_text())["results"]) if file.exists() else 0

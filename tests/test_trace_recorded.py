@@ -22,7 +22,6 @@ from hintbench.traces.program import (
     exact_program,
     modelled_program,
     replayed_rows,
-    steps_in_order,
 )
 from hintbench.traces.state import (
     free_blocks,
@@ -30,6 +29,7 @@ from hintbench.traces.state import (
     read_page_flags,
     read_page_types,
 )
+from hintbench.traces.steps import steps_in_order
 from hintbench.workloads.trace import TraceReplay
 from recording import hidden_pages
 from recordings import ABSENT, RECORDINGS

@@ -1,17 +1,32 @@
-"""A modelled replay is made window by window, and is the same with windows of any size."""
+"""A replay is made window by window, and is the same with windows of any size."""
 
 import numpy as np
 import pytest
 
+import hintbench
+from hintbench import Workload
 from hintbench.operations import concatenate
 from hintbench.traces import SAMPLE, SAMPLE_PAGES, read_trace
 from hintbench.traces.compare import counted, refill_sizes
 from hintbench.traces.history import history
-from hintbench.traces.program import modelled_program, replayed_rows
+from hintbench.traces.program import exact_program, modelled_program, replayed_rows
 from hintbench.traces.state import read_page_flags
 from recording import Recording, flags, hidden_pages
 
 WHOLE = 1 << 40
+
+
+class Given(Workload):
+    """A program that was made beforehand."""
+
+    name = "given"
+
+    def __init__(self, program):
+        super().__init__()
+        self.made = program
+
+    def program(self, setting):
+        return self.made
 
 
 def described(program):
@@ -54,6 +69,17 @@ def test_the_sample_trace(sample, rows, known):
     ) == described(whole)
 
 
+@pytest.mark.parametrize("rows", [1_000, 4_099])
+def test_an_exact_replay_of_the_sample_trace(sample, rows):
+    trace, free = sample
+    whole = exact_program(trace, free, vcpus=trace.cpus, window_rows=WHOLE)
+    cut = exact_program(trace, free, vcpus=trace.cpus, window_rows=rows, kept_operations=0)
+    expected = described(whole)
+    assert described(cut) == expected
+    times = [time_ns for _, _, times in expected[2] for time_ns in times[:-1]]
+    assert len(set(times)) == len(times) == whole.operations
+
+
 @pytest.mark.parametrize("rows", [1, 2, 3, 5])
 def test_moves_and_deferred_frees_cross_windows(tmp_path, rows):
     recording = Recording().lock(16).alloc(16).compaction()
@@ -64,6 +90,21 @@ def test_moves_and_deferred_frees_cross_windows(tmp_path, rows):
         whole = modelled_program(trace, vcpus=3, free=free, window_rows=WHOLE)
         cut = modelled_program(trace, vcpus=3, free=free, window_rows=rows, kept_operations=0)
         assert described(cut) == described(whole)
+    whole = exact_program(trace, free, vcpus=3, window_rows=WHOLE)
+    cut = exact_program(trace, free, vcpus=3, window_rows=rows, kept_operations=0)
+    assert described(cut) == described(whole)
+
+
+def test_a_burst_may_lie_in_two_windows(sample):
+    """Takes and returns under one hold of the lock, whose tape is cut in the middle."""
+    trace, free = sample
+    digests = set()
+    for rows in (WHOLE, 97):
+        program = exact_program(trace, free, vcpus=trace.cpus, window_rows=rows, kept_operations=0)
+        result = hintbench.run(workload=Given(program), guest="sample-trace")
+        assert result.metrics["operations"] == program.operations
+        digests.add(result.digest)
+    assert len(digests) == 1
 
 
 @pytest.mark.parametrize("rows", [1_000, WHOLE])

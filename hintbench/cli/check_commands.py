@@ -295,7 +295,9 @@ def _save(check: Check, request: CheckRequest) -> dict[tuple[str, str], Path]:
     name = check.strategy.partition(",")[0].replace("/", "_").replace(":", "_")
     for told in check.counterexamples:
         kind = f"-{told.key[1]}" if told.key[1] else ""
-        path = Path(request.save, f"{name}-{told.key[0]}{kind}.json")
+        # Another seed, or other parameters, break the same rule in another way.
+        digest = told.counterexample.sealed().checksum[:8]
+        path = Path(request.save, f"{name}-{told.key[0]}{kind}-{digest}.json")
         told.counterexample.write(path)
         files[told.key] = path
     return files

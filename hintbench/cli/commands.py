@@ -238,6 +238,10 @@ def _report_failures(outcomes: Sequence[Outcome], debug: bool) -> int:
     failed: dict[str, tuple[Failure, list[str]]] = {}
     skipped = 0
     for outcome in outcomes:
+        if outcome.repeated and outcome.result is not None:
+            _say(
+                f"note: a worker process {outcome.repeated}; {outcome.cell} was repeated in another"
+            )
         if outcome.failure is not None:
             failure = outcome.failure
             failed.setdefault(failure.message, (failure, []))[1].append(str(outcome.cell))

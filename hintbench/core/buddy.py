@@ -416,7 +416,7 @@ class Buddy:
         first: cython.int = pfn >> PAGEBLOCK_ORDER
         last: cython.int = (pfn + (1 << order) - 1) >> PAGEBLOCK_ORDER
         for block in range(first, last + 1):
-            self.pages.pageblock_type[block] = migratetype
+            self.pages.retype(block, migratetype)
         return 0
 
     def blocks_of(self, order: int, migratetype: int) -> list[int]:

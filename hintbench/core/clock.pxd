@@ -67,6 +67,7 @@ cdef class VirtualClock:
     cdef readonly Digest digest
     cdef readonly CostTable costs
     cdef public Preemptions preemptions
+    cdef public bint guarded
 
 
 cdef class Winner:

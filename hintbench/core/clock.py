@@ -6,13 +6,21 @@ step and stores it after.
 """
 
 import array
+import sys
+from typing import Any
 
 import cython
 
 if cython.compiled:
+    from cython.cimports.cpython.object import PyObject_GenericSetAttr
     from cython.cimports.hintbench.core.constants import NEVER
 else:
     from hintbench.core.constants import NEVER
+
+    PyObject_GenericSetAttr = object.__setattr__
+
+_OURS = "hintbench."
+_PLUGINS = ("hintbench.strategies.", "hintbench.testing.mutants.")
 
 _MULTIPLIER_1 = cython.declare(cython.ulonglong, 0x9E3779B97F4A7C15)
 _MULTIPLIER_2 = cython.declare(cython.ulonglong, 0xC2B2AE3D27D4EB4F)
@@ -130,6 +138,7 @@ class VirtualClock:
         digest: the hash of the run's events.
         costs: the prices.
         preemptions: who loses time where; None in an undisturbed run.
+        guarded: nobody's Python code but hintbench's own may set any of these.
     """
 
     def __init__(self, costs: CostTable, seed: int = 0) -> None:
@@ -140,6 +149,41 @@ class VirtualClock:
         self.costs = costs
         self.digest = Digest(seed)
         self.preemptions = None
+        self.guarded = False
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set an attribute from Python; the core's own modules do so in C, and do not come here.
+
+        Raises:
+            AttributeError: a plugin does, in a run in which the clock is guarded.
+        """
+        if self.guarded:
+            refuse_plugin(name)
+        PyObject_GenericSetAttr(self, name, value)
+
+
+def refuse_plugin(name: str) -> None:
+    """Refuse what only hintbench's own modules may do.
+
+    Args:
+        name: what of the clock the caller's caller sets.
+
+    Raises:
+        AttributeError: it is code of somebody else's.
+    """
+    # Compiled functions have no frames.
+    frame: Any = sys._getframe(0 if cython.compiled else 2)
+    module = str(frame.f_globals.get("__name__", ""))
+    if module.startswith(_PLUGINS) or not module.startswith(_OURS):
+        raise AttributeError(
+            f"the clock's {name} is not a strategy's to set: guest.spend(ns) charges time,"
+            " and waiting lets it pass"
+        )
+
+
+if not cython.compiled:
+    # There every step of the core would come by.
+    del VirtualClock.__setattr__
 
 
 @cython.final

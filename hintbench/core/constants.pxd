@@ -106,6 +106,7 @@ cdef enum:
     ROLE_HOOK = 0
     ROLE_TASK = 1
     ROLE_INTERRUPT = 2
+    MANY_VCPUS = 32
 
 cdef extern from *:
     """

@@ -146,3 +146,6 @@ RANK_TASK = 2
 ROLE_HOOK = 0
 ROLE_TASK = 1
 ROLE_INTERRUPT = 2
+
+# From here on not all vCPUs find room in the simulating processor's own caches.
+MANY_VCPUS = 32

@@ -43,5 +43,6 @@ cdef class Cpu:
     cdef readonly list runnable, interrupts
     cdef long long free_at, saved, began, interrupted_at
     cdef bint woken, was_busy, postponed
+    cdef int suspended
     @cython.final
     cdef inline bint is_taken(self) noexcept

@@ -196,6 +196,8 @@ class Cpu:
         woken: what the tape waited for came meanwhile, at ``saved``.
         interrupted_at: when the interrupt came.
         was_busy: the occupant was computing then, not spinning.
+        suspended: whoever has the vCPU stands in the middle of a step, in which others run: 1 with
+            interrupts on, 2 with interrupts off, else 0.
         postponed: the occupant's turn came while an interrupt had the vCPU.
     """
 
@@ -211,6 +213,7 @@ class Cpu:
         self.interrupted_at = 0
         self.was_busy = False
         self.postponed = False
+        self.suspended = 0
 
     def is_taken(self) -> cython.bint:
         """Whether somebody else than its tape has the vCPU."""

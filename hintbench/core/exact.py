@@ -125,7 +125,8 @@ def _burst(sim: Simulation, vcpu: Vcpu, operation: cython.int) -> cython.int:
             break
         vcpu.position += 1
         sim.operations += 1
-        if vcpu.position >= vcpu.length:
+        # What follows may be of this hold, too: the tape is cut anywhere.
+        if vcpu.position >= vcpu.length and not vcpu.next_block():
             break
         if vcpu.words[vcpu.position] & 15 != operation or (
             vcpu.times[vcpu.position] > last + _ONE_HOLD_NS

@@ -218,7 +218,7 @@ def _claim(
                 _worth_claiming(zone, start, start_type, block_type) == 1
             ):
                 move_free_blocks(zone, start, start_type)
-                zone.pages.pageblock_type[start >> PAGEBLOCK_ORDER] = start_type
+                zone.pages.retype(start >> PAGEBLOCK_ORDER, start_type)
                 return zone.rmqueue_smallest(order, start_type)
         current -= 1
     return -1
@@ -300,7 +300,7 @@ def _steal_suitable(
             if worth >= 0:
                 move_free_blocks(zone, start, start_type)
                 if worth:
-                    zone.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER] = start_type
+                    zone.pages.retype(pfn >> PAGEBLOCK_ORDER, start_type)
                 return 0
     zone.pages.remove(pfn)
     zone.pages.add_head(zone.list_of(current, start_type), pfn)
@@ -358,9 +358,9 @@ def mark_isolated(zone: Buddy, pfn: cython.int, order: cython.int) -> cython.int
     while start < pfn + (1 << order):
         if zone.pages.pageblock_type[start >> PAGEBLOCK_ORDER] < HIGHATOMIC:
             if zone.kernel < KERNEL_6_12:
-                zone.pages.pageblock_type[start >> PAGEBLOCK_ORDER] = MOVABLE
+                zone.pages.retype(start >> PAGEBLOCK_ORDER, MOVABLE)
             elif not _straddles(zone, start):
                 move_free_blocks(zone, start, MOVABLE)
-                zone.pages.pageblock_type[start >> PAGEBLOCK_ORDER] = MOVABLE
+                zone.pages.retype(start >> PAGEBLOCK_ORDER, MOVABLE)
         start += PAGEBLOCK_PAGES
     return 0

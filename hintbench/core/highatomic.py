@@ -51,7 +51,7 @@ def reserve(zone: Zone, pfn: cython.int, order: cython.int) -> cython.int:
     if start < zone.start_pfn or start + PAGEBLOCK_PAGES > zone.end_pfn:
         return 0
     zone.free_highatomic += move_free_blocks(zone, start, HIGHATOMIC)
-    zone.pages.pageblock_type[start >> PAGEBLOCK_ORDER] = HIGHATOMIC
+    zone.pages.retype(start >> PAGEBLOCK_ORDER, HIGHATOMIC)
     zone.reserved_highatomic += PAGEBLOCK_PAGES
     return 0
 
@@ -79,7 +79,7 @@ def unreserve(zone: Zone, migratetype: cython.int) -> cython.bint:
         if order < PAGEBLOCK_ORDER:
             pfn &= ~(PAGEBLOCK_PAGES - 1)
             moved = move_free_blocks(zone, pfn, migratetype)
-            zone.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER] = migratetype
+            zone.pages.retype(pfn >> PAGEBLOCK_ORDER, migratetype)
         else:
             zone.pages.remove(pfn)
             zone.charge_block(pfn)

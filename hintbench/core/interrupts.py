@@ -44,7 +44,11 @@ class InterruptsOff:
             context.interrupts_off -= 1
             if context.cpu >= 0 and not context.interrupts_off:
                 self.scheduler.interrupts_on(context)
+                if self.scheduler.restored is not None and exception[0] is None:
+                    self.scheduler.restored()
             return
         self.scheduler.off_in_hook -= 1
         if exception[0] is None and clock.cpu >= 0:
             self.scheduler.processors.interrupts_were_off(clock.cpu, self.since_ns, HOOK)
+            if self.scheduler.restored is not None and not self.scheduler.off_in_hook:
+                self.scheduler.restored()

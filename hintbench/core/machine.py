@@ -6,6 +6,8 @@ to Python only for events and for hooks that somebody implements.
 
 import cython
 
+from hintbench.core.vcpu import place_words
+
 if cython.compiled:
     from cython.cimports.cpython.exc import PyErr_CheckSignals
     from cython.cimports.hintbench.core.allocation import (
@@ -22,6 +24,7 @@ if cython.compiled:
         FREE,
         IDLE,
         IDLE_UNTIL,
+        MANY_VCPUS,
         NEVER,
         ORDER_MASK,
         PAYER_THREAD,
@@ -79,6 +82,7 @@ else:
         FREE,
         IDLE,
         IDLE_UNTIL,
+        MANY_VCPUS,
         NEVER,
         ORDER_MASK,
         PAYER_THREAD,
@@ -210,6 +214,7 @@ def _next_operation(sim: Simulation, vcpu: Vcpu) -> cython.int:
 def _step(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """Let one vCPU do what is next for it, at its sim.clock."""
     phase: cython.int = vcpu.phase
+    sim.stepping = vcpu.number
     sim.clock.now = sim.winner.keys[vcpu.number]
     sim.clock.cpu = vcpu.number
     sim.clock.payer = PAYER_THREAD
@@ -264,8 +269,21 @@ def _late_step(sim: Simulation, vcpu: Vcpu, phase: cython.int) -> cython.int:
 
 @cython.ccall
 def step_vcpu(sim: Simulation, number: cython.int) -> cython.int:
-    """One step of one vCPU, whoever has the lowest clock; re-entrant."""
-    return _step(sim, cython.cast(Vcpu, sim.vcpus[number]))
+    """One step of one vCPU, whoever has the lowest clock.
+
+    Also inside the step of another one, whose clock has been put off until then.
+
+    Raises:
+        RuntimeError: the vCPU itself is being stepped.
+    """
+    outer: cython.int = sim.stepping
+    sim.check_stepping()
+    if number == outer:
+        raise RuntimeError(f"vCPU {number} is being stepped already")
+    try:
+        return _step(sim, cython.cast(Vcpu, sim.vcpus[number]))
+    finally:
+        sim.stepping = outer
 
 
 @cython.ccall
@@ -282,6 +300,9 @@ def run_tapes(sim: Simulation) -> cython.bint:
     winner = sim.winner
     mask: cython.int = winner.leaves - 1
     preemptions: Preemptions = sim.clock.preemptions
+    sim.check_stepping()
+    if len(sim.vcpus) >= MANY_VCPUS and cython.cast(Vcpu, sim.vcpus[0]).room == 0:
+        place_words(sim.vcpus)
     while sim.running > 0:
         first = winner.tree[1] & mask
         key = winner.keys[first]
@@ -307,30 +328,39 @@ def run_tapes(sim: Simulation) -> cython.bint:
                 winner.set(first, key + delay)
                 continue
         _step(sim, vcpu)
+    sim.stepping = -1
     return True
 
 
 @cython.ccall
 def run_until(sim: Simulation, until_ns: cython.longlong) -> cython.Py_ssize_t:
-    """Let everybody take the steps that begin at ``until_ns`` or before; how many there were."""
+    """Let everybody take the steps that begin at ``until_ns`` or before; how many there were.
+
+    Also inside a step of a vCPU whose clock has been put off until then.
+
+    Raises:
+        RuntimeError: that vCPU would be stepped inside its own step.
+    """
     first: cython.int
     key: cython.longlong
     delay: cython.longlong
     steps: cython.longlong = 0
+    outer: cython.int = sim.stepping
     winner = sim.winner
     mask: cython.int = winner.leaves - 1
     preemptions: Preemptions = sim.clock.preemptions
+    sim.check_stepping()
     while True:
         first = winner.tree[1] & mask
         key = winner.keys[first]
         if sim.next_event_ns <= key:
             if sim.next_event_ns > until_ns:
-                return steps
+                break
             sim.run_event()
             steps += 1
             continue
         if key > until_ns:
-            return steps
+            break
         sim.progress += 1
         steps += 1
         if preemptions is not None:
@@ -339,3 +369,5 @@ def run_until(sim: Simulation, until_ns: cython.longlong) -> cython.Py_ssize_t:
                 winner.set(first, key + delay)
                 continue
         _step(sim, cython.cast(Vcpu, sim.vcpus[first]))
+    sim.stepping = outer
+    return steps

@@ -16,6 +16,8 @@ cdef extern from *:
     int bit_length "HINTBENCH_BIT_LENGTH"(long long value) noexcept nogil
 
 
+cdef int refuse_negative(long long ns) except? -1
+
 # The functions of these names in measures.py, for the callers in other modules.
 cdef inline int order_class(int order) noexcept:
     if order == 0:
@@ -27,9 +29,11 @@ cdef inline int order_class(int order) noexcept:
     return 3 if order == 9 else 4
 
 
-cdef inline int bucket_of(long long ns) noexcept:
+cdef inline int bucket_of(long long ns) except -1:
     cdef int shift
     if ns < (2 << SUB_BUCKET_BITS):
+        if ns < 0:
+            return refuse_negative(ns)
         return <int> ns
     shift = bit_length(ns) - SUB_BUCKET_BITS - 1
     ns >>= shift

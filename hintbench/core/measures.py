@@ -30,10 +30,22 @@ else:
     def bucket_of(ns: int) -> int:
         """Log-linear: 16 buckets an octave, so a bucket is at most 1/16 wide."""
         if ns < (2 << SUB_BUCKET_BITS):
+            if ns < 0:
+                refuse_negative(ns)
             return ns
         shift = ns.bit_length() - SUB_BUCKET_BITS - 1
         ns >>= shift
         return min(shift * (1 << SUB_BUCKET_BITS) + ns, BUCKETS - 1)
+
+
+@cython.cfunc
+def refuse_negative(ns: cython.longlong) -> cython.int:
+    """No latency is negative: a bucket below the first would lie before the table.
+
+    Raises:
+        RuntimeError: always.
+    """
+    raise RuntimeError(f"an allocation took {ns} ns: virtual time ran backwards meanwhile")
 
 
 MOST_SAMPLES = 8192

@@ -15,6 +15,8 @@ from typing import Any
 import cython
 import numpy
 
+from hintbench.core.hugepages import zeros
+
 if cython.compiled:
     from cython.cimports.hintbench.core.constants import (
         MAX_PAGE_ORDER,
@@ -43,6 +45,10 @@ class Pages:
     Args:
         page_count: one more than the highest pfn; rounded up to whole blocks of the top order.
         list_heads: how many list heads will be asked for with :meth:`new_lists`.
+
+    Attributes:
+        retyped: the sum of all that :meth:`retype` has changed, each times the pageblock's number
+            and one: what :meth:`weigh_types` has grown by, unless somebody else has written a type.
     """
 
     def __init__(self, page_count: int, list_heads: int) -> None:
@@ -51,17 +57,17 @@ class Pages:
         self.page_count = page_count
         self.next_list = page_count
         self.last_list = page_count + list_heads
-        # calloc'ed: pages nobody ever touches cost the simulator's host nothing.
-        links = numpy.zeros(2 * (page_count + list_heads), dtype=numpy.int32)
+        links = zeros(2 * (page_count + list_heads), dtype=numpy.int32)
         self.links = memoryview(links)
         self.next = memoryview(links[0::2])
         self.prev = memoryview(links[1::2])
-        self.state = memoryview(numpy.zeros(page_count, dtype=numpy.uint8))
+        self.state = memoryview(zeros(page_count, dtype=numpy.uint8))
         blocks = page_count >> PAGEBLOCK_ORDER
         self.pageblock_type = memoryview(numpy.ones(blocks, dtype=numpy.uint8))
         nobody = numpy.empty(blocks, dtype=numpy.int16)
         nobody.fill(-1)
         self.pageblock_cpu = memoryview(nobody)
+        self.retyped = 0
 
     def new_lists(self, count: cython.int) -> cython.int:
         """Make ``count`` empty lists; the number of the first is returned, the rest follow it."""
@@ -106,6 +112,18 @@ class Pages:
         self.links[2 * before] = cython.cast(cython.int, after)
         self.links[2 * after + 1] = cython.cast(cython.int, before)
         return 0
+
+    def retype(self, block: cython.Py_ssize_t, migratetype: cython.int) -> cython.int:
+        """set_pageblock_migratetype()."""
+        before: cython.int = self.pageblock_type[block]
+        self.retyped += (migratetype - before) * (block + 1)
+        self.pageblock_type[block] = migratetype
+        return 0
+
+    def weigh_types(self) -> int:
+        """The types of all pageblocks, each times the block's number and one, summed up."""
+        types = numpy.asarray(self.pageblock_type)
+        return int(types @ numpy.arange(1, len(types) + 1))
 
     def head_of(self, pfn: cython.int) -> cython.int:
         """The head of the block that ``pfn`` lies in, -1 for a reserved or absent page.

@@ -160,9 +160,31 @@ class Processors:
                 self._restore_tape(context.cpu)
         return self.release_soon(context.cpu)
 
+    def suspend(self, number: cython.int, interrupts_on: cython.bint) -> int:
+        """Others will run inside the step of whoever has a vCPU: no task there, nor its tape.
+
+        Args:
+            number: the vCPU.
+            interrupts_on: whether interrupts reach it, as they would between any two instructions.
+
+        Returns:
+            What `resume_suspended` is to be given.
+        """
+        cpu: Cpu = self.cpus[number]
+        before: cython.int = cpu.suspended
+        cpu.suspended = 1 if interrupts_on else 2
+        return before
+
+    def resume_suspended(self, number: cython.int, before: cython.int) -> None:
+        """The step goes on; who has been kept from the vCPU gets it when the step has ended."""
+        cpu: Cpu = self.cpus[number]
+        cpu.suspended = before
+        self.release_soon(number)
+
     def release_soon(self, number: cython.int) -> cython.int:
         """Whoever waits for the CPU gets it as the next event, not inside this step."""
-        if number < 0:
+        # There are no CPUs any more when the last of a run's coroutines are closed.
+        if number < 0 or number >= len(self.cpus):
             return 0
         cpu: Cpu = self.cpus[number]
         if len(cpu.interrupts) > 0 or len(cpu.runnable) > 0:
@@ -183,13 +205,15 @@ class Processors:
         """Whether the vCPU cannot run a task: in an interrupt, spinning, or out of the guest."""
         cpu: Cpu = self.cpus[number]
         hook: Context = self.hooks[number]
-        if cpu.interrupt is not None:
+        if cpu.interrupt is not None or cpu.suspended:
             return True
         return hook is not None and hook.parked != "sleep"
 
     def _takes_interrupts(self, number: cython.int) -> cython.bint:
         cpu: Cpu = self.cpus[number]
         hook: Context = self.hooks[number]
+        if cpu.suspended:
+            return cpu.suspended == 1
         if hook is not None and hook.parked != "sleep":
             if hook.interrupts_off or hook.parked == "held":
                 return False

@@ -31,6 +31,7 @@ cdef class CoreScheduler:
     cdef public list in_flight_flags
     cdef public Context current
     cdef public object look_again
+    cdef public object restored
     cdef public object atomic_hooks
     cdef public long long next_number
     cdef public int off_in_hook
@@ -38,6 +39,7 @@ cdef class CoreScheduler:
     cdef readonly long long lock_takes, empty_lock_takes
     cdef unsigned long long in_hand(self) except? 0
     cdef int take_lock(self, Context context, LockTimeline lock) except -1
+    cpdef int end_take(self, Context context) except -1
     cpdef int resume(self, Context context, long long began_ns=*) except -1
     cpdef int enter(self, Context context) except -1
     cdef int advance(self, Context context, long long began_ns) except -1

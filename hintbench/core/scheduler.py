@@ -68,6 +68,8 @@ class CoreScheduler:
         contexts: the tasks that have not ended.
         in_flight_flags: what the strategy marks what is in its hands with.
         look_again: called after every advance of a context while somebody spins.
+        restored: called when the running context has switched interrupts on again, by
+            ``with guest.interrupts_off()``; None: nobody listens.
         atomic_hooks: hooks that run with interrupts off.
         off_in_hook: how many sections that switch interrupts off a plain hook in a tape is in.
         lock_takes, empty_lock_takes: takes of zone locks by the strategy's contexts, and those
@@ -95,6 +97,7 @@ class CoreScheduler:
         self.in_flight_flags = []
         self.current = None
         self.look_again = None
+        self.restored = None
         self.atomic_hooks = frozenset()
         self.next_number = _FIRST_TASK_NUMBER
         self.off_in_hook = 0
@@ -109,6 +112,7 @@ class CoreScheduler:
         self.in_flight_flags.clear()
         self.current = None
         self.look_again = None
+        self.restored = None
 
     # -- what the core calls --------------------------------------------------------------------
 
@@ -183,6 +187,16 @@ class CoreScheduler:
             self.current.took = True
             self.current.take_seen = self.in_hand()
 
+    def end_take(self, context: Context) -> cython.int:
+        """What a context finds under the lock that it took is in its hands by now, or nowhere.
+
+        Called before others run, who have something in their hands as well.
+        """
+        if context.took:
+            self.empty_lock_takes += context.take_seen == self.in_hand()
+            context.took = False
+        return 0
+
     @cython.overflowcheck(False)
     def in_hand(self) -> cython.ulonglong:
         """What changes with every block isolated, held, given back or marked as in flight."""
@@ -234,9 +248,7 @@ class CoreScheduler:
         finally:
             self.current = outer
             self.accounts.book(context, self.clock.now)
-            if context.took:
-                self.empty_lock_takes += context.take_seen == self.in_hand()
-                context.took = False
+            self.end_take(context)
         if ended:
             return 1
         self._wait(context, request)

@@ -39,6 +39,7 @@ cdef class Simulation:
     cdef long long sequence
     cdef readonly int clearing
     cdef readonly int running
+    cdef readonly int stepping
     cdef readonly long long progress
     cdef readonly long long last_ns
     cdef public bint fast_path
@@ -54,6 +55,7 @@ cdef class Simulation:
     cdef public long long exact_taken_again, exact_returned_again, exact_waits
     cpdef int schedule(self, long long at_ns, int rank, int number, object callback) except -1
     cpdef int run_event(self) except -1
+    cdef int check_stepping(self) except -1
     cpdef int requeue(self, Vcpu vcpu) except -1
     cpdef int block(self, Vcpu vcpu) except -1
     cdef int call_waiting_hook(self, Vcpu vcpu, object coroutine, str name, int after) except -1

@@ -8,6 +8,9 @@ from typing import Any
 import cython
 import numpy
 
+from hintbench.core.clock import refuse_plugin
+from hintbench.core.hugepages import zeros
+
 if cython.compiled:
     from cython.cimports.hintbench.core.clock import VirtualClock, Winner
     from cython.cimports.hintbench.core.constants import (
@@ -61,6 +64,7 @@ class Simulation:
     Attributes:
         fast_path: whether :mod:`hintbench.core.fastpath` and :mod:`hintbench.core.directpath` may
             be taken; the results are the same.
+        stepping: the vCPU whose step is under way; -1: none, an event's perhaps.
         direct_orders: a bit for each order that the per-CPU lists do not hold.
     """
 
@@ -88,7 +92,7 @@ class Simulation:
         self.hooks = hooks
         self.driver = driver
         # Explored runs are so short that numpy.full(), which is Python, would show.
-        empty = numpy.empty(max(slots, 1), dtype=numpy.int32)
+        empty = zeros(max(slots, 1), dtype=numpy.int32)
         empty.fill(SLOT_EMPTY)
         self.slots = memoryview(empty)
         indices = numpy.empty(pages.page_count >> MAX_PAGE_ORDER, dtype=numpy.uint8)
@@ -102,6 +106,7 @@ class Simulation:
         self.sequence = 0
         self.clearing = 0
         self.running = 0
+        self.stepping = -1
         self.progress = 0
         self.last_ns = 0
         self.fast_path = True
@@ -141,6 +146,8 @@ class Simulation:
 
     def wake(self, number: int, at_ns: int) -> None:
         """A vCPU that waits goes on at ``at_ns``."""
+        if cython.compiled and self.clock.guarded:
+            refuse_plugin("time of a vCPU")
         self.winner.set(number, at_ns)
 
     def clock_of(self, number: int) -> int:
@@ -149,6 +156,8 @@ class Simulation:
 
     def set_clock(self, number: int, at_ns: int) -> None:
         """Move a vCPU's clock (a kick, an interrupt, a task that used the CPU)."""
+        if cython.compiled and self.clock.guarded:
+            refuse_plugin("time of a vCPU")
         self.winner.set(number, at_ns)
 
     def record(self, time_ns: int, cpu: int, kind: int, pfn: int, order: int) -> None:
@@ -199,7 +208,21 @@ class Simulation:
                 self.next_event_ns = self.events[0][0]
                 return 0
         self.clock.now = at_ns
+        self.stepping = -1
         event[4]()
+        return 0
+
+    def check_stepping(self) -> cython.int:
+        """Others may be stepped inside a vCPU's step, but not that vCPU.
+
+        Raises:
+            RuntimeError: its clock is still among those that are compared.
+        """
+        if self.stepping >= 0 and self.winner.keys[self.stepping] < NEVER:
+            raise RuntimeError(
+                f"vCPU {self.stepping} is being stepped already, and cannot be stepped inside that"
+                " step: put its clock off first"
+            )
         return 0
 
     # -- hooks ----------------------------------------------------------------------------------

@@ -21,40 +21,42 @@ cdef class Drain:
 
 
 cdef class Vcpu:
+    # what every step looks at stands together, in two or three cache lines: there may be 256 of these
     cdef readonly int number
-    cdef readonly int node
     cdef public int phase
+    cdef readonly int order
+    cdef bint timed
+    cdef readonly long long position, length
+    cdef public bint idle
+    cdef readonly bint clearing
+    cdef int judged_zone
+    cdef bint avoids_fragments
+    cdef readonly int preferred_node
     cdef public int after
+    cdef readonly list zonelist
+    cdef readonly list pcps
     # the tape
     cdef unsigned long long[::1] words
     cdef const long long[::1] times
-    cdef bint timed
-    cdef readonly long long position, length
     cdef object blocks
     cdef const unsigned int[::1] codes
     cdef const int[::1] values
     cdef const long long[::1] block_times
     cdef Py_ssize_t piece_at, block_length, room
     # the operation in hand
+    cdef readonly int node
     cdef readonly long long started
-    cdef readonly int order, migratetype, slot, pfn, zone_at, highest_zone
+    cdef readonly int migratetype, slot, pfn, zone_at, highest_zone
     cdef readonly unsigned int flags
     cdef public bint no_fragment, slow
     cdef readonly bint several_nodes
-    cdef int judged_zone
-    cdef bint avoids_fragments
-    cdef readonly int preferred_node
     cdef public long long lock_wait, spin, slow_path
     cdef readonly long long irqs_off_ns
     cdef readonly int piece_end
-    cdef readonly bint clearing
-    cdef public bint idle
     cdef public bint woken
     cdef readonly long long idle_ns, finished_ns
     cdef readonly Drain drain
     cdef readonly FallbackMode mode
-    cdef readonly list zonelist
-    cdef readonly list pcps
     cdef public object coroutine
     cdef public str hook
     cdef int next_block(self) except -1

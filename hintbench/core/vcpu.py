@@ -6,13 +6,15 @@ from typing import Any
 import cython
 import numpy
 
+from hintbench.core.hugepages import zeros
+
 if cython.compiled:
-    from cython.cimports.hintbench.core.constants import GIVE_BACK, HIGHATOMIC, KERNEL_6_12, TAKE
+    from cython.cimports.hintbench.core.constants import HIGHATOMIC, KERNEL_6_12
     from cython.cimports.hintbench.core.fallback import FallbackMode
     from cython.cimports.hintbench.core.pcp import PerCpuPages, index_order
     from cython.cimports.hintbench.core.zone import Zone
 else:
-    from hintbench.core.constants import GIVE_BACK, HIGHATOMIC, KERNEL_6_12, TAKE
+    from hintbench.core.constants import HIGHATOMIC, KERNEL_6_12
     from hintbench.core.fallback import FallbackMode
     from hintbench.core.pcp import PerCpuPages, index_order
     from hintbench.core.zone import Zone
@@ -39,6 +41,9 @@ else:
 
 # How many operations are made ready at a time; few enough for a core's own cache.
 _PIECE = cython.declare(cython.Py_ssize_t, 2048)
+# A cache line more than a power of two, so that what the vCPUs read at one time lies
+# in different sets of the cache.
+_STRIDE = cython.declare(cython.Py_ssize_t, 2048 + 8)
 
 
 @cython.final
@@ -218,6 +223,12 @@ class Vcpu:
         self.coroutine = None
         self.hook = ""
 
+    def place_words(self, words: Any) -> None:
+        """Have operations made ready in ``words``, if none are yet."""
+        if self.room == 0:
+            self.words = words
+            self.room = len(words)
+
     def next_block(self) -> cython.int:
         """Make the tape's next operations ready; 0 at its end."""
         while self.piece_at >= self.block_length:
@@ -242,11 +253,8 @@ class Vcpu:
         end: cython.Py_ssize_t = min(first + _PIECE, self.block_length)
         at: cython.Py_ssize_t
         any_time: cython.longlong = 0
-        while end < self.block_length and TAKE <= self.codes[end] & 15 <= GIVE_BACK:
-            # Operations of an exact replay may belong to one burst.
-            end += 1
         if end - first > self.room:
-            self.room = max(end - first, _PIECE)
+            self.room = _PIECE
             self.words = memoryview(numpy.empty(self.room, dtype=numpy.uint64))
         for at in range(first, end):
             self.words[at - first] = (
@@ -259,3 +267,15 @@ class Vcpu:
         self.length = end - first
         self.piece_at = end
         return 1
+
+
+def place_words(vcpus: list[Any]) -> None:
+    """Let the ready operations of many vCPUs lie in one array, on huge pages if that is large.
+
+    Each is a stream of its own; on pages of 4 KiB 256 of them would not leave the processor's
+    table of addresses much room for anything else.
+    """
+    words = zeros(len(vcpus) * _STRIDE, dtype=numpy.uint64)
+    for number, vcpu in enumerate(vcpus):
+        first = number * _STRIDE
+        vcpu.place_words(memoryview(words[first : first + _PIECE]))

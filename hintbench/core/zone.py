@@ -276,7 +276,7 @@ class Zone(FreeLists):
         self._need_lock("set_pageblock_migratetype", pfn)
         if self.kernel >= KERNEL_6_12:
             move_free_blocks(self, pfn & ~((1 << PAGEBLOCK_ORDER) - 1), migratetype)
-        self.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER] = migratetype
+        self.pages.retype(pfn >> PAGEBLOCK_ORDER, migratetype)
 
     # -- memory of the strategy's own -----------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,6 +34,9 @@ QUIET_NS: Final = 2_000_000_000
 [virtual ns]."""
 COMPANIONS: Final = 4
 """How many further blocks are freed for strategies that do nothing about one alone."""
+_GAPS: Final = (*range(16, 1_024, 16), *range(1_024, 4_096, 128))
+"""Sizes of the gaps that are left in memory between two runs [bytes]."""
+_GAPS_OF_A_SIZE: Final = 6
 _FILLER: Final = 300
 """Pages freed after the block, so that its own leave the per-CPU list."""
 
@@ -125,10 +129,10 @@ def _add(found: Exploration, scenario: Scenario, rule: str, text: str) -> None:
 def _twice(
     make: Callable[[], Strategy], scenario: Scenario, found: Exploration, kept: list[Any]
 ) -> None:
-    # What is kept of earlier runs, and ever more beside it, makes that of the later ones lie
-    # elsewhere in memory: an order that follows from id() shows.
+    # What is kept of earlier runs, and the gaps beside it, make that of the later ones lie
+    # elsewhere in memory, in another order: one that follows from id() shows.
     first = run_scenario(make, scenario, frozenset(RULES), attach=kept.append)
-    kept.append(bytes(1_024 + 8 * len(kept)))
+    kept.append(_stir(random.Random(len(kept))))
     second = run_scenario(make, scenario, frozenset(RULES))
     found.schedules += 2
     if first.error or second.error:
@@ -137,6 +141,24 @@ def _twice(
     elif first.digest != second.digest:
         text = f"the same scenario gave the digests {first.digest} and {second.digest}"
         _add(found, scenario, "deterministic", text)
+
+
+def _stir(rng: random.Random) -> list[bytes]:
+    """Leave gaps of all sizes in memory, in any order, which what is made next fills in that order.
+
+    Args:
+        rng: of the order.
+
+    Returns:
+        What keeps the gaps apart.
+    """
+    made = [bytes(size) for size in _GAPS for _ in range(2 * _GAPS_OF_A_SIZE)]
+    kept, given = made[::2], made[1::2]
+    del made
+    rng.shuffle(given)
+    while given:
+        given.pop()
+    return kept
 
 
 def _off(make: Callable[[], Strategy], scenario: Scenario, found: Exploration) -> None:

@@ -8,7 +8,7 @@ from hintbench.core import machine as core_machine
 from hintbench.core.processors import as_coroutine
 from hintbench.core.zone import dismantle
 from hintbench.runner import STOP_LIMIT_NS
-from hintbench.testing.nested import NestedRun
+from hintbench.testing.nested import SPIN_LIMIT_NS, NestedRun
 from hintbench.testing.outcome import ScheduleStoppedError
 from hintbench.testing.untold import untold_blocks, untold_huge_pages
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from hintbench.testing.checker import Checker
     from hintbench.testing.faults import Faults
 
-SPIN_LIMIT_NS: Final = 500_000_000
-"""Longer than any host of an explored run takes for a report, faults included [virtual ns]."""
 FIRST_LOOK_NS: Final = 1_000_000
 """How soon after the last operation it is asked whether all is told, then ever later."""
 

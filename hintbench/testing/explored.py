@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hintbench.core import machine as core_machine
 from hintbench.core.audit import Auditor
-from hintbench.core.constants import EVENT_ISOLATED, ROLE_HOOK
+from hintbench.core.constants import EVENT_ISOLATED
 from hintbench.core.preemption import EndlessRunError
 from hintbench.core.tearing import Tear
 from hintbench.errors import HintbenchError, PluginError, TaskLeakError
 from hintbench.forgotten import forgotten_awaits
 from hintbench.testing.checker import Checker
 from hintbench.testing.endings import EndedRun
-from hintbench.testing.faults import IN_HAND, Faults
+from hintbench.testing.faults import AT_RESTORE, IN_HAND, Faults
 from hintbench.testing.integrity import Seal
+from hintbench.testing.nested import MOST_NESTED
 from hintbench.testing.outcome import RACE, Outcome, ScheduleStoppedError, Violation
 from hintbench.testing.scenario import Scenario
 from hintbench.watching import Watcher
@@ -94,6 +95,8 @@ class ExploredRun(EndedRun):
         if any(fault.kind in IN_HAND for fault in scenario.faults):
             # An attribute, so that other runs do not hear of every mark.
             self.flag_set = self._marked
+        if any(fault.kind == AT_RESTORE for fault in scenario.faults):
+            self.scheduler.restored = self._interrupts_on
         self.watcher = Watcher((*self.checkers, self))
         self.guest.watcher = self.watcher
         self.guest.host.watcher = self.watcher
@@ -121,7 +124,7 @@ class ExploredRun(EndedRun):
             self.outcome.violations.clear()
             self.outcome.counts.clear()
         self.outcome.forgotten = forgotten[0] if forgotten else ""
-        if replaced := self.seal.broken():
+        if replaced := self.seal.broken(lasting=not self.outcome.violations):
             # What the checkers have seen of such a guest means nothing.
             self.outcome.error = (
                 f"plugin {self.scheduler.plugin!r}: replaces {replaced}, which is not a strategy's"
@@ -244,13 +247,27 @@ class ExploredRun(EndedRun):
         self.faults.in_hand(self.guest.zone_of(pfn))
 
     def flag_cleared(self, flags: Any, pfn: int, order: int) -> None:
-        """An event of the watcher's: a mark is gone, which other CPUs may see before any more.
+        """An event of the watcher's: a mark is gone, which other CPUs may see before any more."""
+        if not (self.dead or self._polls_in_event()):
+            self._preempt("what follows the clearing of a mark")
 
-        Not in a hook: whatever called it in the core goes on with the lists that it had before.
+    def _interrupts_on(self) -> None:
+        """A section with interrupts off has ended: one that waited comes before anything else."""
+        if self.dead or self.depth >= MOST_NESTED or self.interrupts_off:
+            return
+        if self._polls_in_event():
+            return
+        if self.faults.at_restore():
+            self._run_others(0)
+
+    def _polls_in_event(self) -> bool:
+        """Whether a spinner polls inside an event of the host's, which has woken it for that.
+
+        Others must not run there: the host stands in the middle of its event, and that is earlier
+        than what the spinner would be kept for; nobody may go on in the past of others.
         """
         current = self.scheduler.current
-        if not self.dead and current is not None and current.role != ROLE_HOOK:
-            self._preempt("what follows the clearing of a mark")
+        return current is not None and bool(current.parked)
 
     def discarded(self, pfn: int, pages: int) -> None:
         """An event of the watcher's: the memory of some pages goes."""

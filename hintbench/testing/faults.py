@@ -29,15 +29,17 @@ KINDS: Final = {
     "interrupt-in-allocation": "an interrupt frees while memory for a buffer is sought",
     "interrupt-in-hand": "an interrupt allocates right after the strategy has taken a block",
     "large-interrupt-in-hand": "the same, of a large block, which it frees again",
+    "interrupt-at-restore": "an interrupt frees a large block as soon as interrupts are on again",
     "interrupt-at-stop": "an interrupt drains a CPU's lists while the strategy is being stopped",
     "interrupt": "an interrupt drains a per-CPU list in the middle of something",
     "interrupt-allocates": "an interrupt allocates pages (GFP_ATOMIC) in the middle of something",
 }
 """Kinds of faults; `Fault.number` counts submissions of several descriptors, submissions, reports
 served, descriptors, answers, interrupts, submissions, submissions, isolations, buffers, buffers,
-blocks isolated or marked (twice), and (for the other interrupts) is their time; `Fault.amount` of
-interrupts is how many batches or pages they drain or allocate, at least one; that of the one at the
-stop is how long after its begin it comes [virtual ns]."""
+blocks isolated or marked (twice), ends of sections with interrupts off, and (for the other
+interrupts) is their time; `Fault.amount` of interrupts is how many batches or pages they drain or
+allocate, at least one; that of the one at the stop is how long after its begin it comes
+[virtual ns]."""
 
 TIMED: Final = frozenset({"interrupt", "interrupt-allocates"})
 """Kinds that happen at a time, on a CPU."""
@@ -52,6 +54,7 @@ COUNTED: Final = tuple(
 """Kinds that happen the so-manieth time that they could."""
 INTERRUPTING: Final = (
     *("interrupt-in-allocation", "interrupt-in-hand", "large-interrupt-in-hand"),
+    "interrupt-at-restore",
 )
 """Of these, interrupts at the moments when code that lets them in forgets about them: drawn twice
 as often as others."""
@@ -62,10 +65,12 @@ ALL_BATCHES: Final = 1_000
 """Batches of a list that is emptied."""
 IN_HAND: Final = frozenset({"interrupt-in-hand", "large-interrupt-in-hand"})
 """Those that come when the strategy has taken or marked a block."""
+AT_RESTORE: Final = "interrupt-at-restore"
 _OF_THE_GUEST: Final = frozenset(
     {
         *("isolation-refused", "buffer-fails", "interrupt-in-allocation"),
         *IN_HAND,
+        AT_RESTORE,
     }
 )
 FAILURES: Final = frozenset(
@@ -87,10 +92,12 @@ def draw_counted(rng: random.Random, kinds: Sequence[str], most: int) -> list[Fa
     Args:
         rng: of all choices.
         kinds: the kinds to choose from.
-        most: the highest number of the first time.
+        most: the highest number of the first time; sections with interrupts off end more often.
     """
     kind, amount = rng.choice(kinds), 1 << rng.randint(12, 26)
     first, times = rng.randint(1, most), rng.choice((1, 1, 2, 5))
+    if kind == AT_RESTORE:
+        first, times = rng.randint(1, 1 << rng.randint(0, 6)), rng.choice((2, 2, 3, 4, 8, 64))
     return [Fault(kind, first + extra, amount) for extra in range(times)]
 
 
@@ -200,6 +207,14 @@ class Faults:
             self._raise(cpu, lambda: self._handlers.refill(cpu, pages, zone), "interrupt")
         if self._now("large-interrupt-in-hand") >= 0:
             self._raise(cpu, lambda: self._handlers.borrow(cpu, zone), "interrupt")
+
+    def at_restore(self) -> bool:
+        """The strategy has switched interrupts on again; whether one waits for that."""
+        cpu = self._run.machine.clock.cpu
+        if cpu < 0 or self._now(AT_RESTORE) < 0:
+            return False
+        self._raise(cpu, lambda: self._handlers.exchange(cpu), "interrupt")
+        return True
 
     def stopping(self, now_ns: int) -> None:
         """The strategy is told to stop now; memory is still freed."""

@@ -15,7 +15,14 @@ import numpy as np
 
 from hintbench.operations import Flag, Migratetype, Operation, encode
 from hintbench.testing.encounters import everybody_spins, split_and_merged
-from hintbench.testing.faults import AT_STOP, COUNTED, FAILURES, INTERRUPTING, draw_counted
+from hintbench.testing.faults import (
+    AT_RESTORE,
+    AT_STOP,
+    COUNTED,
+    FAILURES,
+    INTERRUPTING,
+    draw_counted,
+)
 from hintbench.testing.guests import HOSTS, small_guest
 from hintbench.testing.scenario import (
     EDIT,
@@ -37,6 +44,8 @@ ORDERS: Final = (0, 3, 3, 4, 5, 7, 8, 9, 9, 10, 10)
 BURSTS: Final = (1, 1, 1, 2, 2, 3, 4, 6, 8)
 """How many blocks of one order a CPU allocates, and frees, in one go."""
 MOST_BURSTS: Final = 5
+MOST_RESTORES: Final = 24
+"""About so often a strategy's tasks and hooks switch interrupts on in such a scenario."""
 DRAINED: Final = 1_000
 """Batches of a list that is emptied."""
 _FREE: Final = int(encode(Operation.FREE))
@@ -135,6 +144,10 @@ def _faults(rng: random.Random, vcpus: int) -> tuple[Fault, ...]:
             faults.append(
                 Fault("interrupt", rng.randint(1_000, 2_000_000), DRAINED, rng.randrange(vcpus))
             )
+    if rng.random() < 0.15:
+        # One that frees what the other has taken.
+        first = rng.randint(1, MOST_RESTORES)
+        faults += [Fault(AT_RESTORE, number) for number in (first, first + rng.randint(1, 4))]
     if rng.random() < 0.15:
         amount = 1 << rng.randrange(6)
         time_ns = rng.randint(1_000, 2_000_000)

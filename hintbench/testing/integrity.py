@@ -2,12 +2,15 @@
 
 A guest whose watcher, rules or services are a strategy's own says nothing about the strategy: the
 run counts as its fault. Zones, flags and locks are compiled, and refuse new methods themselves;
-what of a zone is a number or a switch is remembered too.
+what of a zone is a number or a switch is remembered too, and so are prices and the types of
+pageblocks. Of the virtual clock only hintbench's own modules set anything meanwhile.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
+
+from hintbench.core.clock import CostTable
 
 _OURS: Final = {
     "guest": (
@@ -18,7 +21,10 @@ _OURS: Final = {
 }
 """Attributes that stay what they were, by where they are."""
 _OF_A_ZONE: Final = ("managed_pages", "hooks", "refuse_isolation")
-"""Not its watermarks: whoever goes past them for a moment is refuted by what comes of it."""
+_WATERMARKS: Final = ("watermark_min", "watermark_low", "watermark_high")
+"""Whoever goes past these for a moment is refuted by what comes of it; here only who leaves them so
+in a run in which nothing else was found."""
+_COSTS: Final = tuple(name for name in dir(CostTable) if name.endswith(("_ns", "_retries")))
 
 
 class Seal:
@@ -36,6 +42,12 @@ class Seal:
             for name in names
         }
         self._zones = [(zone, self._of(zone)) for zone in guest.zones]
+        self._watermarks = [self._watermarks_of(zone) for zone in guest.zones]
+        self._clock = guest.machine.clock
+        self._clock.guarded = True
+        self._costs = self._prices()
+        self._pages = guest.machine.pages
+        self._types = self._pages.weigh_types() - self._pages.retyped
         self._own = {
             where: {name for name in vars(part) if callable(getattr(type(part), name, None))}
             for where, part in self._parts.items()
@@ -50,12 +62,31 @@ class Seal:
     def _of(zone: Any) -> tuple[Any, ...]:
         return tuple(getattr(zone, name) for name in _OF_A_ZONE)
 
-    def broken(self) -> str:
-        """What has been replaced, as ``guest.host.report``; "" when nothing was."""
+    @staticmethod
+    def _watermarks_of(zone: Any) -> tuple[int, ...]:
+        return tuple(getattr(zone, name) for name in _WATERMARKS)
+
+    def _prices(self) -> tuple[int, ...]:
+        return tuple(getattr(self._clock.costs, name) for name in _COSTS)
+
+    def broken(self, *, lasting: bool = True) -> str:
+        """What has been replaced, as ``guest.host.report``; "" when nothing was.
+
+        Args:
+            lasting: the run has come to its end, so what is out of place by now stays so.
+        """
+        if not self._clock.guarded or self._prices() != self._costs:
+            return "guest.machine.clock.costs" if self._clock.guarded else "guest.machine.clock"
+        if self._pages.weigh_types() - self._pages.retyped != self._types:
+            return "guest.machine.pages.pageblock_type"
         for zone, before in self._zones:
             for name, value, now in zip(_OF_A_ZONE, before, self._of(zone), strict=True):
                 if now is not value and now != value:
                     return f"zone.{name}"
+        if lasting:
+            for (zone, _), marks in zip(self._zones, self._watermarks, strict=True):
+                if self._watermarks_of(zone) != marks:
+                    return "zone.watermark_min, _low or _high"
         for (where, name), value in self._before.items():
             if getattr(self._parts[where], name, None) is not value:
                 return f"{where}.{name}"

@@ -33,6 +33,7 @@ class Interrupts:
 
     def __init__(self, run: ExploredRun) -> None:
         self._run = run
+        self._kept = -1
 
     async def drain(self, cpu: int, batches: int) -> None:
         """What a device's interrupt does to the allocator: it frees, and lists overflow."""
@@ -86,19 +87,44 @@ class Interrupts:
             cpu: where.
             zone: whose; None: the one with most free memory.
         """
+        pfn = await self._take_large(cpu, zone or self._largest())
+        if pfn >= 0:
+            await self._free_large(cpu, pfn)
+
+    async def exchange(self, cpu: int) -> None:
+        """A softirq takes a large block (GFP_ATOMIC), and frees the one that it took last.
+
+        What it frees is none that has just been freed, as that which `borrow` finds on top of a
+        list is.
+
+        Args:
+            cpu: where.
+        """
+        taken = await self._take_large(cpu, self._largest())
+        freed, self._kept = self._kept, taken
+        if freed >= 0:
+            await self._free_large(cpu, freed)
+
+    async def _take_large(self, cpu: int, zone: Any) -> int:
+        """A block of order `LARGE`, in use; -1 where memory is short."""
         run, clock = self._run, self._run.machine.clock
         self._pay()
-        zone = zone or self._largest()
         await zone.lock.acquire()
         spare = zone.free_pages > zone.watermark_low + zone.watermark_boost + (1 << LARGE)
         pfn = zone.allocate(LARGE) if spare else -1
         if pfn >= 0:
             clock.digest.record(clock.now, cpu, EVENT_TAKEN, pfn, LARGE)
         zone.lock.release()
-        if pfn < 0:
-            return
-        await run.guest.step()
-        await self._hand_out(cpu, pfn, LARGE)
+        if pfn >= 0:
+            await run.guest.step()
+            await self._hand_out(cpu, pfn, LARGE)
+        return int(pfn)
+
+    async def _free_large(self, cpu: int, pfn: int) -> None:
+        """Free such a block."""
+        run, clock = self._run, self._run.machine.clock
+        zone: Any = run.guest.zone_of(pfn)
+        self._pay()
         clock.digest.record(clock.now, cpu, EVENT_FREED, pfn, LARGE)
         run.machine.pages.state[pfn] = TRANSIT | LARGE
         if self._concerns("page_freeing", pfn, LARGE):

@@ -12,12 +12,17 @@ from hintbench.core.preemption import Preemptions
 from hintbench.testing.watched import WatchedRun
 
 if TYPE_CHECKING:
+    from hintbench.core.contexts import Context
     from hintbench.strategy import Strategy
     from hintbench.testing.scenario import Scenario
     from hintbench.watching import Watcher
 
 MOST_NESTED: Final = 2
-"""How deep unlocked edits may stand inside each other."""
+"""How deep steps may stand inside each other."""
+SPIN_LIMIT_NS: Final = 500_000_000
+"""Longer than any host of an explored run takes for a report, faults included [virtual ns]."""
+FIRST_SLICE_NS: Final = 1_000
+"""How soon it is asked for the first time whether an interrupt has ended, then ever later."""
 
 
 class NestedRun(WatchedRun):
@@ -70,26 +75,55 @@ class NestedRun(WatchedRun):
             clock.now = until_ns
             return
         where = clock.cpu, clock.payer, clock.context
-        outer, scheduler.current = scheduler.current, None
-        hook, self.hook = self.hook, ("", ())
-        off, scheduler.off_in_hook = scheduler.off_in_hook, 0
-        key = NEVER
+        outer, off = scheduler.current, scheduler.off_in_hook
+        hook = self.hook
+        if outer is not None:
+            scheduler.end_take(outer)
+        key, suspended = NEVER, 0
         if clock.cpu >= 0:
+            suspended = scheduler.processors.suspend(clock.cpu, not self.interrupts_off)
             key = simulation.clock_of(clock.cpu)
             simulation.set_clock(clock.cpu, NEVER)
+        scheduler.current, self.hook, scheduler.off_in_hook = None, ("", ()), 0
         flags = [(zone, zone.quiet) for zone in self.machine.zones]
         self.depth += 1
         try:
             core_machine.run_until(simulation, until_ns)
+            if where[0] >= 0:
+                until_ns = self._end_interrupt(where[0], outer, until_ns)
         finally:
             self.depth -= 1
             for zone, quiet in flags:
                 zone.quiet = quiet
             scheduler.current, self.hook, scheduler.off_in_hook = outer, hook, off
             clock.cpu, clock.payer, clock.context = where
-            if clock.cpu >= 0 and key < NEVER:
-                simulation.set_clock(clock.cpu, key)
             clock.now = until_ns
+            if clock.cpu >= 0:
+                if key < NEVER:
+                    simulation.set_clock(clock.cpu, key)
+                scheduler.processors.resume_suspended(clock.cpu, suspended)
+
+    def _end_interrupt(self, number: int, outer: Context | None, until_ns: int) -> int:
+        """Let an interrupt that has come to a CPU end before what it interrupted goes on.
+
+        Args:
+            number: the CPU.
+            outer: what stands in the middle of its step there; perhaps an interrupt itself.
+            until_ns: up to when everybody has run.
+
+        Returns:
+            When what was interrupted goes on.
+        """
+        cpu = self.scheduler.processors.cpus[number]
+        limit_ns, slice_ns = until_ns + SPIN_LIMIT_NS, FIRST_SLICE_NS
+        while cpu.interrupt is not None and cpu.interrupt is not outer:
+            if until_ns > limit_ns:
+                text = f"{cpu.interrupt.name} spins on CPU {number} for what it has interrupted"
+                self.violate("progress-under-spin", text, "deadlock")
+            until_ns += slice_ns
+            slice_ns *= 2
+            core_machine.run_until(self.machine.simulation, until_ns)
+        return max(until_ns, int(self.machine.irqs_off_until_ns[number]))
 
     def check_lists(self) -> None:
         """Whether the free lists are in order; they must be whenever nobody edits them."""

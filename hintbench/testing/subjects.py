@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +126,8 @@ def strategy_in_file(path: str) -> type[Strategy]:
         HintbenchError: it cannot be loaded, or defines none or several.
     """
     before = set(_subclasses(Strategy))
-    load_plugin(path)
+    # Its name needs to be nobody else's: who names a file means what is in it.
+    load_plugin(path, by_name=False)
     where = Path(path).resolve()
     classes: list[type[Strategy]] = _subclasses(Strategy)
     found = [each for each in classes if _file_of(each) == where]
@@ -144,6 +146,10 @@ def strategy_in_module(text: str) -> type[Strategy]:
         HintbenchError: there is no such module or class, or it is no strategy.
     """
     module_name, _, class_name = text.partition(":")
+    # As `python -m` does, which a console script does not: a module in the current folder is found.
+    here = str(Path.cwd())
+    if "" not in sys.path and here not in sys.path:
+        sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from hintbench.runner import Run
@@ -12,6 +13,7 @@ from hintbench.testing.scenario import Scenario, ScenarioWorkload
 from hintbench.workload import Program, WorkloadSetting
 
 if TYPE_CHECKING:
+    from hintbench.core.contexts import Context
     from hintbench.strategy import Strategy
     from hintbench.testing.races.race import Race
 
@@ -156,14 +158,27 @@ class WatchedRun(Run):
 
     def _line(self) -> str:
         """The innermost line of the strategy's file that is being executed."""
-        frame = sys._getframe(1)
-        step: Any = frame
-        while step is not None:
+        for step in self._frames():
             if step.f_code.co_filename == self.strategy_file:
                 name = self.strategy_file.replace("\\", "/").rsplit("/", 1)[-1]
                 return f"{name}:{step.f_lineno} in {step.f_code.co_name}"
-            step = step.f_back
         return ""
+
+    def _frames(self) -> Iterator[FrameType]:
+        """What runs, innermost first; or what a context stands in that should not wait."""
+        waiting: Context | None = self.scheduler.rules.waiting
+        if waiting is None:
+            frame: FrameType | None = sys._getframe(1)
+            while frame is not None:
+                yield frame
+                frame = frame.f_back
+            return
+        frames = []
+        awaited: Any = waiting.coroutine
+        while getattr(awaited, "cr_frame", None) is not None:
+            frames.append(awaited.cr_frame)
+            awaited = awaited.cr_await
+        yield from reversed(frames)
 
 
 def _file_of(strategy: object) -> str:

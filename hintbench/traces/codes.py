@@ -87,14 +87,14 @@ def allocation_codes(found: History | Window, steps: Steps) -> npt.NDArray[np.ui
     return _encode(Operation.ALLOCATE, steps, migratetype, _flags(found, steps))
 
 
-def exact_codes(found: History, steps: Steps) -> npt.NDArray[np.uint32]:
+def exact_codes(found: Window, steps: Steps) -> npt.NDArray[np.uint32]:
     """Codes of the operations that name their page."""
     operation = np.zeros(max(_OPERATION) + 1, dtype=np.uint32)
     for action, code in _OPERATION.items():
         operation[action] = code
     flags = np.where(steps.action == HAND_OUT, _flags(found, steps), np.uint32(0))
     taken = (steps.action == TAKE) & ~steps.derived
-    flags[taken & found.claim[steps.row]] = Flag.CLAIM
+    flags[taken & np.isin(steps.row, found.claims)] = Flag.CLAIM
     fallback = taken & ((found.trace.kind[steps.row] == tracewords.EXTFRAG) | (flags != 0))
     chosen = (steps.action == TAKE) | (steps.action == HAND_OUT)
     flags[fallback | (chosen & steps.derived)] |= np.uint32(Flag.SILENT)

@@ -59,6 +59,8 @@ class PageHistory:
         kernel: The preset that was assumed.
         paired: A bit for each row, set when it and another one are the two lines of one free;
             uint8.
+        claims: The rows at which a fallback claimed what it takes with its whole pageblock, which
+            is of the allocation's migratetype from then on; int64, ascending.
         window_rows: Events that `windows` looks at together.
     """
 
@@ -73,6 +75,7 @@ class PageHistory:
     actions: frozenset[int]
     kernel: str
     paired: npt.NDArray[np.uint8]
+    claims: npt.NDArray[np.int64]
     window_rows: int
 
     def derived_counts(self) -> dict[str, int]:
@@ -228,6 +231,7 @@ class _Follower:
             "actions": frozenset(self.actions),
             "kernel": self.kernel,
             "paired": self.paired,
+            "claims": np.unique(np.array(self.events.claimed(), dtype=np.int64)),
             "window_rows": self.window_rows,
         }
 

@@ -7,22 +7,17 @@ the kernel chose, so that the free lists are those of the real machine.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hintbench.core.traceslots import SlotWalk
 from hintbench.errors import TraceError
-from hintbench.operations import OperationBlock, idle_until
-from hintbench.traces.codes import exact_codes
 from hintbench.traces.contradictions import check_page_flags
+from hintbench.traces.exact_tape import ExactMaker
 from hintbench.traces.fit import check_cpus, name_of
-from hintbench.traces.history import history, page_history
+from hintbench.traces.history import page_history
 from hintbench.traces.start import begin_time_ns, end_time_ns, start_of
-from hintbench.traces.steps import Steps, steps_in_order
-from hintbench.traces.tape import KEPT_OPERATIONS, TapeSource, plan_tapes
+from hintbench.traces.tape import KEPT_OPERATIONS, ModelledMaker, TapeSource, plan_tapes
 from hintbench.traces.windows import WINDOW_ROWS
 from hintbench.workload import Program
 
@@ -30,29 +25,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from hintbench.traces.events import Trace
-
-BLOCK_OPERATIONS: Final = 1 << 16
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Tape:
-    """Operations of all CPUs in the order of the trace, which lasts until `end_ns`."""
-
-    cpu: npt.NDArray[np.int16]
-    code: npt.NDArray[np.uint32]
-    value: npt.NDArray[np.int32]
-    time_ns: npt.NDArray[np.int64]
-    end_ns: int
-
-    def programs(self, vcpus: int) -> tuple[Iterator[OperationBlock], ...]:
-        return tuple(self._of(cpu) for cpu in range(vcpus))
-
-    def _of(self, cpu: int) -> Iterator[OperationBlock]:
-        rows = np.flatnonzero(self.cpu == cpu)
-        for low in range(0, len(rows), BLOCK_OPERATIONS):
-            some = rows[low : low + BLOCK_OPERATIONS]
-            yield OperationBlock(self.code[some], self.value[some], self.time_ns[some])
-        yield idle_until([self.end_ns])
 
 
 def modelled_program(
@@ -92,8 +64,10 @@ def modelled_program(
     if free is not None:
         check_page_flags(found, free)
     begin_ns = begin_time_ns(trace, begin)
-    plan = plan_tapes(found, vcpus, begin_ns, kept_operations)
-    source = TapeSource(found, plan, begin_ns, end_time_ns(trace, begin, end))
+    plan = plan_tapes(ModelledMaker(found, begin_ns), vcpus, kept_operations)
+    source = TapeSource(
+        lambda: ModelledMaker(found, begin_ns), plan, end_time_ns(trace, begin, end)
+    )
     return Program(
         slots=plan.slots,
         tapes=source.tapes(),
@@ -119,6 +93,8 @@ def exact_program(
     movable: npt.NDArray[np.bool_] | None = None,
     kernel: str = "6.12",
     check: bool = False,
+    window_rows: int = WINDOW_ROWS,
+    kept_operations: int = KEPT_OPERATIONS,
 ) -> Program:
     """Let a guest follow the kernel's own choices, page by page.
 
@@ -134,6 +110,8 @@ def exact_program(
         movable: Which pages were on an LRU list at the first dump (`trace_state.read_lru_pages`).
         kernel: The guest's kernel preset.
         check: Ask the model at every choice what it would have chosen.
+        window_rows: Events that are looked at together; the program is the same with any number.
+        kept_operations: Of a trace of no more the tapes are made once, and kept in memory.
 
     Raises:
         TraceError: When the guest has fewer vCPUs than the trace has CPUs, or the page flags
@@ -146,35 +124,19 @@ def exact_program(
             f" {trace.page_count - 1:#x}: they are not of one machine"
         )
     begin, end = replayed_rows(trace)
-    found = history(trace, free, begin=begin, end=end, kernel=kernel)
+    found = page_history(trace, free, begin=begin, end=end, kernel=kernel, window_rows=window_rows)
     check_page_flags(found, free)
-    steps = steps_in_order(found)
-    tape = _Tape(
-        trace.cpu[steps.row],
-        exact_codes(found, steps),
-        steps.pfn.astype(np.int32),
-        _distinct_times(trace.time_ns[steps.row] - begin_time_ns(trace, begin)),
-        end_time_ns(trace, begin, end),
-    )
-    in_use = _in_use_at_start(steps, len(found.first))
+    begin_ns = begin_time_ns(trace, begin)
+    plan = plan_tapes(ExactMaker(found, begin_ns), vcpus, kept_operations)
+    source = TapeSource(lambda: ExactMaker(found, begin_ns), plan, end_time_ns(trace, begin, end))
     return Program(
-        slots=0,
-        tapes=tape.programs(vcpus),
-        operations=len(steps.row),
+        slots=plan.slots,
+        tapes=source.tapes(),
+        operations=plan.operations,
         initial=start_of(
-            found, free, in_use, free_at_end, exact=True, movable=movable, check=check
+            found, free, plan.in_use, free_at_end, exact=True, movable=movable, check=check
         ),
     )
-
-
-def _in_use_at_start(
-    steps: Steps, pages: int
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int8], npt.NDArray[np.int32]]:
-    """Blocks in use at the start that the trace frees: pfn, order, and no slot, where none are."""
-    walk = SlotWalk(pages)
-    walk.follow(steps.action, steps.pfn, steps.order)
-    pfn, order, _ = walk.in_use_at_start()
-    return pfn, order, np.full(len(pfn), -1, dtype=np.int32)
 
 
 def replayed_rows(trace: Trace) -> tuple[int, int]:
@@ -187,9 +149,3 @@ def replayed_rows(trace: Trace) -> tuple[int, int]:
         return 0, len(trace)
     second = trace.row_of_mark(["kpageflags-dumped"], after=first)
     return first + 1, len(trace) if second is None else second
-
-
-def _distinct_times(times_ns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Times that all differ and keep their order; an event a nanosecond is never too many."""
-    number = np.arange(len(times_ns), dtype=np.int64)
-    return np.maximum.accumulate(times_ns - number) + number

@@ -1,4 +1,4 @@
-"""The tapes of a modelled replay, made of a trace's windows while the guest goes through them.
+"""The tapes of a replay, made of a trace's windows while the guest goes through them.
 
 A first pass counts what the guest must know beforehand: slots, operations, what was in use when
 the trace began, and for each window and CPU the first operation. The tapes then make the windows
@@ -8,10 +8,10 @@ again, one after the other, when somebody needs more of them.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
@@ -35,7 +35,7 @@ Blocks = tuple["npt.NDArray[np.int32]", "npt.NDArray[np.int8]", "npt.NDArray[np.
 
 @dataclass(frozen=True, slots=True)
 class TapePlan:
-    """What is known of a modelled replay's tapes before they are made.
+    """What is known of a replay's tapes before they are made.
 
     Attributes:
         slots: Slots that they use.
@@ -51,11 +51,11 @@ class TapePlan:
     in_use: Blocks
     moves: npt.NDArray[np.int64]
     first: tuple[tuple[tuple[int, OperationBlock], ...], ...]
-    parts: deque[_Part] | None
+    parts: deque[Part] | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Part:
+class Part:
     """The operations of one window: of one CPU after the other, whose bounds are known."""
 
     block: OperationBlock
@@ -66,6 +66,7 @@ class _Part:
         return len(self.block)
 
     def of(self, cpu: int) -> OperationBlock:
+        """The operations of one CPU."""
         return _some(self.block, slice(self.bounds[cpu], self.bounds[cpu + 1]))
 
     def cpus(self) -> list[int]:
@@ -73,18 +74,47 @@ class _Part:
         return [cpu for cpu, (low, high) in enumerate(pairwise(self.bounds)) if low < high]
 
 
-class _Maker:
+class Maker(Protocol):
     """Goes through the windows of a trace and makes operations of them."""
+
+    def __iter__(self) -> Iterator[Part]:
+        """The operations of one window after the other."""
+        ...
+
+    def slot_count(self) -> int:
+        """Slots that the windows so far use."""
+        ...
+
+    def in_use_at_start(self) -> Blocks:
+        """Blocks in use at the start that the windows so far free."""
+        ...
+
+
+class ModelledMaker:
+    """Makes the operations of a modelled replay.
+
+    Args:
+        found: The trace, understood.
+        begin_ns: The trace's own time that becomes the virtual time 0.
+    """
 
     def __init__(self, found: PageHistory, begin_ns: int) -> None:
         self.walk = TapeWalk(len(found.first), found.trace.cpus, begin_ns, code_tables())
         self.windows = found.windows()
 
-    def __iter__(self) -> Iterator[_Part]:
+    def __iter__(self) -> Iterator[Part]:
         for window in self.windows:
             yield self._part(window)
 
-    def _part(self, window: Window) -> _Part:
+    def slot_count(self) -> int:
+        """Slots that the windows so far use."""
+        return self.walk.slot_count()
+
+    def in_use_at_start(self) -> Blocks:
+        """Blocks in use at the start that the windows so far free."""
+        return self.walk.in_use_at_start()
+
+    def _part(self, window: Window) -> Part:
         """Allocations, and frees when they reach the per-CPU lists, in the order of the trace."""
         steps, source, gone = _silent_steps(window)
         silent = (
@@ -93,25 +123,21 @@ class _Maker:
         )
         code, value, time_ns, bounds = self.walk.walk(window, silent, gone)
         moves = steps.row[source >= 0] + window.low
-        return _Part(OperationBlock(code, value, time_ns), bounds.tolist(), moves)
+        return Part(OperationBlock(code, value, time_ns), bounds.tolist(), moves)
 
 
-def plan_tapes(
-    found: PageHistory, vcpus: int, begin_ns: int, kept_operations: int = KEPT_OPERATIONS
-) -> TapePlan:
+def plan_tapes(maker: Maker, vcpus: int, kept_operations: int = KEPT_OPERATIONS) -> TapePlan:
     """Go through a trace once and count.
 
     Args:
-        found: The trace, understood.
+        maker: Makes the operations.
         vcpus: vCPUs of the guest.
-        begin_ns: The trace's own time that becomes the virtual time 0.
         kept_operations: How many may be kept, rather than made again when they are needed.
     """
-    maker = _Maker(found, begin_ns)
     first: list[list[tuple[int, OperationBlock]]] = [[] for _ in range(vcpus)]
     moves = [np.zeros(0, dtype=np.int64)]
     operations = 0
-    parts: deque[_Part] | None = deque()
+    parts: deque[Part] | None = deque()
     for number, part in enumerate(maker):
         operations += len(part)
         if parts is not None:
@@ -123,9 +149,9 @@ def plan_tapes(
             operation = part.of(cpu)
             first[cpu].append((number, _copy(_some(operation, slice(0, 1)))))
     return TapePlan(
-        slots=maker.walk.slot_count(),
+        slots=maker.slot_count(),
         operations=operations,
-        in_use=maker.walk.in_use_at_start(),
+        in_use=maker.in_use_at_start(),
         moves=np.concatenate(moves),
         first=tuple(map(tuple, first)),
         parts=parts,
@@ -140,16 +166,15 @@ class TapeSource:
     nothing to do until then. What is held is what the vCPUs that lag behind have before them.
     """
 
-    def __init__(self, found: PageHistory, plan: TapePlan, begin_ns: int, end_ns: int) -> None:
+    def __init__(self, make: Callable[[], Maker], plan: TapePlan, end_ns: int) -> None:
         """Begin a replay.
 
         Args:
-            found: The trace, understood.
-            plan: What is known of its tapes.
-            begin_ns: The trace's own time that becomes the virtual time 0.
+            make: Makes what makes the operations, if they were not kept.
+            plan: What is known of the tapes.
             end_ns: When the replay ends [virtual ns].
         """
-        self._parts = _kept(plan.parts) if plan.parts is not None else iter(_Maker(found, begin_ns))
+        self._parts = _kept(plan.parts) if plan.parts is not None else iter(make())
         self._first = plan.first
         self._end_ns = end_ns
         self._made = 0
@@ -177,7 +202,7 @@ class TapeSource:
         self._made += 1
 
 
-def _kept(parts: deque[_Part]) -> Iterator[_Part]:
+def _kept(parts: deque[Part]) -> Iterator[Part]:
     """One part after the other, each of which is gone then."""
     while parts:
         yield parts.popleft()

@@ -75,6 +75,7 @@ class Window:
         settles: Whether each row is ALONE, or a free that is DEFERRED until it SETTLES, which is
             the line of mm_page_free_batched; uint8.
         silent: The derived steps beside these events.
+        claims: The rows that claim what they take with its whole pageblock; int64.
         kernel: The preset that was assumed.
     """
 
@@ -86,6 +87,7 @@ class Window:
     order: npt.NDArray[np.int8]
     settles: npt.NDArray[np.uint8]
     silent: DerivedSteps
+    claims: npt.NDArray[np.int64]
     kernel: str
 
     @property
@@ -133,6 +135,7 @@ def windows_of(found: PageHistory) -> Iterator[Window]:
             order,
             settles,
             silent.between(low, high),
+            found.claims[slice(*np.searchsorted(found.claims, (low, high)))] - low,
             found.kernel,
         )
 

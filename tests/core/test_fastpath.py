@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import pytest
 
+from hintbench.core.constants import MANY_VCPUS
 from hintbench.core.hooks import CoreHooks, HookPoint
 from hintbench.core.machine import run_tapes
 from hintbench.core.simulation import Simulation
@@ -138,8 +140,11 @@ def run(
     *,
     fast: bool,
     which: str = "none",
+    vcpus: int = 0,
+    count: int = 1500,
 ) -> dict[str, Any]:
-    bench = Bench(setup(name, kernel))
+    chosen = setup(name, kernel)
+    bench = Bench(replace(chosen, vcpus=vcpus or chosen.vcpus))
     bench.simulation.fast_path = fast
     if which != "none":
         hooks = hooks_of(bench, which)
@@ -147,7 +152,7 @@ def run(
         for zone in bench.simulation.zones:
             zone.hooks = hooks
     for cpu, feed in enumerate(bench.feeds):
-        feed.blocks.append(tape(cpu, scaled(1500, slower=6), *tapes))
+        feed.blocks.append(tape(cpu, scaled(count, slower=6), *tapes))
     assert run_tapes(bench.simulation)
     return facts(bench)
 
@@ -158,6 +163,16 @@ def run(
 def test_the_fast_path_changes_nothing(name: str, kernel: str, live_at_most: int) -> None:
     tapes = (live_at_most, FEW, (1, 2, 3, 9))
     assert run(name, kernel, tapes, fast=True) == run(name, kernel, tapes, fast=False)
+
+
+@both_kernels
+@pytest.mark.parametrize("vcpus", [MANY_VCPUS, MANY_VCPUS + 7, 2 * MANY_VCPUS + 1])
+def test_of_many_vcpus_the_next_is_fetched_ahead(vcpus: int, kernel: str) -> None:
+    guests = {"vcpus": vcpus, "count": 100}
+    tapes = (8, FEW, (1, 2, 3))
+    fast = run("one zone", kernel, tapes, fast=True, **guests)
+    assert fast == run("one zone", kernel, tapes, fast=False, **guests)
+    assert fast["counters"]["allocations"] > scaled(50, slower=6) * vcpus
 
 
 @both_kernels

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import random
 
+import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +26,7 @@ from hintbench.core.constants import (
 )
 from hintbench.core.flags import UnitFlags
 from hintbench.core.hooks import Block
+from hintbench.core.hugepages import HUGE_BYTES, zeros
 from hintbench.core.pages import Pages
 
 from .comparison import lists_of
@@ -52,6 +55,19 @@ def test_pages_come_in_whole_blocks_of_the_top_order(wanted: int, got: int) -> N
     assert len(pages.pageblock_type) == len(pages.pageblock_cpu) == got // 512
     assert set(pages.state) == {TAIL}
     assert set(pages.pageblock_type) == {1}
+
+
+@pytest.mark.parametrize("kind", [numpy.uint8, numpy.int32, numpy.uint64])
+@pytest.mark.parametrize("size", [0, 100, HUGE_BYTES - 8, HUGE_BYTES, 3 * HUGE_BYTES + 4096])
+def test_arrays_on_huge_pages_are_arrays_of_zeros(size: int, kind: type[numpy.generic]) -> None:
+    count = size // numpy.dtype(kind).itemsize
+    array = zeros(count, kind)
+    assert (array.shape, array.dtype) == ((count,), kind)
+    assert not array.any()
+    array[:] = 77
+    assert array.sum(dtype=numpy.int64) == 77 * count
+    if size >= HUGE_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
+        assert array.ctypes.data % HUGE_BYTES == 0
 
 
 def test_new_lists_are_empty_and_of_their_own() -> None:

@@ -3,8 +3,9 @@
 import pytest
 
 from hintbench import Guest, Strategy, hookimpl
+from hintbench.core import BUILD
 from hintbench.testing.exploration import run_scenario
-from hintbench.testing.families import tiny_scenario
+from hintbench.testing.families import draw_scenario, tiny_scenario
 from hintbench.testing.scenario import Fault
 
 
@@ -85,3 +86,86 @@ def test_a_replaced_method_of_the_class_is_named(monkeypatch):
 
 def test_a_strategy_of_good_manners_is_left_alone():
     assert run_scenario(Strategy, tiny_scenario(1, ("6.12",))).error == ""
+
+
+def turn_back(guest):
+    guest.machine.clock.now -= 100
+
+
+def forward(guest):
+    guest._clock.now += 100
+
+
+def of_a_vcpu(guest):
+    guest.machine.simulation.set_clock(0, 0)
+
+
+def unguard(guest):
+    guest.machine.clock.guarded = False
+
+
+@pytest.mark.skipif(BUILD == "interpreted", reason="there the clock's attributes are plain ones")
+@pytest.mark.parametrize("change", [turn_back, forward, of_a_vcpu, unguard])
+def test_virtual_time_is_not_a_strategys_to_set(change):
+    class Meddles(Strategy):
+        """Sets the clock."""
+
+        name = "meddles"
+
+        @hookimpl
+        def page_allocated(self, guest):
+            change(guest)
+
+    error = run_scenario(Meddles, tiny_scenario(1, ("6.12",))).error
+    assert "meddles" in error and "page_allocated" in error
+    assert "is not a strategy's to set: guest.spend(ns) charges time" in error
+
+
+def cheap(guest):
+    guest.machine.clock.costs.lock_take_ns = 0
+
+
+def retype(guest):
+    types = guest.machine.pages.pageblock_type
+    types[len(types) - 1] = 2 if types[len(types) - 1] != 2 else 0
+
+
+def lower(guest):
+    guest.zones[-1].watermark_low = 0
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (cheap, "guest.machine.clock.costs"),
+        (retype, "guest.machine.pages.pageblock_type"),
+        (lower, "zone.watermark_min, _low or _high"),
+    ],
+)
+def test_prices_types_and_watermarks_stay_what_they_were(change, name):
+    class Meddles(Strategy):
+        """Changes them once, in the middle of things."""
+
+        name = "meddles"
+
+        @hookimpl
+        def guest_started(self, guest):
+            self.changed = False
+
+        @hookimpl
+        def page_allocated(self, guest):
+            if not self.changed:
+                self.changed = True
+                change(guest)
+
+    assert f"replaces {name}" in run_scenario(Meddles, tiny_scenario(1, ("6.12",))).error
+
+
+def test_the_kernel_may_change_the_types_of_pageblocks():
+    changed = 0
+    for seed in range(1, 41):
+        runs = []
+        outcome = run_scenario(Strategy, draw_scenario(seed), attach=runs.append)
+        assert outcome.error == ""
+        changed += runs[0].machine.pages.retyped != 0
+    assert changed > 0

@@ -73,6 +73,6 @@ def test_a_task_that_outlives_the_stop_is_named():
         async def late(self):
             """Nothing."""
 
-    found = explore_handfuls(Leaves, range(1, 4), stop=False).found
+    found = explore_handfuls(Leaves, range(1, 9), stop=False).found
     violation, _ = found["teardown", "scheduled"]
     assert "late timer, whose timer still runs" in violation.text

@@ -4,14 +4,14 @@ Each is a small correct strategy (`hintbench.testing.mutants.bases`) with one th
 names the rules which that breaks. A checker that misses one, or that flags another rule, is wrong.
 """
 
-from hintbench.testing.mutants import answers, family, locking, ownership, progress, truth
+from hintbench.testing.mutants import answers, family, locking, ownership, progress, slips, truth
 from hintbench.testing.mutants.bases import BASES, Mutant
 
 __all__ = ["BASES", "MUTANTS", "Mutant"]
 
 MUTANTS = {
     mutant.name: mutant
-    for module in (ownership, answers, locking, progress, truth, family)
+    for module in (ownership, answers, locking, progress, truth, family, slips)
     for mutant in module.MUTANTS
 }
 """Every mutant by name."""

@@ -64,7 +64,7 @@ class KeepsItsMemory(Mutant, ReportThenHold):  # type: ignore[misc]
     async def _work(self) -> None:
         """Wrong: the last step would be to let everything go."""
         while not self.stopping:
-            await self._step()
+            await self._step(may_hold=True)
             await self.wake.wait(timeout_ns=self.parameters.interval_ns)
 
 

@@ -1,0 +1,142 @@
+"""What runs inside the step of another: interrupts where they are on, and nothing in the past."""
+
+import pytest
+
+from hintbench import Strategy, hookimpl
+from hintbench.plugins import find_strategy
+from hintbench.testing.exploration import run_scenario
+from hintbench.testing.families import draw_scenario, tiny_scenario
+from hintbench.testing.scenario import EDIT, Fault, Preemption
+
+RESTORES = tuple(Fault("interrupt-at-restore", number) for number in range(1, 200))
+
+
+class Sections(Strategy):
+    """Switches interrupts off and on in a task, in a waiting hook and in a plain one."""
+
+    name = "sections"
+
+    @hookimpl
+    def guest_started(self, guest):
+        self.guest, self.seen = guest, []
+        self.inside = dict.fromkeys(guest.cpus, "")
+        self.task = guest.spawn(self.work(), cpu=0, name="worker")
+        self.other = guest.spawn(self.idle(), cpu=0, name="other")
+
+    def section(self, where):
+        """One that an interrupt waits for, whose hooks then run before this goes on."""
+        cpu = self.guest.cpu
+        self.inside[cpu] = where
+        with self.guest.interrupts_off():
+            self.guest.spend(10)
+        self.inside[cpu] = ""
+
+    async def work(self):
+        await self.guest.sleep(3_000)
+        self.section("task")
+        await self.guest.sleep(3_000)
+
+    async def idle(self):
+        for _ in range(40):
+            self.note("other task")
+            await self.guest.sleep(100)
+
+    def note(self, what):
+        """Whether this comes inside a section of the same CPU."""
+        where = self.inside[self.guest.cpu]
+        if where:
+            self.seen.append((where, what))
+        return bool(where)
+
+    @hookimpl
+    async def page_allocated(self, pfn):
+        if not self.note("allocation"):
+            self.section("waiting hook")
+
+    @hookimpl
+    def page_freeing(self, pfn):
+        if not self.note("free"):
+            self.section("plain hook")
+
+    @hookimpl
+    def block_freed(self, pfn):
+        # Under the lock with interrupts off: nobody comes here.
+        if not self.inside[self.guest.cpu]:
+            self.section("under the lock")
+
+    @hookimpl
+    async def guest_stopping(self):
+        await self.task.join()
+        await self.other.join()
+
+
+def sections(faults):
+    made = []
+
+    def make():
+        made.append(Sections())
+        return made[-1]
+
+    outcome = run_scenario(make, tiny_scenario(1, ("6.12",)).but(faults=faults))
+    assert (outcome.counts, outcome.error) == ({}, "")
+    return made[-1].seen
+
+
+def test_interrupts_come_where_they_are_switched_on_again():
+    seen = set(sections(RESTORES))
+    for where in ("task", "waiting hook", "plain hook"):
+        assert {(where, "allocation"), (where, "free")} <= seen
+    assert not any(where == "under the lock" for where, _ in seen)
+    assert sections(()) == []
+
+
+def test_no_task_runs_on_the_cpu_of_a_step_in_which_others_run():
+    assert not any(what == "other task" for _, what in sections(RESTORES))
+
+
+class Spins(Strategy):
+    """Its interrupt spins for what only the interrupted task will do."""
+
+    name = "spins"
+
+    @hookimpl
+    def guest_started(self, guest):
+        self.guest, self.busy = guest, False
+        self.task = guest.spawn(self.work(), cpu=0, name="worker")
+
+    async def work(self):
+        self.busy = True
+        with self.guest.interrupts_off():
+            self.guest.spend(10)
+        self.busy = False
+
+    @hookimpl
+    async def page_allocated(self, pfn):
+        await self.guest.spin_while(lambda: self.busy)
+
+    @hookimpl
+    async def guest_stopping(self):
+        await self.task.join()
+
+
+def test_an_interrupt_that_waits_for_what_it_interrupted_is_a_deadlock():
+    scenario = tiny_scenario(1, ("6.12",)).but(faults=RESTORES)
+    outcome = run_scenario(Spins, scenario)
+    assert (
+        "for what it has interrupted" in outcome.violations["progress-under-spin", "deadlock"].text
+    )
+    # Without interrupts there it is right.
+    assert run_scenario(Spins, scenario.but(faults=())).counts == {}
+
+
+@pytest.mark.parametrize("seed", [1, 3, 164, 201])
+def test_a_spinner_that_polls_in_an_event_of_the_hosts_is_not_preempted_in_its_past(seed):
+    """It was once: others ran ahead, the event went on before that, and so did whom it woke."""
+    strategy = find_strategy("bitmap-and-spin")
+    late = tuple(Preemption(EDIT, number, 3_000_000) for number in range(1, 60, 4))
+    outcome = run_scenario(
+        lambda: strategy(**strategy.check_parameters),
+        draw_scenario(seed, ("6.12", "5.0")).but(preemptions=late),
+    )
+    assert (outcome.counts, outcome.error) == ({}, "")
+    assert outcome.coverage["preemptions"] > 0
