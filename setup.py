@@ -37,6 +37,8 @@ DIRECTIVES = {
     "overflowcheck": checked,
     "cdivision": not checked,
     "wraparound": False,
+    # For the few methods that say `embedsignature`, as builtins do it: help() reads this form.
+    "embedsignature.format": "clinic",
 }
 
 

@@ -78,7 +78,9 @@ class GuestConfig(BaseModel):
         default=None, description="the zones one by one; none: laid out as on a PC"
     )
     lock: Literal["fifo"] = Field(
-        default="fifo", description="the kind of zone lock: fifo is a queued spinlock"
+        default="fifo",
+        description="the kind of zone lock, which results carry with their waits: fifo is a queued"
+        " spinlock",
     )
     cache_slice: ByteSize = Field(
         default=2 << 20,
@@ -198,6 +200,11 @@ Those with zones are the machines of recorded traces, as their /proc/zoneinfo te
 """
 
 
+MOST_SEED: Final = (1 << 63) - 1
+Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
+"""What a seed may be."""
+
+
 class Cell(BaseModel):
     """One simulation of an experiment."""
 
@@ -205,7 +212,7 @@ class Cell(BaseModel):
 
     strategy: PluginSpec = Field(description="the strategy")
     workload: PluginSpec = Field(description="the workload")
-    seed: int = Field(ge=0, lt=1 << 63, description="seed of every random choice")
+    seed: Seed = Field(description="seed of every random choice")
 
     def __str__(self) -> str:
         """Name the cell in a message."""
@@ -219,7 +226,7 @@ class Experiment(BaseModel):
 
     strategies: tuple[PluginSpec, ...] = Field(min_length=1, description="strategies to compare")
     workloads: tuple[PluginSpec, ...] = Field(min_length=1, description="workloads to run them on")
-    seeds: tuple[Annotated[int, Field(ge=0, lt=1 << 63)], ...] = Field(
+    seeds: tuple[Seed, ...] = Field(
         default=(1,), min_length=1, description="seeds; each is a whole simulation"
     )
     guest: GuestConfig = Field(default=GuestConfig(), description="the guest they all run on")
@@ -324,8 +331,10 @@ def _read_toml(path: Path) -> dict[str, Any]:
 def _on_preset(values: dict[str, Any], where: str) -> dict[str, Any]:
     """Lay values over the preset that they name, tables entry by entry."""
     name = values.pop("preset", "default")
+    if not isinstance(name, str):
+        raise GuestError(f"{where}: preset is {name!r}, not a name such as 'default'")
     if name not in PRESETS:
-        raise GuestError(f"{where}: {UnknownNameError('preset', str(name), PRESETS)}")
+        raise GuestError(f"{where}: {UnknownNameError('preset', name, PRESETS)}")
     merged = dict(PRESETS[name])
     if "zones" in values:
         merged.pop("memory", None)

@@ -11,7 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 _LIMIT_NS = 1_000_000_000
 
 
-def _cost(default: int, low: int, high: int, what: str, source: str, unit: str = "ns") -> Any:
+def _cost(
+    default: int, low: int, high: int, what: str, source: str, *, unit: str = "ns", least: int = 0
+) -> Any:
     """Declare one cost: its default, the plausible range, what it pays for and who measured it.
 
     0 is allowed, since "what if this were free" is a fair question, and so is much more than the
@@ -20,7 +22,7 @@ def _cost(default: int, low: int, high: int, what: str, source: str, unit: str =
     limit = _LIMIT_NS if unit.startswith("ns") else 1_000
     return Field(
         default=default,
-        ge=0,
+        ge=least,
         le=limit,
         description=f"{what} [{unit}; plausible {low}..{high}]. Source: {source}.",
         json_schema_extra={
@@ -33,7 +35,10 @@ def _cost(default: int, low: int, high: int, what: str, source: str, unit: str =
 
 
 class Costs(BaseModel):
-    """Virtual nanoseconds that the guest pays; every field names unit, plausible range, source."""
+    """What the guest pays, in virtual time but for one number of attempts.
+
+    Every field names its unit, its plausible range and its source.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -137,6 +142,7 @@ class Costs(BaseModel):
         " are a guest with a page cache",
         "MAX_RECLAIM_RETRIES in mm/internal.h",
         unit="attempts",
+        least=1,
     )
     kswapd_wake_ns: int = _cost(500, 200, 2_000, "waking kswapd", "a wake-up and its IPI, estimate")
     interrupt_ns: int = _cost(

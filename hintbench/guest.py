@@ -194,13 +194,13 @@ class Guest:
         self._spinners = [*self._spinners, (context, condition)]
         self._scheduler.look_again = self._look_again
         if poll is not None:
-            self.host.watch(context, poll)
+            self.host.acknowledgements.watch(context, poll)
 
     def _look_again(self) -> None:
         """Something has changed: spinners whose condition ended go on."""
         for context, condition in self._spinners:
             if context.parked == "spin" and not condition():
-                self.host.unwatch(context)
+                self.host.acknowledgements.unwatch(context)
                 self._scheduler.unpark(context, None)
         self._spinners = [each for each in self._spinners if each[0].parked == "spin"]
         if not self._spinners:

@@ -275,13 +275,16 @@ class HintbenchHooks:
     def memory_low(self, guest: "Guest", zone: "Zone") -> Wait:
         """A blocking allocation is about to fail; the strategy may have what would serve it.
 
-        Fires in every round of direct reclaim (`Costs.reclaim_retries`; one for costly orders),
-        for each zone that the allocation may use, one after the other, the preferred one first.
+        Fires in every round of direct reclaim (`Costs.reclaim_retries`; one for costly orders)
+        in which the per-CPU lists of all CPUs were of no help, for each zone that the allocation
+        may use, one after the other, the preferred one first.
         After all of them the watermarks are looked at: when a zone could serve the allocation now,
         it tries again, else the next round begins, and after the last one it fails. So waiting for
         blocks in flight to come back turns a false OOM into a stall.
 
-        Kernel: the end of __alloc_pages_slowpath(), before it gives up (an OOM notifier).
+        Kernel: the end of __alloc_pages_slowpath(), before it gives up (an OOM notifier); for
+        orders above 3 and for what only lower zones than Normal can serve Linux calls no notifier,
+        and a shrinker stands here.
         Context: the allocating thread; no lock, interrupts on. May wait: sleep.
 
         Args:

@@ -4,31 +4,26 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from hintbench.acknowledgements import Acknowledgements
 from hintbench.core.constants import (
     EVENT_ACKNOWLEDGED,
-    EVENT_DISCARDED,
     EVENT_REPORTED,
-    PAGE_SIZE,
-    PAGEBLOCK_PAGES,
     RANK_HOST,
 )
 from hintbench.core.contexts import Context, Park, Step
 from hintbench.core.measures import Integral
-from hintbench.core.processors import as_coroutine
-from hintbench.core.scan import first_used
-from hintbench.reports import Completion, Report, aligned
+from hintbench.reports import Completion, Report
 from hintbench.shared import SharedMemory
 from hintbench.tasks import Scheduler
+from hintbench.unmapping import Unmapping
 
 if TYPE_CHECKING:
     from hintbench.config import HostConfig
     from hintbench.core.hooks import Block
     from hintbench.core.simulation import Simulation
     from hintbench.watching import Watcher
-
-_HUGE_BYTES: Final = PAGEBLOCK_PAGES * PAGE_SIZE
 
 
 def _nothing() -> None:
@@ -65,6 +60,8 @@ class Host:
         accepts: False while the host refuses whatever it serves: it discards nothing, and answers
             that it failed.
         shared: what it does with an allocator whose state it can read.
+        unmapping: how it takes memory back, and what that costs.
+        acknowledgements: how the guest hears of its answers.
         log: every report as (virtual ns, its blocks), when somebody puts a list here.
     """
 
@@ -77,6 +74,8 @@ class Host:
         self.attached = True
         self.accepts = True
         self.shared = SharedMemory(self)
+        self.unmapping = Unmapping(self)
+        self.acknowledgements = Acknowledgements(self)
         self.log: list[tuple[int, tuple[Block, ...]]] | None = None
         self.violate: Callable[[str, str], None] = lambda rule, text: None
         self.watcher: Watcher | None = None
@@ -87,19 +86,13 @@ class Host:
         self._busy = False
         self._unanswered: list[Report] = []
         self._outstanding = 0
-        self._completions: deque[Completion] = deque()
-        self._pending_interrupts: list[tuple[int, Callable[[], Any]]] = []
-        self._waiting_polls: list[tuple[Context, Callable[[], None]]] = []
         self.in_flight = Integral(0)
         self.reported_blocks = 0
         self.reported_batches = 0
         self.reported_pages = 0
-        self.redundant_pages = 0
         self.refused_reports = 0
         self.cpu_ns = 0
         self.calls = 0
-        self.discards = 0
-        self.kicks = 0
 
     # -- what a strategy calls ------------------------------------------------------------------
 
@@ -159,10 +152,9 @@ class Host:
             return False
 
         def completed() -> None:
-            self._completions.append(Completion(report.blocks, report.ok))
-            self._wake_pollers()
+            self.acknowledgements.add(Completion(report.blocks, report.ok))
             if self.config.acknowledge == "interrupt":
-                self._raise_interrupt(report.cpu, on_interrupt)
+                self.acknowledgements.interrupt(report.cpu, on_interrupt)
 
         report.posted = True
         report.finished = completed
@@ -185,12 +177,13 @@ class Host:
         could be full.
 
         Returns:
-            False when no host listens.
+            Whether the host took them: False also when no host listens, or it refuses.
         """
         await Step()
-        if not self.attached:
-            return False
         report = Report(tuple(blocks), self.clock.cpu, False)
+        if not self.attached:
+            self._not_submitted(report)
+            return False
         report.synchronous = True
         if self.watcher is not None:
             self.watcher.reported(report, self.scheduler.current)
@@ -209,30 +202,12 @@ class Host:
 
     def poll(self) -> Completion | None:
         """Fetch the oldest completion that nobody has fetched; None when there is none."""
-        if not self._completions:
-            return None
-        completion = self._completions.popleft()
-        if self.watcher is not None:
-            self.watcher.fetched(completion)
-        return completion
+        return self.acknowledgements.fetch()
 
     @property
     def has_completions(self) -> bool:
         """Whether a completion waits to be fetched."""
-        return bool(self._completions)
-
-    @property
-    def interrupt_pending(self) -> bool:
-        """Whether an acknowledgement's interrupt is on its way."""
-        return bool(self._pending_interrupts)
-
-    def watch(self, context: Context, poll: Callable[[], None]) -> None:
-        """A spinner looks for completions with ``poll`` while it spins."""
-        self._waiting_polls.append((context, poll))
-
-    def unwatch(self, context: Context) -> None:
-        """The spinner spins no more."""
-        self._waiting_polls = [each for each in self._waiting_polls if each[0] is not context]
+        return self.acknowledgements.waiting
 
     def claim_free_memory(self, at_order: int = 0, outside_pcp: bool = False) -> None:
         """The oracle's service: from now on free memory is taken back at once, for nothing.
@@ -243,22 +218,7 @@ class Host:
             at_order: blocks of this order and more.
             outside_pcp: only when they reach the buddy allocator, merged.
         """
-        simulation = self.simulation
-        self.backing.free_of_charge = True
-        if outside_pcp:
-            for zone in simulation.zones:
-                zone.claim_order = at_order
-                zone.claim = self.backing.claim
-        else:
-            # A huge refault would bring free neighbours back with the page that is touched.
-            self.backing.huge_granule = False
-            simulation.claim_freed = True
-            simulation.claim_order = at_order
-        for zone in simulation.zones:
-            now = self.clock.now
-            for block in zone.free_blocks(at_order):
-                self.backing.claim(block.pfn, block.order)
-            self.clock.now = now
+        self.unmapping.claim_free_memory(at_order, outside_pcp)
 
     # -- the service ----------------------------------------------------------------------------
 
@@ -279,9 +239,7 @@ class Host:
         if self.faults is not None and self.faults.queue_full():
             full = True
         if not self.attached or full:
-            self.refused_reports += 1
-            if self.watcher is not None:
-                self.watcher.not_submitted(report)
+            self._not_submitted(report)
             return None
         if self.watcher is not None:
             self.watcher.reported(report, self.scheduler.current)
@@ -302,6 +260,11 @@ class Host:
         self._last_added = report
         self.simulation.schedule(arrives, RANK_HOST, 0, lambda: self._arrived(report))
         return report
+
+    def _not_submitted(self, report: Report) -> None:
+        self.refused_reports += 1
+        if self.watcher is not None:
+            self.watcher.not_submitted(report)
 
     def _add_torn(self, torn: Callable[[str], None]) -> None:
         """virtqueue_add_split() without a lock: the free descriptor is read, then written.
@@ -368,7 +331,9 @@ class Host:
             self._end(report)
             return
         pfn, pages = report.descriptors[report.next]
-        cost = self._cost(pfn, pages) if report.ok else self.config.descriptor_ns
+        cost = self.config.descriptor_ns
+        if report.ok:
+            cost = self.unmapping.descriptor_cost(pfn, pages)
         self.cpu_ns += cost
         if self.faults is not None:
             cost += self.faults.stall_ns()
@@ -376,82 +341,13 @@ class Host:
             self.clock.now + cost, RANK_HOST, 1, lambda: self._discard(report, pfn, pages)
         )
 
-    def _cost(self, pfn: int, pages: int) -> int:
-        """What the host pays for one descriptor, or for the many that its VMM makes of it."""
-        unit = self.config.descriptor_bytes
-        cost = self.config.descriptor_ns * (max(1, pages * PAGE_SIZE // unit) if unit else 1)
-        return cost + self.unmap_cost(pfn, pages, small=unit is not None and unit < _HUGE_BYTES)
-
-    def unmap_cost(self, pfn: int, pages: int, *, small: bool = False) -> int:
-        """What unmapping the backed part of a range takes [ns]; nothing while discards are off.
-
-        Args:
-            pfn: its first page.
-            pages: its length.
-            small: each page is unmapped by a call of its own.
-        """
-        config, cost = self.config, 0
-        if not config.discard:
-            return cost
-        for first in range(pfn, pfn + pages, PAGEBLOCK_PAGES):
-            count = min(PAGEBLOCK_PAGES, pfn + pages - first)
-            backed = self.backing.count_range(first, count)
-            if not backed:
-                continue
-            start = first & ~(PAGEBLOCK_PAGES - 1)
-            huge = (
-                self.backing.huge_granule
-                and self.backing.count_range(start, PAGEBLOCK_PAGES) == PAGEBLOCK_PAGES
-            )
-            if huge and count == PAGEBLOCK_PAGES and not small:
-                cost += config.unmap_huge_ns
-            else:
-                each = config.unmap_call_ns if small else config.unmap_small_ns
-                cost += each * backed + (config.split_huge_ns if huge else 0)
-        return cost
-
     def _discard(self, report: Report, pfn: int, pages: int) -> None:
         """A descriptor's memory goes, at this moment."""
         self.clock.cpu = -1
         report.next += 1
         if report.ok and not report.reset:
-            unit = self.config.descriptor_bytes
-            self.discard(pfn, pages, calls=max(1, pages * PAGE_SIZE // unit) if unit else 1)
+            self.unmapping.discard(pfn, pages, calls=self.unmapping.calls(pages))
         self._serve(report)
-
-    def discard(self, pfn: int, pages: int, *, calls: int) -> None:
-        """Take a range back, unless discards are off.
-
-        Args:
-            pfn: its first page.
-            pages: its length.
-            calls: how many calls of madvise that takes, if all of it is mapped.
-        """
-        if not self.config.discard:
-            return
-        self._check_not_used(pfn, pages)
-        if self.watcher is not None:
-            self.watcher.discarded(pfn, pages)
-        taken = 0
-        for first, order in aligned(pfn, pages):
-            taken += self.backing.discard(first, order)
-        self.redundant_pages += pages - taken
-        self.discards += 1
-        self.clock.digest.record(self.clock.now, -1, EVENT_DISCARDED, pfn, (pages - 1).bit_length())
-        if taken:
-            # Every madvise that unmapped something flushes the other vCPUs' TLBs.
-            calls = max(1, calls * taken // pages)
-            cost_ns = self.config.vcpu_kick_ns * calls
-            self.kicks += self.scheduler.processors.kick_others(cost_ns) * calls
-
-    def _check_not_used(self, pfn: int, pages: int) -> None:
-        """No discard of a page that a caller has: the rule every run checks by state."""
-        used = first_used(self.simulation.pages, pfn, pages)
-        if used >= 0:
-            self.violate(
-                "no-discard-in-use",
-                f"the host discards pfn {pfn:#x} ({pages} pages) while pfn {used:#x} is in use",
-            )
 
     def _end(self, report: Report) -> None:
         self.in_flight.add(self.clock.now, -report.pages)
@@ -487,43 +383,4 @@ class Host:
         if self.config.acknowledge == "poll" or report.cpu < 0:
             self.scheduler.unpark(context, report.ok)
             return
-        self.scheduler.processors.deliver(
-            report.cpu, "acknowledgement", lambda: self.scheduler.unpark(context, report.ok)
-        )
-
-    def _raise_interrupt(self, cpu: int, handler: Callable[[], Any]) -> None:
-        """Interrupt the submitter's CPU, unless that very interrupt is pending there already."""
-        if cpu < 0:
-            # A thread of the host has no interrupts: its handler runs as a thread of its own.
-            self.scheduler.spawn(as_coroutine(handler), -1, "acknowledgement")
-            return
-        if (cpu, handler) in self._pending_interrupts:
-            return
-        self._pending_interrupts.append((cpu, handler))
-
-        def run() -> Any:
-            self._pending_interrupts.remove((cpu, handler))
-            return handler()
-
-        late_ns = self.faults.interrupt_late_ns() if self.faults is not None else 0
-        if late_ns:
-            self.simulation.schedule(
-                self.clock.now + late_ns,
-                RANK_HOST,
-                2,
-                lambda: self.scheduler.processors.deliver(cpu, "acknowledgement", run),
-            )
-        else:
-            self.scheduler.processors.deliver(cpu, "acknowledgement", run)
-
-    def _wake_pollers(self) -> None:
-        """Spinners that poll see the completion: one of them takes it."""
-        for context, poll in list(self._waiting_polls):
-            if not self._completions:
-                return
-            self.scheduler.enter(context)
-            outer, self.scheduler.current = self.scheduler.current, context
-            try:
-                poll()
-            finally:
-                self.scheduler.current = outer
+        self.acknowledgements.deliver(report.cpu, lambda: self.scheduler.unpark(context, report.ok))

@@ -1,8 +1,8 @@
 """When a kernel timer fires: never early, and up to an eighth late.
 
 A timer of the kernel goes into a wheel of several levels, which are the coarser the longer it runs
-(kernel/time/timer.c since 4.8). At 250 Hz one of 2 s, as page reporting and vmstat set it, fires on
-a multiple of 8 jiffies: 4 to 36 ms late.
+(kernel/time/timer.c since 4.8). At 250 Hz one of 2 s, as page reporting sets it, or of 1 s, as
+vmstat does, fires on a multiple of 8 jiffies: up to 32 ms late.
 """
 
 from typing import Final

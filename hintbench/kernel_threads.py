@@ -260,9 +260,10 @@ class KernelThreads:
 
         The guest has no page cache, so reclaim finds nothing and should_reclaim_retry() gives up
         after one round: blocks in a strategy's hands are neither free nor reclaimable, which is
-        the false OOM of the review. memory_low stands where the OOM notifiers are called. The
-        per-CPU lists are drained although Linux does so only after some progress, since real
-        guests always make some.
+        the false OOM of the review. The per-CPU lists are drained although Linux does so only
+        after some progress, since real guests always make some. What that brings is looked at
+        first, and the last of the atomic reserve is used up "before OOM"; memory_low stands where
+        the OOM notifiers are called.
         """
         costs = self.guest.costs
         clock = self.simulation.clock
@@ -275,17 +276,20 @@ class KernelThreads:
             if attempt == 0:
                 await self._unreserve(vcpu, force=False)
                 await self._drain_all(vcpu)
+            vcpu.woken = self._would_do(vcpu)
+            if not vcpu.woken and attempt + 1 == rounds:
+                vcpu.woken = await self._unreserve(vcpu, force=True)
+            if vcpu.woken:
+                break
             in_hand |= self._in_hand(vcpu) > 0
             await self._memory_low(vcpu)
-            if self._would_do(vcpu):
-                vcpu.woken = True
+            vcpu.woken = self._would_do(vcpu)
+            if vcpu.woken:
                 break
             # What is in hand now, and not in the free lists, is why the allocation fails.
             self.denied[vcpu.number] = self._would_serve(vcpu)
             if attempt + 1 < rounds:
                 await self.guest.sleep(costs.direct_reclaim_ns)
-        if not vcpu.woken:
-            vcpu.woken = await self._unreserve(vcpu, force=True)
         if vcpu.woken and in_hand:
             self.stalls += 1
             self.stall_ns += clock.now - began

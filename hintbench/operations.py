@@ -53,7 +53,7 @@ class Flag(IntFlag):
     COMPOUND = constants.FLAG_COMPOUND
     SLAB = constants.FLAG_SLAB  # in use, though the reference count is 0
     ATOMIC = constants.FLAG_ATOMIC  # GFP_ATOMIC: may not block, uses the reserves
-    NORETRY = constants.FLAG_NORETRY  # fails at once
+    NORETRY = constants.FLAG_NORETRY  # no __GFP_DIRECT_RECLAIM: fails at once
     DMA = constants.FLAG_DMA  # only from ZONE_DMA
     DMA32 = constants.FLAG_DMA32  # from ZONE_DMA32 or below
     MOVABLE_ZONE = constants.FLAG_MOVABLE_ZONE  # also from ZONE_MOVABLE
@@ -65,7 +65,10 @@ class Flag(IntFlag):
 USER_PAGE: Final = Flag.ZERO | Flag.MOVABLE_ZONE
 """GFP_HIGHUSER_MOVABLE | __GFP_ZERO: an anonymous page."""
 HUGE_PAGE: Final = USER_PAGE | Flag.COMPOUND | Flag.NORETRY | Flag.NO_KSWAPD
-"""GFP_TRANSHUGE | __GFP_NORETRY, as a page fault asks for a huge page."""
+"""GFP_TRANSHUGE_LIGHT, as a page fault asks for a huge page where nobody advised one.
+
+That is defrag=madvise without madvise(): neither compaction nor reclaim is tried.
+"""
 KERNEL_PAGE: Final = Flag.TOUCHED
 """GFP_KERNEL: the kernel's own memory, written but not cleared."""
 SLAB_PAGE: Final = Flag.TOUCHED | Flag.COMPOUND | Flag.SLAB

@@ -228,7 +228,7 @@ def _known(kind: str, broken: list[PluginError] | None) -> dict[str, type[Any]]:
 def _own_class(kind: str, name: str, module: str) -> type[Any]:
     imported = importlib.import_module(module)
     return next(
-        found for of, found in _classes_in(imported, name) if of == kind and found.name == name
+        found for of, found in classes_in(imported, name) if of == kind and found.name == name
     )
 
 
@@ -258,7 +258,7 @@ def _load_entry_point(point: "EntryPoint") -> None:
             raise PluginError(point.name, "", text)
         _contribute(point.name, [(kind, loaded)], source)
     elif isinstance(loaded, ModuleType):
-        _contribute(point.name, list(_classes_in(loaded, point.name)), source)
+        _contribute(point.name, list(classes_in(loaded, point.name)), source)
     else:
         raise PluginError(point.name, "", f"{point.value} is neither a module nor a class")
 
@@ -284,7 +284,7 @@ def _load_module(name: str) -> ModuleType:
                 f"plugin {name!r} is neither a FILE.py nor the name of a module"
             ) from error
         raise _import_error(name, error) from error
-    _contribute(name, list(_classes_in(module, name)), name)
+    _contribute(name, list(classes_in(module, name)), name)
     return module
 
 
@@ -310,7 +310,7 @@ def _load_file(plugin: str) -> ModuleType:
         with watch(lambda: plugin, limit_seconds=LOAD_LIMIT_SECONDS):
             spec.loader.exec_module(module)
         _forget(name)
-        _contribute(plugin, list(_classes_in(module, plugin)), str(path))
+        _contribute(plugin, list(classes_in(module, plugin)), str(path))
     except PluginError:
         del sys.modules[name]
         raise
@@ -355,8 +355,12 @@ def _check_hooks(found: type[Any]) -> None:
     check_hooks(found)
 
 
-def _classes_in(module: ModuleType, plugin: str) -> Iterator[tuple[str, type[Any]]]:
-    """The strategies and workloads that are defined in a module or, for a package, below it."""
+def classes_in(module: ModuleType, plugin: str) -> Iterator[tuple[str, type[Any]]]:
+    """The plugins that are defined in a module or, for a package, below it, each with its kind.
+
+    Raises:
+        PluginError: One of them has no name of its own.
+    """
     for found in vars(module).values():
         if not isinstance(found, type):
             continue
@@ -373,13 +377,10 @@ def _classes_in(module: ModuleType, plugin: str) -> Iterator[tuple[str, type[Any
 
 
 def _kind_of(found: type) -> str | None:
-    """Say what a class is; one whose base is not even imported can be neither."""
-    for kind in ("strategy", "workload"):
-        home = sys.modules.get(f"hintbench.{kind}")
-        base = getattr(home, kind.capitalize(), None)
-        if base is not None and found is not base and issubclass(found, base):
-            return kind
-    return None
+    """Say what a class is: a strategy, a workload, or neither."""
+    from hintbench.plugin_class import PluginClass
+
+    return found.kind or None if issubclass(found, PluginClass) else None
 
 
 def _import_error(plugin: str, error: BaseException, path: Path | None = None) -> PluginError:

@@ -138,7 +138,7 @@ class ResultWriter:
         """Take the results so far; write them unless the last write was less than a second ago.
 
         Args:
-            results: Every finished result.
+            results: Every finished result; each gets its ratios (`with_ratios`) when it is written.
         """
         self._results = tuple(results)
         # An older file is worth more than one that says nothing.
@@ -156,7 +156,7 @@ class ResultWriter:
             self._write()
 
     def _write(self) -> None:
-        write_results(self.path, self._results)
+        write_results(self.path, with_ratios(self._results))
         self._written_at = time.monotonic()
         self._pending = False
 

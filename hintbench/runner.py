@@ -10,7 +10,7 @@ from typing import Any, Final
 from hintbench.binding import bind_hooks, hook_codes, native_filters
 from hintbench.blamed_tape import BlamedTape
 from hintbench.boot import Machine
-from hintbench.config import GuestConfig, load_guest
+from hintbench.config import MOST_SEED, GuestConfig, load_guest
 from hintbench.core import machine as core_machine
 from hintbench.core.constants import PAGEBLOCK_ORDER
 from hintbench.core.hooks import HookPoint
@@ -31,7 +31,7 @@ from hintbench.retention import follow_backed_memory
 from hintbench.specs import PluginSpec
 from hintbench.strategy import Strategy
 from hintbench.tasks import Scheduler
-from hintbench.validation import validate
+from hintbench.validation import check_end
 from hintbench.watchdog import PROGRAM_LIMIT_SECONDS, watch
 from hintbench.workload import Program, Workload, WorkloadSetting
 
@@ -81,8 +81,9 @@ def run(
     for plugin in plugins:
         load_plugin(plugin)
     number: object = seed
-    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
-        raise UsageError(f"seed: {seed!r} is not a whole number from 0 on")
+    whole = isinstance(number, int) and not isinstance(number, bool)
+    if not whole or not 0 <= seed <= MOST_SEED:
+        raise UsageError(f"seed: {seed!r} is not a whole number in 0..{MOST_SEED}")
     config = guest if isinstance(guest, GuestConfig) else load_guest(guest)
     return Run(
         _instance("strategy", find_strategy, Strategy, strategy),
@@ -264,7 +265,7 @@ class Run:
                 self.scheduler.close()
         if forgotten:
             raise PluginError(self.strategy_name, "", forgotten[0])
-        self._check_end()
+        check_end(self.guest, self.machine)
         return self._result(metrics, notes, time.perf_counter() - began)
 
     # -- phases ---------------------------------------------------------------------------------
@@ -337,21 +338,6 @@ class Run:
         alive = [context.name for context in self.scheduler.contexts]
         if alive:
             raise TaskLeakError(self.scheduler.plugin, "guest_stopping", ", ".join(alive))
-
-    def _check_end(self) -> None:
-        """Nothing may be left in the strategy's hands."""
-        for zone in self.guest.zones:
-            if zone.isolated_pages:
-                self.guest.violate(
-                    "teardown", f"{zone.isolated_pages} pages of {zone} were never put back"
-                )
-            if zone.held_pages:
-                self.guest.violate("teardown", f"{zone.held_pages} pages of {zone} are still held")
-        for name, (flags, meaning) in self.guest.flag_sets.items():
-            if meaning == "in-flight" and flags.count:
-                self.guest.violate("teardown", f"{flags.count} units of {name!r} are still set")
-        for fault in validate(self.machine):
-            self.guest.violate("conservation", fault)
 
     # -- telling --------------------------------------------------------------------------------
 

@@ -49,10 +49,10 @@ class SharedMemory:
         host.reported_blocks += len(report.blocks)
         host.reported_pages += report.pages
         for pfn, pages in report.descriptors:
-            cost = host.config.descriptor_ns + host.unmap_cost(pfn, pages)
+            cost = host.config.descriptor_ns + host.unmapping.cost(pfn, pages)
             host.cpu_ns += cost
             host.clock.now += cost
-            host.discard(pfn, pages, calls=1)
+            host.unmapping.discard(pfn, pages, calls=1)
         if host.watcher is not None:
             host.watcher.taken_back(report.blocks)
 

@@ -23,6 +23,7 @@ digest must be the same every time before a figure is given.
 from __future__ import annotations
 
 import gc
+import hashlib
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -36,7 +37,7 @@ from hintbench.core import BUILD, bare
 from hintbench.core import machine as core_machine
 from hintbench.core.hooks import CoreHooks, HookPoint
 from hintbench.errors import InternalError
-from hintbench.operations import Flag, OperationBlock, allocate, concatenate, free
+from hintbench.operations import Flag, OperationBlock, allocate, free, interleave
 from hintbench.tapes import Draws
 
 ROUNDS: Final = 5
@@ -143,9 +144,7 @@ def _replace_random(first: int, live: int, count: int, order: int, stream: int) 
     freed = free(slots)
     flags = Flag.ZERO if order == 0 else Flag(0)
     taken = allocate(slots, order=order, flags=flags)
-    block = concatenate([freed, taken])
-    pairs = numpy.arange(2 * count).reshape(2, count).T.reshape(-1)
-    return OperationBlock(block.code[pairs], block.value[pairs], block.time_ns[pairs])
+    return interleave(freed, taken)
 
 
 def _blocks(block: OperationBlock, size: int = 65_536) -> Iterator[OperationBlock]:
@@ -195,7 +194,7 @@ def _bare(count: int) -> Prepared:
     bare.replay(zone, numpy.arange(LIVE_SLOTS, dtype=numpy.int32), table)
 
     def digest() -> str:
-        return f"{int(table.astype(numpy.int64).sum()):016x}"
+        return hashlib.blake2b(table.tobytes(), digest_size=8).hexdigest()
 
     def run() -> None:
         bare.replay(zone, slots, table)

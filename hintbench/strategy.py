@@ -1,15 +1,12 @@
 """What every strategy derives from, and the small things it needs to declare itself."""
 
-import inspect
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pluggy
-from pydantic import BaseModel
 
-from hintbench.parameters import NoParameters, read_parameters
+from hintbench.plugin_class import PluginClass
 
 if TYPE_CHECKING:
     from hintbench.core.flags import UnitFlags
@@ -17,8 +14,6 @@ if TYPE_CHECKING:
 
 hookimpl = pluggy.HookimplMarker("hintbench")
 """Marks a method as the implementation of the hook of the same name (`hintbench.hookspecs`)."""
-
-_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +76,7 @@ class Claims:
     gate: "Callable[[Zone], bool] | None" = None
 
 
-class Strategy:
+class Strategy(PluginClass):
     """Decides which free blocks the host is told of, and when.
 
     A subclass gives itself a `name`, says in the first line of its docstring what it is, and
@@ -90,9 +85,6 @@ class Strategy:
     that names the unit. One instance serves one run, since its attributes are the run's state.
 
     Attributes:
-        name: What users call it; lower case, digits and hyphens.
-        summary: The first line of the docstring.
-        Parameters: The pydantic model of its parameters.
         declared_failures: Rules that it is known to break, each with the reason. The conformance
             suite expects exactly these failures. An instance may replace it, when that depends on
             the parameters.
@@ -100,46 +92,14 @@ class Strategy:
             enough that reports, full arrays and timers happen within a thousand operations on
             64 MiB. Those the user gives go first.
         kernels: The kernels whose page allocator it is explored on.
-        parameters: This instance's parameters.
         had_its_run: Whether a run has begun with this instance; no other one can.
     """
 
-    name: ClassVar[str] = ""
-    summary: ClassVar[str] = ""
-    Parameters: ClassVar[type[BaseModel]] = NoParameters
+    kind = "strategy"
     declared_failures: Mapping[str, str] = {}
     check_parameters: ClassVar[Mapping[str, Any]] = {}
     kernels: ClassVar[tuple[str, ...]] = ("6.12", "5.0")
-    parameters: BaseModel
     had_its_run: bool = False
-
-    def __init_subclass__(cls, **keywords: Any) -> None:
-        """Read the summary, and refuse a name that a command line could not take."""
-        super().__init_subclass__(**keywords)
-        cls.summary = inspect.cleandoc(cls.__dict__.get("__doc__") or "").partition("\n")[0]
-        if cls.name and not _NAME.fullmatch(cls.name):
-            raise ValueError(
-                f"{cls.__qualname__}: name is {cls.name!r},"
-                " must be lower-case letters, digits and single hyphens"
-            )
-        model: object = cls.Parameters
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            raise TypeError(f"{cls.__qualname__}: Parameters must be a pydantic model")
-
-    def __init__(
-        self, parameters: BaseModel | Mapping[str, Any] | None = None, **overrides: Any
-    ) -> None:
-        """Validate the parameters.
-
-        Args:
-            parameters: An instance of `Parameters`, or values by name; None for the defaults.
-            **overrides: Single parameters by name; these go first.
-
-        Raises:
-            ParameterError: When a name is unknown or a value is not allowed.
-        """
-        label = f"strategy {self.name or type(self).__name__!r}"
-        self.parameters = read_parameters(label, self.Parameters, parameters, overrides)
 
     def hook_filters(self) -> Mapping[str, HookFilter]:
         """Say which blocks each hook concerns; asked once, when `guest_started` first waits.
@@ -152,7 +112,3 @@ class Strategy:
     def claims(self) -> Claims:
         """Say what the conformance suite may hold this instance to."""
         return Claims()
-
-    def __repr__(self) -> str:
-        given = ", ".join(f"{name}={value!r}" for name, value in self.parameters)
-        return f"{type(self).__name__}({given})"

@@ -36,6 +36,23 @@ if TYPE_CHECKING:
 MAX_ORDER_PAGES: Final = 1 << MAX_PAGE_ORDER
 
 
+def check_end(guest: Guest, machine: Machine) -> None:
+    """After the stop nothing may be left in the strategy's hands, and all memory is in order.
+
+    What is wrong is noted as a violation of ``teardown`` or ``conservation``.
+    """
+    for zone in guest.zones:
+        if zone.isolated_pages:
+            guest.violate("teardown", f"{zone.isolated_pages} pages of {zone} were never put back")
+        if zone.held_pages:
+            guest.violate("teardown", f"{zone.held_pages} pages of {zone} are still held")
+    for name, (flags, meaning) in guest.flag_sets.items():
+        if meaning == "in-flight" and flags.count:
+            guest.violate("teardown", f"{flags.count} units of {name!r} are still set")
+    for fault in validate(machine):
+        guest.violate("conservation", fault)
+
+
 def validate(guest: Guest | Machine) -> list[str]:
     """Check a guest between two steps.
 

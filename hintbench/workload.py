@@ -1,17 +1,15 @@
 """What every workload derives from, what it is told about the guest, and what it hands back."""
 
-import inspect
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from hintbench.errors import ParameterError
 from hintbench.operations import MAX_SLOTS, OperationBlock
-from hintbench.parameters import NoParameters, read_parameters
+from hintbench.plugin_class import PluginClass
 
 if TYPE_CHECKING:
     from hintbench.boot import Machine
@@ -20,8 +18,8 @@ if TYPE_CHECKING:
 PAGES_PER_MIB: Final = 256
 MOST_OPERATIONS: Final = 100_000_000_000
 LONGEST_NS: Final = 3_600_000_000_000
-_NAME: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 # A PC's layout: the DMA zone ends at 16 MiB (without its first MiB), DMA32 at 3 GiB.
+_PC_ZONES: Final = ("DMA", "DMA32", "Normal")
 _PC_ZONE_PAGES: Final = {"DMA": 3840, "DMA32": 0xC0000 - 4096}
 
 
@@ -37,14 +35,14 @@ class WorkloadSetting:
         zones: Names of the zones, by node and number; a name occurs once a node.
         operations: About how many operations the user wishes, or None for the workload's default.
             Workloads come in rounds that fit the guest's memory, so there may be more.
-        zone_pages: Managed pages of each of `zones`; empty when the guest is laid out as a PC.
+        zone_pages: Managed pages of each of `zones`; may be empty when those are a PC's.
     """
 
     memory_pages: int
     vcpus: int
     kernel: str = "6.12"
     seed: int = 1
-    zones: tuple[str, ...] = ("DMA", "DMA32", "Normal")
+    zones: tuple[str, ...] = _PC_ZONES
     operations: int | None = None
     zone_pages: tuple[int, ...] = ()
 
@@ -54,7 +52,8 @@ class WorkloadSetting:
                 raise ParameterError(f"setting: {name} must be at least {least}")
         if self.operations is not None and not 1 <= self.operations <= MOST_OPERATIONS:
             raise ParameterError(f"setting: operations must be in 1..{MOST_OPERATIONS}")
-        if self.zone_pages and len(self.zone_pages) != len(self.zones):
+        as_on_a_pc = not self.zone_pages and self.zones == _PC_ZONES
+        if not as_on_a_pc and len(self.zone_pages) != len(self.zones):
             raise ParameterError("setting: zone_pages must give the pages of each of zones")
 
     def pages_of(self, zone: str) -> int:
@@ -62,15 +61,13 @@ class WorkloadSetting:
         if self.zone_pages:
             named = zip(self.zones, self.zone_pages, strict=True)
             return sum(pages for name, pages in named if name == zone)
-        if zone not in self.zones:
-            return 0
         left = self.memory_pages
         for name, pages in _PC_ZONE_PAGES.items():
-            pages = min(pages, left) if name in self.zones else 0
+            pages = min(pages, left)
             if name == zone:
                 return pages
             left -= pages
-        return left
+        return left if zone == "Normal" else 0
 
     def describe(self) -> str:
         """Name the guest in a message."""
@@ -165,52 +162,16 @@ class WorkloadParameters(BaseModel):
         return max(1, -(-wanted // operations_a_round))
 
 
-class Workload(ABC):
+class Workload(PluginClass, ABC):
     """Drives allocations and frees.
 
     A subclass gives itself a `name`, says in the first line of its docstring what it is, and
     writes `program`. Its parameters are a pydantic model with the name `Parameters`, every field
     with a range and a description that names the unit. The same parameters and setting must give
     the same tapes on any machine: draw numbers with `hintbench.tapes.Draws`.
-
-    Attributes:
-        name: What users call it; lower case, digits and hyphens.
-        summary: The first line of the docstring.
-        Parameters: The pydantic model of its parameters.
-        parameters: This instance's parameters.
     """
 
-    name: ClassVar[str] = ""
-    summary: ClassVar[str] = ""
-    Parameters: ClassVar[type[BaseModel]] = NoParameters
-    parameters: BaseModel
-
-    def __init_subclass__(cls, **keywords: Any) -> None:
-        """Read the summary, and refuse a name that a command line could not take."""
-        super().__init_subclass__(**keywords)
-        cls.summary = inspect.cleandoc(cls.__dict__.get("__doc__") or "").partition("\n")[0]
-        if cls.name and not _NAME.fullmatch(cls.name):
-            raise ValueError(
-                f"{cls.__qualname__}: name is {cls.name!r},"
-                " must be lower-case letters, digits and single hyphens"
-            )
-        model: object = cls.Parameters
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            raise TypeError(f"{cls.__qualname__}: Parameters must be a pydantic model")
-
-    def __init__(
-        self, parameters: BaseModel | Mapping[str, Any] | None = None, **overrides: Any
-    ) -> None:
-        """Validate the parameters.
-
-        Args:
-            parameters: An instance of `Parameters`, or values by name; None for the defaults.
-            **overrides: Single parameters by name; these go first.
-
-        Raises:
-            ParameterError: When a name is unknown or a value is not allowed.
-        """
-        self.parameters = read_parameters(self._label, self.Parameters, parameters, overrides)
+    kind = "workload"
 
     @abstractmethod
     def program(self, setting: WorkloadSetting) -> Program:
@@ -251,12 +212,4 @@ class Workload(ABC):
         Args:
             reason: What does not fit and what would be right.
         """
-        return ParameterError(f"{self._label}: {reason}")
-
-    def __repr__(self) -> str:
-        given = ", ".join(f"{name}={value!r}" for name, value in self.parameters)
-        return f"{type(self).__name__}({given})"
-
-    @property
-    def _label(self) -> str:
-        return f"workload {self.name or type(self).__name__!r}"
+        return ParameterError(f"{self.label}: {reason}")

@@ -233,6 +233,7 @@ class TestFiles:
             (b"memory = '8GB'", "did you mean '8GiB'"),
             (b"memory = '1KiB'", r"memory: 1 KiB is out of range 64 MiB\.\.8 TiB"),
             (b"memory = '65MiB'", "multiple of 4 MiB"),
+            (b"preset = ['seed']", r"preset is \['seed'\], not a name such as 'default'"),
             (b"preset = 'sed'", "unknown preset 'sed': did you mean 'seed'"),
             (b"host = 3", "host: 3 is not a table"),
             (b"[[zones]]\nname = 'High'", r"zones\[0\].name: 'High' is not one of DMA"),

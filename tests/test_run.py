@@ -193,6 +193,7 @@ def test_names_come_with_parameters_as_on_the_command_line() -> None:
         ({"strategy": int}, "strategy: <class 'int'> is none"),
         ({"workload": None}, "workload: None is none"),
         ({"seed": "x"}, "seed: 'x' is not a whole number"),
+        ({"seed": 1 << 63}, "is not a whole number in 0..9223372036854775807"),
         ({"strategy": "none,"}, "strategy 'none,' cannot be read"),
         ({"workload": "churn,operations=0"}, "operations"),
     ],

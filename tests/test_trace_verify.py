@@ -159,6 +159,18 @@ class TestInputs:
             Pass(29, tuple(batches[2:])),
         ]
 
+    def test_a_recording_that_begins_in_the_middle_of_a_pass_loses_no_call(self):
+        batches = [Batch(at, ((at, 9),)) for at in (50, 60, 150)]
+        assert in_passes([100], batches) == [Pass(50, tuple(batches[:2])), Pass(100, (batches[2],))]
+
+    def test_where_no_probe_tells_of_passes_a_pause_parts_them(self):
+        pause = 600_000_000
+        batches = [Batch(at, ((at, 9),)) for at in (5, 6, 6 + pause)]
+        assert in_passes([], batches) == [
+            Pass(5, tuple(batches[:2])),
+            Pass(6 + pause, (batches[2],)),
+        ]
+
     @pytest.mark.parametrize(
         ("line", "sentence"),
         [

@@ -76,6 +76,8 @@ def test_a_mix_is_read_from_text_and_its_errors_name_the_entry():
         CLASSES["churn"](mix="0:90:0.25:user/11:10:0.1:slab")
     with pytest.raises(ParameterError, match=r"mix\[0\]\.kind"):
         CLASSES["churn"](mix="0:90:0.25:slob")
+    with pytest.raises(ParameterError, match=r"'0:90:0\.25:user:x' is not order:weight:live_share"):
+        CLASSES["churn"](mix="0:90:0.25:user:x")
 
 
 @pytest.mark.parametrize(
@@ -86,6 +88,7 @@ def test_a_mix_is_read_from_text_and_its_errors_name_the_entry():
         ({"memory_pages": 1, "vcpus": 1, "seed": -1}, "seed"),
         ({"memory_pages": 1, "vcpus": 1, "operations": 0}, "operations"),
         ({"memory_pages": 1, "vcpus": 1, "zone_pages": (1,)}, "zone_pages"),
+        ({"memory_pages": 1, "vcpus": 1, "zones": ("Normal", "Movable")}, "zone_pages"),
     ],
 )
 def test_settings_are_checked(values, message):

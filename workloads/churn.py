@@ -78,7 +78,11 @@ def _read_mix(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     names = tuple(OrderClass.model_fields)
-    return [dict(zip(names, entry.split(":"), strict=False)) for entry in value.split("/")]
+    entries = [entry.split(":") for entry in value.split("/")]
+    for entry in entries:
+        if len(entry) != len(names):
+            raise ValueError(f"{':'.join(entry)!r} is not {':'.join(names)}")
+    return [dict(zip(names, entry, strict=True)) for entry in entries]
 
 
 class ChurnParameters(WorkloadParameters):

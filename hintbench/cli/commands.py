@@ -2,6 +2,7 @@
 
 import json
 import re
+from bisect import insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -123,9 +124,8 @@ def run_comparison(request: RunRequest, debug: bool = False) -> int:
         with printing_to_stderr(), _Bar(len(order)) as bar:
 
             def keep(outcome: Outcome) -> None:
-                outcomes.append(outcome)
                 # Results stand in the order of the cells, however they came in.
-                outcomes.sort(key=lambda outcome: order[str(outcome.cell)])
+                insort(outcomes, outcome, key=lambda outcome: order[str(outcome.cell)])
                 if writer is not None and outcome.result is not None:
                     writer.update(_results(outcomes))
                 bar.advance(str(outcome.cell))
@@ -214,12 +214,12 @@ class _Bar:
 
 
 def _results(outcomes: Iterable[Outcome]) -> list[Result]:
-    return with_ratios([outcome.result for outcome in outcomes if outcome.result is not None])
+    return [outcome.result for outcome in outcomes if outcome.result is not None]
 
 
 def _print_outcomes(outcomes: Sequence[Outcome], to_stderr: bool) -> None:
     """Print the table of what was finished, if anything was."""
-    compared = iter(_results(outcomes))
+    compared = iter(with_ratios(_results(outcomes)))
     rows = [
         Row(
             workload=str(outcome.cell.workload),

@@ -15,7 +15,7 @@ from rich.text import Text
 from hintbench.cli.report_notes import open_console
 from hintbench.comparison import VIOLATIONS, Comparison, Difference, Verdict, compare
 from hintbench.errors import UsageError
-from hintbench.quantities import format_amount, format_bytes, format_count, format_ns
+from hintbench.quantities import counted, format_amount, format_bytes, format_count, format_ns
 from hintbench.results import load_results
 
 _FAILED: Final = 1
@@ -58,7 +58,7 @@ def run_compare(
     worse = found.worse_by(limit)
     if not worse and found.only_base:
         typer.echo(
-            f"hintbench: {_plural(len(found.only_base), 'cell')} of the base file cannot be"
+            f"hintbench: {counted(len(found.only_base), 'cell')} of the base file cannot be"
             " compared, so nothing says that they got no worse",
             err=True,
         )
@@ -67,7 +67,7 @@ def run_compare(
         return 0
     worst = max(worse, key=lambda one: one.size)
     typer.echo(
-        f"hintbench: {_plural(len(worse), 'metric')} got worse by more than {fail_above},"
+        f"hintbench: {counted(len(worse), 'metric')} got worse by more than {fail_above},"
         f" most of all {worst.metric} of {worst.cell}: {_ratio(worst)}",
         err=True,
     )
@@ -144,7 +144,7 @@ def _summary(found: Comparison) -> list[str]:
         lines.append(
             f"note: the metrics are the same, but not the events (other digests): {some}{more}"
         )
-    cells = _plural(len(found.cells), "cell")
+    cells = counted(len(found.cells), "cell")
     differing = len({one.cell for one in found.differences})
     if differing:
         counts = Counter(one.verdict for one in found.differences)
@@ -154,18 +154,14 @@ def _summary(found: Comparison) -> list[str]:
         lines.append(f"no {'real ' if found.by_chance else ''}difference in {cells}")
     if found.by_chance:
         lines.append(
-            f"{_plural(found.by_chance, 'difference')} not shown: with"
-            f" {_plural(found.seeds, 'seed')}, chance alone may have made them"
+            f"{counted(found.by_chance, 'difference')} not shown: with"
+            f" {counted(found.seeds, 'seed')}, chance alone may have made them"
         )
     elif found.seeds == 1 and differing:
         lines.append(
             "one seed: exact, but it may be the seed's luck; `run -n 5` for both files tells"
         )
     return lines
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _print(console: Console, text: str, style: str = "") -> None:

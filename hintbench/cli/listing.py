@@ -48,7 +48,7 @@ def print_list(plugins: tuple[str, ...] = ()) -> int:
 
 
 def parameter_type(field: FieldInfo) -> str:
-    """Say what a parameter takes, such as "int 0..10", "true or false" or "a|b|c".
+    """Say what a parameter takes, such as "int 0..10", "true|false" or "a|b|c".
 
     Args:
         field: The parameter's field in its pydantic model.

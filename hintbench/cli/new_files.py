@@ -2,7 +2,6 @@
 
 import json
 import keyword
-import re
 import sys
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 
 from hintbench.errors import UsageError
 from hintbench.hookspecs import PROJECT
+from hintbench.plugin_class import PLUGIN_NAME
 
 # A package: without --no-deps asv would find the wheels of its requirements, too.
 _FROM_WHEEL: Final = """\
@@ -25,7 +25,6 @@ _COPY: Final = "import shutil, sysconfig; shutil.copy('$file', sysconfig.get_pat
 _FROM_FILE: Final = f"""\
     "build_command": [],
     "install_command": ["python -c \\"{_COPY}\\""],"""
-_PLUGIN_NAME: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 def write_new_strategy(name: str, folder: Path | None = None) -> Path:
@@ -71,7 +70,7 @@ def _write_plugin(kind: str, name: str, folder: Path | None) -> Path:
     from hintbench.plugins import OWN_STRATEGIES, OWN_WORKLOADS
 
     module = name.replace("-", "_")
-    if not _PLUGIN_NAME.fullmatch(name) or not module.isidentifier() or keyword.iskeyword(module):
+    if not PLUGIN_NAME.fullmatch(name) or not module.isidentifier() or keyword.iskeyword(module):
         raise UsageError(
             f"{name!r} cannot be a {kind}'s name: lower-case letters, digits and single hyphens,"
             f" starting with a letter, such as 'my-{kind}'"
@@ -149,18 +148,10 @@ def write_new_benchmarks(plugin: str, folder: Path | None = None) -> None:
 
 def _strategies_of(plugin: str) -> list[str]:
     """Names of the strategies that a plugin contributes."""
-    from hintbench import Strategy
-    from hintbench.plugins import load_plugin
+    from hintbench.plugins import classes_in, load_plugin
 
     module = load_plugin(plugin)
-    found = [
-        each.name
-        for each in vars(module).values()
-        if isinstance(each, type)
-        and issubclass(each, Strategy)
-        and each.__module__ == module.__name__
-        and each.name
-    ]
+    found = [each.name for kind, each in classes_in(module, plugin) if kind == "strategy"]
     if not found:
         raise UsageError(
             f"plugin {plugin!r} has no strategy with a name: there is nothing to track"

@@ -4,7 +4,7 @@ from hintbench.core.measures cimport Integral
 
 cdef class Backing:
     cdef unsigned long long[::1] words
-    cdef set partial
+    cdef unsigned char[::1] small_units
     cdef public bint huge_granule
     cdef VirtualClock clock
     cdef readonly Integral backed
@@ -25,6 +25,7 @@ cdef class Backing:
     cdef int backed_block(self, int pfn, int order) except -1
     cpdef int count_range(self, int pfn, int pages) except -1
     cdef int _back_unit(self, int unit) except -1
-    cpdef int discard(self, int pfn, int order) except -1
+    cdef int _split(self, int pfn, int order) except -1
+    cpdef int discard(self, int pfn, int order, bint piecemeal=*) except -1
     cpdef int claim(self, int pfn, int order) except -1
     cpdef bint is_backed(self, int pfn) except -1

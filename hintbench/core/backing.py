@@ -1,7 +1,12 @@
 """The host's side of every page: one bit says whether the host backs it.
 
-With granules of 2 MiB a unit that is wholly unbacked comes back as one huge page on the first
-touch; once the host has split a unit (it took part of it), its pages come back one by one.
+With granules of 2 MiB a unit that the host took as a whole comes back as one huge page on the first
+touch. Once it took part of a unit, that is mapped by small pages: __split_huge_pmd() leaves a table
+of them, zap_pte_range() empties it, and while it is there __handle_mm_fault() makes no huge page.
+Only khugepaged would put one together again, at 8 units in 10 s; it is not modelled.
+
+What is unmapped counts as taken back. Linux gives the free part of a split huge page back when its
+own reclaim comes to it (deferred_split_folio()): a host that wants memory has it, an idle one not.
 """
 
 import cython
@@ -63,15 +68,15 @@ class Backing:
         sample_ns: int = 0,
     ) -> None:
         self.words = memoryview(numpy.zeros(page_count >> 6, dtype=numpy.uint64))
-        # Units that are not all there cannot be mapped as a huge page.
-        self.partial = set()
+        self.small_units = memoryview(numpy.zeros(page_count >> PAGEBLOCK_ORDER, numpy.uint8))
         total = 0
         for start, pages in present:
             total += pages
             self._fill(start, pages)
             for edge in (start, start + pages):
+                # What is not all there cannot be mapped as a huge page.
                 if edge & (PAGEBLOCK_PAGES - 1):
-                    self.partial.add(edge >> PAGEBLOCK_ORDER)
+                    self.small_units[edge >> PAGEBLOCK_ORDER] = 1
         self.clock = clock
         self.huge_granule = huge_granule
         self.backed = Integral(total, sample_ns)
@@ -167,7 +172,7 @@ class Backing:
             while unit <= last:
                 if (
                     self.backed_pages(unit << PAGEBLOCK_ORDER, PAGEBLOCK_ORDER) == 0
-                    and unit not in self.partial
+                    and not self.small_units[unit]
                 ):
                     brought += self._back_unit(unit)
                     self._count_early(unit << PAGEBLOCK_ORDER, PAGEBLOCK_PAGES)
@@ -215,12 +220,39 @@ class Backing:
             self.words[index] = _ALL
         return PAGEBLOCK_PAGES
 
-    def discard(self, pfn: cython.int, order: cython.int) -> cython.int:
-        """The host takes a block's memory back; the number of pages it backed until now."""
+    def is_huge(self, pfn: int) -> bool:
+        """Whether the host maps the 2 MiB unit around a page as one huge page."""
+        unit = pfn >> PAGEBLOCK_ORDER
+        if not self.huge_granule or self.small_units[unit]:
+            return False
+        return self.backed_pages(unit << PAGEBLOCK_ORDER, PAGEBLOCK_ORDER) == PAGEBLOCK_PAGES
+
+    def _split(self, pfn: cython.int, order: cython.int) -> cython.int:
+        """Part of what is mapped in these units is to go: they are mapped by small pages now."""
+        unit: cython.int
+        for unit in range(
+            pfn >> PAGEBLOCK_ORDER, ((pfn + (1 << order) - 1) >> PAGEBLOCK_ORDER) + 1
+        ):
+            if self.backed_pages(unit << PAGEBLOCK_ORDER, PAGEBLOCK_ORDER) > 0:
+                self.small_units[unit] = 1
+        return 0
+
+    def discard(
+        self, pfn: cython.int, order: cython.int, piecemeal: cython.bint = False
+    ) -> cython.int:
+        """The host takes a block's memory back; the number of pages it backed until now.
+
+        Args:
+            pfn: first page of the block.
+            order: its order.
+            piecemeal: by calls that each take less than a huge page.
+        """
         taken: cython.int = self.backed_pages(pfn, order)
         index: cython.int
         if taken == 0:
             return 0
+        if order < PAGEBLOCK_ORDER or piecemeal:
+            self._split(pfn, order)
         if self.split is not None:
             self.split.discarded(pfn, order)
         if order < 6:

@@ -24,6 +24,7 @@ if cython.compiled:
         ORIGIN_PUT_BACK,
         PAGEBLOCK_ORDER,
         REASON_ISOLATION,
+        ZONE_MOVABLE,
     )
     from cython.cimports.hintbench.core.fallback import FallbackMode, mark_isolated, rmqueue
     from cython.cimports.hintbench.core.flags import UnitFlags
@@ -51,6 +52,7 @@ else:
         ORIGIN_PUT_BACK,
         PAGEBLOCK_ORDER,
         REASON_ISOLATION,
+        ZONE_MOVABLE,
     )
     from hintbench.core.fallback import FallbackMode, mark_isolated, rmqueue
     from hintbench.core.flags import UnitFlags
@@ -130,6 +132,7 @@ class Zone(FreeLists):
     # -- isolate and put back -------------------------------------------------------------------
 
     @cython.binding(False)
+    @cython.embedsignature(True)
     def isolate(self, pfn: cython.int) -> Block | None:
         """__isolate_free_page(): take the free block at ``pfn`` off its list, for a report.
 
@@ -172,6 +175,7 @@ class Zone(FreeLists):
         return self.block_at(pfn, order)
 
     @cython.binding(False)
+    @cython.embedsignature(True)
     def put_back(self, block: Block, tail: cython.bint = True, notify: cython.bint = False) -> int:
         """__putback_isolated_page(): an isolated block returns to the buddy allocator.
 
@@ -244,8 +248,9 @@ class Zone(FreeLists):
     def hold(self, order: cython.int, migratetype: cython.int = MOVABLE) -> Block | None:
         """__rmqueue(): take a block for the strategy itself, past the per-CPU lists.
 
-        As an allocation that may not block: nothing below the low watermark, boost included. The
-        block belongs to the strategy until :meth:`let_go`; nobody touches its pages.
+        As a movable allocation that may not block: nothing below the low watermark, boost and
+        lowmem_reserve included. The block belongs to the strategy until :meth:`let_go`; nobody
+        touches its pages.
 
         Returns:
             The block, or None when the zone has none, or none to spare.
@@ -253,7 +258,7 @@ class Zone(FreeLists):
         pfn: cython.int
         self._check_list(order, migratetype)
         self._need_lock("hold", -1)
-        if not self.meets(order, self.watermark_low + self.watermark_boost, 0, 0):
+        if not self.meets(order, self.watermark_low + self.watermark_boost, ZONE_MOVABLE, 0):
             self.refusals += 1
             return None
         pfn = self.allocate_block(order, migratetype)

@@ -105,21 +105,27 @@ def in_passes(began_ns: Iterable[int], batches: Sequence[Batch]) -> list[Pass]:
 
     Args:
         began_ns: When passes began; where that is not known, a pause of half a second parts them.
-        batches: The calls, in order.
+            Calls before the first of them are a pass that had begun before the recording.
+        batches: The calls, in order of time.
     """
     starts = sorted(began_ns)
-    if not starts:
-        times = [batch.time_ns for batch in batches]
-        starts = [
-            at
-            for at, before in zip(times, [None, *times], strict=False)
-            if before is None or at - before > _SAME_PASS_NS
-        ]
-    ends = [*starts[1:], 1 << 62][: len(starts)]
-    return [
-        Pass(start, tuple(batch for batch in batches if start <= batch.time_ns < end))
-        for start, end in zip(starts, ends, strict=True)
-    ]
+    known = bool(starts)
+    passes: list[tuple[int, list[Batch]]] = []
+    begun = 0
+    last_ns: int | None = None
+    for batch in batches:
+        at_ns = batch.time_ns
+        while begun < len(starts) and starts[begun] <= at_ns:
+            passes.append((starts[begun], []))
+            begun += 1
+        # A recording may begin in the middle of a pass.
+        paused = not known and last_ns is not None and at_ns - last_ns > _SAME_PASS_NS
+        if not passes or paused:
+            passes.append((at_ns, []))
+        passes[-1][1].append(batch)
+        last_ns = at_ns
+    passes += [(start, []) for start in starts[begun:]]
+    return [Pass(start, tuple(found)) for start, found in passes]
 
 
 def _read_blocks(path: str | Path) -> list[Block]:

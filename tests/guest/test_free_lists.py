@@ -4,6 +4,7 @@ import pytest
 
 from hintbench import Migratetype, Strategy, hookimpl, validate
 from small_guest import BLOCK, START, boot, costs, small_guest
+from small_guest import zone as zone_config
 
 
 def zone_of(**given):
@@ -92,6 +93,19 @@ class TestHolding:
         zone.watermark_low -= 1
         assert zone.hold(10) is not None
         assert running.guest.violations == {}
+
+    def test_low_zones_keep_their_reserve(self):
+        """A movable allocation leaves lowmem_reserve[] of DMA32 to those that need DMA32."""
+        far = zone_config(64, START + 64 * BLOCK)
+        running = boot(config=small_guest(zones=(zone_config(64, name="DMA32"), far)))
+        low, normal = running.machine.zones
+        low.lock.take()
+        low.watermark_low = 0
+        reserve = low.lowmem_reserve[3]
+        assert reserve == normal.managed_pages // 256 > 0
+        while low.hold(0) is not None:
+            pass
+        assert low.free_pages == reserve
 
     def test_without_the_lock_or_twice_it_breaks_a_rule(self):
         running, zone = zone_of()

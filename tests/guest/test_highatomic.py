@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from hintbench import hookimpl
 from hintbench.core.constants import HIGHATOMIC
 from hintbench.operations import Flag, allocate, free, idle
 from hintbench.validation import validate
@@ -14,12 +15,12 @@ ATOMIC = {"migratetype": 0, "flags": Flag.ATOMIC | Flag.TOUCHED}
 MOVABLE = {"migratetype": 1, "flags": Flag.TOUCHED}
 
 
-def filled(*more, blocks=56, low=1000, kernel="6.12", left=900):
+def filled(*more, blocks=56, low=1000, kernel="6.12", left=900, strategy=None):
     """All but `left` pages are in use, which is below the low watermark; then what is given."""
     pages = blocks * 1024 - left
     tape = [allocate(range(pages), order=0, **MOVABLE), *more, idle([10 * MS])]
     config = small_guest(zones=(zone(blocks, low=low),), kernel=kernel)
-    running = boot(Silent(), tape, config=config)
+    running = boot(strategy or Silent(), tape, config=config)
     running.result = running.execute()
     assert running.result.violations == {}
     assert validate(running.machine) == []
@@ -92,14 +93,23 @@ def test_freed_pages_of_the_reserve_go_back_to_it():
 
 
 def test_before_a_blocking_allocation_fails_the_reserve_goes_back():
-    """unreserve_highatomic_pageblock(ac, true), in should_reclaim_retry()."""
+    """unreserve_highatomic_pageblock(ac, true), in should_reclaim_retry(): "Before OOM"."""
     more = range(PAGES + 1, PAGES + 400)
+    asked = []
+
+    class Listening(Silent):
+        @hookimpl
+        def memory_low(self, zone):
+            asked.append(zone.reserved_highatomic)
+
     zone_, running = filled(
         allocate([PAGES], order=3, **ATOMIC),
         allocate(more, order=0, **MOVABLE),
         low=600,
         left=590,
+        strategy=Listening(),
     )
+    assert set(asked) == {0}, "while some is left, nobody is asked"
     slots = running.machine.simulation.slot_pfns()
     assert (reserved(zone_), zone_.reserved_highatomic, zone_.free_highatomic) == (0, 0, 0)
     block = int(slots[PAGES]) >> 9

@@ -274,6 +274,18 @@ class TestCosts:
         running = serve((0, part))
         assert running.result.metrics["host_cpu_ns"] == 400 + 256 * 300 + 7_000
 
+    def test_a_huge_page_is_split_once(self):
+        async def in_parts(self):
+            zone = self.guest.zones[0]
+            for block in (Block(START, 8, zone), Block(START + 256, 8, zone)):
+                await self.guest.host.report([block])
+            self.note(self.guest.host.backing.is_huge(START))
+
+        running = serve((0, in_parts))
+        # What is left of it is mapped by small pages, whole as that half is.
+        assert running.result.metrics["host_cpu_ns"] == 2 * (400 + 256 * 300) + 7_000
+        assert running.strategy.log[0][0] is False
+
 
 class TestKicks:
     """A discard of mapped memory is a remote TLB flush."""

@@ -40,13 +40,13 @@ class Discards:
 
     def __call__(self, running):
         host_ = running.guest.host
-        discard = host_.discard
+        discard = host_.unmapping.discard
 
         def watched(pfn, pages, *, calls):
             self.seen.append((host_.clock.now, pfn, pages))
             discard(pfn, pages, calls=calls)
 
-        host_.discard = watched
+        host_.unmapping.discard = watched
 
 
 def test_parameters_are_hyperallocs():

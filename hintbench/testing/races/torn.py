@@ -153,8 +153,8 @@ class SharedInterrupt(Story):
 
     def fetched(self, completion: Completion) -> None:
         """Is one left, and nobody will come for it?"""
-        host = self.run.guest.host
-        if self.in_interrupt and host.has_completions and not host.interrupt_pending:
+        answers = self.run.guest.host.acknowledgements
+        if self.in_interrupt and answers.waiting and not answers.interrupt_pending:
             self.happened(completion.blocks[0].pfn, completion.blocks[0].pages)
 
 

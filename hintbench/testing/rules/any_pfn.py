@@ -1,8 +1,8 @@
 """any-pfn: the same block is found whether the page freed last was its head, middle or tail.
 
-Checked by scenarios made for it (`hintbench.testing.families`): one block is freed page by page,
+Checked by scenarios made for it (`hintbench.testing.comparisons`): one block is freed page by page,
 in three orders that end with its first, a middle and its last page. Told in one and not in
-another, the strategy breaks this rule; told in none, it breaks liveness.
+another, the strategy breaks this rule; told in none, nothing is shown.
 
 Source: kernel-facts D7, D8, R7, R8: "the PFN for all of the higher order pages this page could be
 a part of".
