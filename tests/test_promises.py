@@ -10,8 +10,10 @@ import pytest
 
 import hintbench
 from hintbench import GuestConfig
+from hintbench.boot import pcp_bounds
 from hintbench.config import PRESETS, load_guest
 from hintbench.core import BUILD
+from hintbench.core.constants import KERNEL_6_12
 from hintbench.core.hugepages import mapped_bytes
 from hintbench.defaults import STRATEGIES, WORKLOADS
 from hintbench.replay import read_trace
@@ -98,8 +100,17 @@ Node 0, zone      DMA
   pagesets
     cpu: 0
               count:    0
-              high:     4
+              high:     24
               batch:    1
+              high_min: 6
+              high_max: 120
+    cpu: 1
+              count:    0
+              high:     24
+              batch:    1
+              high_min: 6
+              high_max: 120
+  vm stats threshold: 2
   node_unreclaimable:  0
   start_pfn:           1
 Node 0, zone    DMA32
@@ -114,8 +125,11 @@ Node 0, zone    DMA32
   pagesets
     cpu: 0
               count:    63
-              high:     205
-              batch:    63
+              high:     947
+              batch:    31
+              high_min: 205
+              high_max: 3522
+  vm stats threshold: 14
   node_unreclaimable:  0
   start_pfn:           4096
 Node 0, zone   Normal
@@ -129,19 +143,34 @@ Node 0, zone   Normal
 """
 
 
-@pytest.mark.skipif(shutil.which("awk") is None, reason="the README's command needs awk")
-def test_the_readme_makes_a_guest_of_proc_zoneinfo(tmp_path: Path) -> None:
+def _guest_of(zoneinfo: str, folder: Path) -> GuestConfig:
+    """What the README's command makes of a machine's /proc/zoneinfo."""
     readme = (ROOT / "README.md").read_text()
     script = next(s for s in re.findall(r"```sh\n(.*?)```", readme, re.DOTALL) if "awk" in s)
-    (tmp_path / "zoneinfo").write_text(ZONEINFO)
-    (tmp_path / "nproc").write_text("#!/bin/sh\necho 4\n")
-    (tmp_path / "nproc").chmod(0o755)
+    (folder / "zoneinfo").write_text(zoneinfo)
+    (folder / "nproc").write_text("#!/bin/sh\necho 4\n")
+    (folder / "nproc").chmod(0o755)
     script = script.replace("/proc/zoneinfo", "zoneinfo").replace("nproc", "./nproc")
-    subprocess.run(["sh", "-e", "-c", script], cwd=tmp_path, check=True)
-    found = load_guest(str(tmp_path / "guest.toml"))
+    subprocess.run(["sh", "-e", "-c", script], cwd=folder, check=True)
+    return load_guest(str(folder / "guest.toml"))
+
+
+@pytest.mark.skipif(shutil.which("awk") is None, reason="the README's command needs awk")
+def test_the_readme_makes_a_guest_of_proc_zoneinfo(tmp_path: Path) -> None:
+    found = _guest_of(ZONEINFO, tmp_path)
     name = "linux-6.12-4cpu-512mib"
     assert name in PRESETS
-    # The README's script takes the marks; high_max stands with the pagesets, and is added by hand.
-    marks = [zone.model_copy(update={"pcp_high_max": None}) for zone in load_guest(name).layout()]
-    assert list(found.layout()) == marks
+    # The preset leaves the DMA zone's to the formula, which says the same.
+    assert [zone.pcp_high_max for zone in found.layout()] == [120, 3522]
+    dma, dma32 = found.layout()
+    assert (dma.model_copy(update={"pcp_high_max": None}), dma32) == load_guest(name).layout()
+    assert pcp_bounds(KERNEL_6_12, dma.managed, 27, found.vcpus)[2] == 120
     assert found.vcpus == 4
+
+
+@pytest.mark.skipif(shutil.which("awk") is None, reason="the README's command needs awk")
+def test_a_kernel_before_6_13_prints_no_high_max(tmp_path: Path) -> None:
+    old = "".join(line for line in ZONEINFO.splitlines(True) if "high_m" not in line)
+    found = _guest_of(old, tmp_path)
+    assert [zone.pcp_high_max for zone in found.layout()] == [None, None]
+    assert [zone.watermark_high for zone in found.layout()] == [32, 987]

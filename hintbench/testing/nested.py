@@ -50,6 +50,7 @@ class NestedRun(WatchedRun):
     ) -> None:
         super().__init__(strategy, scenario, tolerated, told)
         self.depth = 0
+        self._reached_ns = 0
         self.preemptions = Preemptions(
             (each.point, each.number, each.delay_ns) for each in scenario.preemptions
         )
@@ -91,6 +92,8 @@ class NestedRun(WatchedRun):
             core_machine.run_until(simulation, until_ns)
             if where[0] >= 0:
                 until_ns = self._end_interrupt(where[0], outer, until_ns)
+            # Who was preempted meanwhile may have let everybody run further than that.
+            until_ns = self._reached_ns = max(until_ns, self._reached_ns)
         finally:
             self.depth -= 1
             for zone, quiet in flags:
