@@ -21,7 +21,6 @@ from hintbench.testing.checker import Checker
 from hintbench.testing.endings import EndedRun
 from hintbench.testing.faults import AT_RESTORE, IN_HAND, Faults
 from hintbench.testing.integrity import Seal
-from hintbench.testing.nested import MOST_NESTED
 from hintbench.testing.outcome import RACE, Outcome, ScheduleStoppedError, Violation
 from hintbench.testing.scenario import Scenario
 from hintbench.watching import Watcher
@@ -253,7 +252,7 @@ class ExploredRun(EndedRun):
 
     def _interrupts_on(self) -> None:
         """A section with interrupts off has ended: one that waited comes before anything else."""
-        if self.dead or self.depth >= MOST_NESTED or self.interrupts_off:
+        if self.dead or self.depth or self.interrupts_off:
             return
         if self._polls_in_event():
             return

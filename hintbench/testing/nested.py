@@ -82,7 +82,9 @@ class NestedRun(WatchedRun):
             scheduler.end_take(outer)
         key, suspended = NEVER, 0
         if clock.cpu >= 0:
-            suspended = scheduler.processors.suspend(clock.cpu, not self.interrupts_off)
+            # Inside another's step an interrupt might spin for that one, which cannot go on before.
+            reached = self.depth == 0 and not self.interrupts_off
+            suspended = scheduler.processors.suspend(clock.cpu, reached)
             key = simulation.clock_of(clock.cpu)
             simulation.set_clock(clock.cpu, NEVER)
         scheduler.current, self.hook, scheduler.off_in_hook = None, ("", ()), 0

@@ -140,3 +140,18 @@ def test_a_spinner_that_polls_in_an_event_of_the_hosts_is_not_preempted_in_its_p
     )
     assert (outcome.counts, outcome.error) == ({}, "")
     assert outcome.coverage["preemptions"] > 0
+
+
+@pytest.mark.parametrize("seed", [102_513, 113_107])
+def test_steps_that_stand_inside_each_other_refute_nobody(seed):
+    """Seeds that once did.
+
+    In the first an interrupt inside the inner step spun for the outer one, which cannot go on
+    before. In the second the inner one let everybody run beyond where the outer one went on.
+    """
+    strategy = find_strategy("bitmap-and-spin")
+    outcome = run_scenario(
+        lambda: strategy(**strategy.check_parameters), draw_scenario(seed, ("6.12", "5.0"))
+    )
+    assert (outcome.counts, outcome.error) == ({}, "")
+    assert outcome.coverage["preemptions"] > 0
