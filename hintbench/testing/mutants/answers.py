@@ -66,7 +66,7 @@ class GivesUpWaiting(Mutant, Posting):
 
     name = "gives-up-waiting"
     breaks = ("ack-before-return",)
-    may_break = ("once", "returned", "no-false-oom")
+    may_break = ("once", "returned", "no-false-oom", "lock-takes")
 
     async def report(self, zone: Zone, taken: list[Block]) -> bool:
         """Wrong: a time-out is no answer; the host may still discard what it has been told of."""
@@ -88,6 +88,8 @@ class ReturnsTwice(Mutant, Posting):
 
     name = "returns-twice"
     breaks = ("returned",)
+    # The answer was there, and only its interrupt is late: what it takes back is told again.
+    may_break = ("once",)
 
     async def report(self, zone: Zone, taken: list[Block]) -> bool:
         """Right so far: a reset is an answer."""
