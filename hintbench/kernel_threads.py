@@ -26,6 +26,7 @@ from hintbench.core.contexts import Step
 from hintbench.core.freeing import run_drain
 from hintbench.core.highatomic import unreserve
 from hintbench.core.vcpu import Drain
+from hintbench.draining import drain_all_pages
 
 if TYPE_CHECKING:
     from hintbench.boot import Machine
@@ -40,6 +41,8 @@ VMSTAT_SKEW_NS = 12_000_000
 """round_jiffies() spreads the CPUs by three jiffies each (250 Hz)."""
 REMOTE_PCP_TICKS = 3
 """pcp->expire: ticks of vmstat until a list for another node's zone is let go of."""
+MAX_RECLAIM_RETRIES = 16
+"""From mm/internal.h."""
 HUNG_TASK_TIMEOUT_SECONDS = 120
 """sysctl_hung_task_timeout_secs."""
 KSWAPD_RUN_NS = 1_125_000
@@ -69,6 +72,8 @@ class KernelThreads:
         self.stalls = 0
         self.stall_ns = 0
         self.denied: dict[int, bool] = {}
+        self._again: dict[int, int] = {}
+        self.draining = False
         self.ooms = 0
         self.hung: Callable[[], Exception] = lambda: RuntimeError("the guest hangs")
         scheduler.reclaim = self.direct_reclaim
@@ -269,15 +274,18 @@ class KernelThreads:
         began = clock.now
         rounds = 1 if vcpu.order > PAGE_ALLOC_COSTLY_ORDER else costs.reclaim_retries
         in_hand = False
+        again = self._again.get(vcpu.number, 0) + 1 if vcpu.slow_path else 0
+        self._again[vcpu.number] = again
         for attempt in range(rounds):
             self.guest.spend(costs.direct_reclaim_ns)
             await Step()
             if attempt == 0:
                 await self._unreserve(vcpu, force=False)
-                await self._drain_all(vcpu)
+                await drain_all_pages(self, vcpu.number)
             in_hand |= self._in_hand(vcpu) > 0
             await self._memory_low(vcpu)
-            if self._would_do(vcpu):
+            # Woken for nothing so often, what is free may be in the reserve: that goes then.
+            if again <= MAX_RECLAIM_RETRIES and self._would_do(vcpu):
                 vcpu.woken = True
                 break
             # What is in hand now, and not in the free lists, is why the allocation fails.
@@ -295,8 +303,8 @@ class KernelThreads:
         """Whether some zone could serve the allocation now."""
         for zone in vcpu.zonelist:
             mark = zone.watermark_min + zone.watermark_boost
-            if zone.number <= vcpu.highest_zone and zone.watermark_ok(
-                mark, vcpu.order, vcpu.highest_zone
+            if zone.number <= vcpu.highest_zone and zone.meets_fast(
+                vcpu.order, mark, vcpu.highest_zone
             ):
                 return True
         return False
@@ -308,7 +316,10 @@ class KernelThreads:
             vcpu: Whose allocation is in need.
             force: Take the last one of a zone, too.
         """
-        least = 0 if force else PAGEBLOCK_PAGES
+        # 5.0 loses count: a page that was freed to the reserve may be drained after that has gone.
+        least = PAGEBLOCK_PAGES
+        if force:
+            least = 0 if self.machine.kernel >= KERNEL_6_12 else -1
         for zone in vcpu.zonelist:
             if zone.number <= vcpu.highest_zone and zone.reserved_highatomic > least:
                 await zone.lock.acquire()
@@ -317,12 +328,6 @@ class KernelThreads:
                 if moved:
                     return True
         return False
-
-    async def _drain_all(self, vcpu: Vcpu) -> None:
-        """drain_all_pages(): every CPU's lists go back, by this thread."""
-        for other in self.simulation.vcpus:
-            for pcp in other.pcps:
-                await self.drain_cpu(vcpu.number, pcp.zone, other.number)
 
     async def _memory_low(self, vcpu: Vcpu) -> None:
         point: Any = self.guest.hooks.memory_low

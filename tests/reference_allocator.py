@@ -246,6 +246,44 @@ class ReferenceZone(ReferenceLists):
                     return
         self._move(pfn, start_type)
 
+    # The reserve of 5.0.
+
+    def reserve_highatomic_5_0(self, pfn: int) -> None:
+        """reserve_highatomic_pageblock(): at most a hundredth of the zone, and a pageblock."""
+        if self.reserved_highatomic >= self.managed_pages // 100 + PAGEBLOCK_PAGES:
+            return
+        if self.pageblock_type(pfn) == HIGHATOMIC:
+            return
+        self.reserved_highatomic += PAGEBLOCK_PAGES
+        self.set_pageblock_types(pfn, 0, HIGHATOMIC)
+        self._move_around_5_0(pfn, HIGHATOMIC)
+
+    def unreserve_highatomic_5_0(self, migratetype: int, force: bool) -> bool:
+        """unreserve_highatomic_pageblock() for this zone: whether pages changed their list."""
+        if not force and self.reserved_highatomic <= PAGEBLOCK_PAGES:
+            return False
+        for order in range(MAX_PAGE_ORDER + 1):
+            if not self.lists[order, HIGHATOMIC]:
+                continue
+            pfn = self.lists[order, HIGHATOMIC][0]
+            if self.pageblock_type(pfn) == HIGHATOMIC:
+                self.reserved_highatomic -= min(PAGEBLOCK_PAGES, self.reserved_highatomic)
+            self.set_pageblock_types(pfn, 0, migratetype)
+            if self._move_around_5_0(pfn, migratetype):
+                return True
+        return False
+
+    def _move_around_5_0(self, pfn: int, migratetype: int) -> bool:
+        """move_freepages_block() of 5.0: whether there was anything to move."""
+        start = pfn - pfn % PAGEBLOCK_PAGES
+        end = start + PAGEBLOCK_PAGES
+        if not self.spans(end - 1):
+            return False
+        blocks = self._free_blocks_between(start if self.spans(start) else pfn, end)
+        for block in blocks:
+            self._move(block, migratetype)
+        return bool(blocks)
+
     def _move_whole_5_0(self, pfn: int, start_type: int, block_type: int) -> bool:
         """move_freepages_block() of 5.0 and the question whether the pageblock changes its type."""
         start = pfn - pfn % PAGEBLOCK_PAGES

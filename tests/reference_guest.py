@@ -93,14 +93,28 @@ class ReferenceGuest:
         pfn = self._get_page(cpu, request, LOW, self._nofragment(cpu, request))
         if pfn is None:
             pfn = self._get_page(cpu, request, MIN, nofragment=False)
-        if pfn is None and request.may_block:
-            # Direct reclaim finds nothing but what lies on the per-CPU lists.
+        force = False
+        while pfn is None and request.may_block:
+            # Direct reclaim finds nothing but what lies on the per-CPU lists, and the reserve.
+            self._unreserve(cpu, request, force=force)
             self.drain_all()
             pfn = self._get_page(cpu, request, MIN, nofragment=False)
+            if pfn is None:
+                if not self._unreserve(cpu, request, force=True):
+                    break
+                pfn = self._get_page(cpu, request, MIN, nofragment=False)
+            force = True
         if pfn is not None:
             self.orders[pfn] = request.order
             self.zone_of(pfn).lists.mark_allocated(pfn, request.order, request.migratetype)
         return pfn
+
+    def _unreserve(self, cpu: int, request: Request, *, force: bool) -> bool:
+        """unreserve_highatomic_pageblock(); no guest of 6.12 here is large enough for a reserve."""
+        return self.kernel == "5.0" and any(
+            zone.lists.unreserve_highatomic_5_0(request.migratetype, force)
+            for zone in self._usable(cpu, request)
+        )
 
     def _usable(self, cpu: int, request: Request) -> list[NodeZone]:
         return [zone for zone in self.zonelist(cpu) if zone.number <= request.highest_zone]
@@ -125,6 +139,8 @@ class ReferenceGuest:
                 slow = mark == MIN
                 pfn = self._rmqueue(cpu, zone, request, nofragment, slow=slow)
                 if pfn is not None:
+                    if slow and request.atomic and request.order > 0 and self.kernel == "5.0":
+                        zone.lists.reserve_highatomic_5_0(pfn)
                     return pfn
         return self._get_page(cpu, request, mark, nofragment=False) if nofragment else None
 
@@ -142,6 +158,10 @@ class ReferenceGuest:
     ) -> bool:
         """zone_watermark_fast()."""
         pages = [zone.watermarks[mark] + zone.watermark_boost]
+        # 5.0 leaves the reserve aside only where this does not do.
+        fast = self.kernel == "5.0" and request.order == 0
+        if fast and zone.free_pages > pages[0] + zone.lowmem_reserve[request.highest_zone]:
+            return True
         if self.kernel == "6.12" and request.order == 0 and reserve and mark == MIN:
             # Such an allocation does not heed the boost.
             pages.append(zone.watermarks[MIN])
@@ -168,13 +188,13 @@ class ReferenceGuest:
             if pfn is not None or self.kernel == "5.0":
                 return pfn
         # rmqueue_buddy(): the reserve is first for who wants a block, and last for a single page.
-        non_block = self.kernel == "6.12" and slow and request.atomic
+        non_block = slow and request.atomic
         pfn = None
         if non_block and request.order > 0:
             pfn = zone.lists.rmqueue_smallest(request.order, HIGHATOMIC)
         if pfn is None:
             pfn = zone.lists.rmqueue(request.order, request.migratetype, nofragment)
-        if pfn is None and non_block:
+        if pfn is None and non_block and self.kernel == "6.12":
             pfn = zone.lists.rmqueue_smallest(request.order, HIGHATOMIC)
         return pfn
 

@@ -73,6 +73,10 @@ class ReferenceLists:
         for pfn, migratetype in (migratetypes or {}).items():
             self.pageblock_types[pfn // PAGEBLOCK_PAGES] = migratetype
         self.movable_allocations: dict[int, int] = {}
+        # nr_reserved_highatomic: counted when a pageblock is set aside, not looked up.
+        first, last = start_pfn // PAGEBLOCK_PAGES, (self.end_pfn - 1) // PAGEBLOCK_PAGES
+        mine = [self.pageblock_types.get(number) for number in range(first, last + 1)]
+        self.reserved_highatomic = PAGEBLOCK_PAGES * mine.count(HIGHATOMIC)
 
     # What there is.
 
@@ -86,12 +90,6 @@ class ReferenceLists:
         """nr_free_highatomic."""
         blocks = self.free.values()
         return sum(1 << block.order for block in blocks if block.list_type == HIGHATOMIC)
-
-    @property
-    def reserved_highatomic(self) -> int:
-        """nr_reserved_highatomic: pages of the pageblocks of that type."""
-        types = self.pageblock_types.values()
-        return PAGEBLOCK_PAGES * sum(migratetype == HIGHATOMIC for migratetype in types)
 
     def pageblock_type(self, pfn: int) -> int:
         """get_pfnblock_migratetype()."""

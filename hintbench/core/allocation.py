@@ -153,7 +153,7 @@ def _may_use(sim: Simulation, zone: Zone, vcpu: Vcpu, order: cython.int) -> cyth
                 mark = zone.watermark_min
     else:
         mark = zone.watermark_low + zone.watermark_boost
-    return zone.meets(order, mark, vcpu.highest_zone, reserve)
+    return zone.meets_fast(order, mark, vcpu.highest_zone, reserve)
 
 
 @cython.cfunc
@@ -176,18 +176,21 @@ def _after_boost(sim: Simulation, vcpu: Vcpu, zone: Zone) -> cython.int:
 
 @cython.cfunc
 @cython.exceptval(check=False)
-def _is_highatomic(sim: Simulation, vcpu: Vcpu) -> cython.bint:
-    """ALLOC_HIGHATOMIC: a request of the slow path that may not block, for more than a page."""
+def _is_highatomic(vcpu: Vcpu) -> cython.bint:
+    """ALLOC_HIGHATOMIC: a request of the slow path that may not block, for more than a page.
+
+    In 5.0 ALLOC_HARDER of an order above 0, which GFP_ATOMIC sets in gfp_to_alloc_flags().
+    """
     if not vcpu.slow or vcpu.order == 0:
         return False
-    return vcpu.flags & FLAG_ATOMIC != 0 and sim.kernel >= KERNEL_6_12
+    return vcpu.flags & FLAG_ATOMIC != 0
 
 
 @cython.cfunc
 @cython.exceptval(check=False)
-def _next_phase(sim: Simulation, vcpu: Vcpu, zone: Zone) -> cython.int:
+def _next_phase(vcpu: Vcpu, zone: Zone) -> cython.int:
     """What follows on a block that was found: for some its pageblock is set aside first."""
-    return RESERVE if _is_highatomic(sim, vcpu) and may_reserve(zone) else HAND_OVER
+    return RESERVE if _is_highatomic(vcpu) and may_reserve(zone) else HAND_OVER
 
 
 @cython.cfunc
@@ -229,7 +232,7 @@ def find_zone(sim: Simulation, vcpu: Vcpu) -> cython.int:
                 pfn = pcp.pop(order, vcpu.migratetype)
                 if pfn >= 0:
                     vcpu.pfn = pfn
-                    if _next_phase(sim, vcpu, zone) == HAND_OVER:
+                    if _next_phase(vcpu, zone) == HAND_OVER:
                         return hand_over(sim, vcpu)
                     vcpu.phase = RESERVE
                     return requeue_at(sim, vcpu.number, sim.clock.now)
@@ -296,7 +299,7 @@ def refill_step(sim: Simulation, vcpu: Vcpu) -> cython.int:
     zone.lock.release()
     vcpu.pfn = pcp.pop(order, vcpu.migratetype)
     if vcpu.pfn >= 0:
-        vcpu.phase = _next_phase(sim, vcpu, zone)
+        vcpu.phase = _next_phase(vcpu, zone)
     elif sim.kernel >= KERNEL_6_12:
         # rmqueue() looks once more, in rmqueue_buddy(), before it goes on to the next zone.
         vcpu.phase = DIRECT_TAKE
@@ -314,7 +317,7 @@ def direct_take_step(sim: Simulation, vcpu: Vcpu) -> cython.int:
     vcpu.lock_wait += zone.lock.take()
     log_event(sim, sim.clock.now, vcpu.number, EVENT_LOCKED, zone.index, vcpu.order)
     vcpu.pfn = -1
-    if _is_highatomic(sim, vcpu):
+    if _is_highatomic(vcpu):
         vcpu.pfn = zone.rmqueue_smallest(vcpu.order, HIGHATOMIC)
     if vcpu.pfn < 0:
         # __rmqueue() begins with this, in both kernels.
@@ -328,7 +331,7 @@ def direct_take_step(sim: Simulation, vcpu: Vcpu) -> cython.int:
     if vcpu.pfn >= 0:
         sim.taken_by_order[vcpu.order] += 1
         log_event(sim, sim.clock.now, vcpu.number, EVENT_TAKEN, vcpu.pfn, vcpu.order)
-        vcpu.phase = _next_phase(sim, vcpu, zone)
+        vcpu.phase = _next_phase(vcpu, zone)
     else:
         vcpu.zone_at += 1
         vcpu.phase = FIND_ZONE

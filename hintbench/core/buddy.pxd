@@ -16,6 +16,7 @@ cdef class Buddy:
     cdef readonly int first_list
     cdef public long long free_pages
     cdef public long long free_highatomic, reserved_highatomic
+    cdef readonly set recorded_highatomic
     cdef readonly int[::1] nr_free
     cdef public bint allow_boost
     cdef public long long watermark_boost

@@ -80,9 +80,11 @@ class Buddy:
 
     Attributes:
         free_pages: NR_FREE_PAGES.
-        free_highatomic: those on HIGHATOMIC lists, which an ordinary allocation cannot have; 6.12
-            only (5.0 reserves by pageblock).
+        free_highatomic: what an ordinary allocation is not to count on: those on HIGHATOMIC lists
+            (nr_free_highatomic). 5.0 takes all of nr_reserved_highatomic for it, free or not.
         reserved_highatomic: pages of the pageblocks that are set aside (nr_reserved_highatomic).
+        recorded_highatomic: 5.0 only: pages on per-CPU lists that were freed when their pageblock
+            was HIGHATOMIC. They go back to that type's lists (set_pcppage_migratetype()).
         nr_free: free blocks by order, all migratetypes.
         split: counts where backed memory is; None where nobody asks.
         claim: called with (pfn, order) of every merged block of ``claim_order`` or more; the
@@ -111,6 +113,7 @@ class Buddy:
         self.free_pages = 0
         self.free_highatomic = 0
         self.reserved_highatomic = 0
+        self.recorded_highatomic: set[int] = set()
         self.nr_free = memoryview(array.array("i", [0] * NR_PAGE_ORDERS))
         self.allow_boost = True
         self.watermark_boost = 0

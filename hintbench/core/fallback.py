@@ -165,6 +165,22 @@ def move_free_blocks(zone: Buddy, start_pfn: cython.int, new_type: cython.int) -
 
 
 @cython.cfunc
+def move_pageblock_5_0(zone: Buddy, pfn: cython.int, new_type: cython.int) -> cython.int:
+    """move_freepages_block() of 5.0: the free blocks of the pageblock around ``pfn``.
+
+    A pageblock that begins before its zone is moved from ``pfn`` on, one that ends behind it not
+    at all.
+
+    Returns:
+        How many pages were moved.
+    """
+    start: cython.int = pfn & ~(PAGEBLOCK_PAGES - 1)
+    if start + PAGEBLOCK_PAGES > zone.end_pfn:
+        return 0
+    return move_free_blocks(zone, pfn if start < zone.start_pfn else start, new_type)
+
+
+@cython.cfunc
 @cython.exceptval(-2)
 def _worth_claiming(
     zone: Buddy, start: cython.int, start_type: cython.int, block_type: cython.int
@@ -288,7 +304,10 @@ def _steal_suitable(
     start: cython.int = pfn & ~(PAGEBLOCK_PAGES - 1)
     block_type: cython.int = zone.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
     worth: cython.int
-    if current >= PAGEBLOCK_ORDER:
+    if block_type >= HIGHATOMIC:
+        # "This can happen due to races": a page that was freed before its pageblock was set aside.
+        pass
+    elif current >= PAGEBLOCK_ORDER:
         zone.set_pageblock_types(pfn, current, start_type)
     else:
         _boost_watermark(zone, high_pages)

@@ -238,8 +238,8 @@ def _free(
     if _is_backed(sim, pfn):
         change_used(sim, now, -1)
     migratetype = sim.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
-    if migratetype >= HIGHATOMIC:
-        migratetype = MOVABLE
+    if migratetype >= HIGHATOMIC or pcp.zone.recorded_highatomic:
+        migratetype = pcp.type_of_freed(pfn)
     pcp.alloc_factor >>= 1
     sim.pages.add_head(pcp.first_list + migratetype, pfn)
     sim.pages.state[pfn] = PCP

@@ -12,7 +12,6 @@ if cython.compiled:
         HIGHATOMIC,
         KERNEL_6_12,
         MAX_PAGE_ORDER,
-        MOVABLE,
         ORDER_MASK,
         ORIGIN_DIRECT_FREE,
         ORIGIN_PCP_DRAIN,
@@ -52,7 +51,6 @@ else:
         HIGHATOMIC,
         KERNEL_6_12,
         MAX_PAGE_ORDER,
-        MOVABLE,
         ORDER_MASK,
         ORIGIN_DIRECT_FREE,
         ORIGIN_PCP_DRAIN,
@@ -154,10 +152,7 @@ def commit_free(sim: Simulation, vcpu: Vcpu) -> cython.int:
         return requeue_at(sim, vcpu.number, sim.clock.now)
     pcp: PerCpuPages = cython.cast(PerCpuPages, vcpu.pcps[sim.zone_indices[pfn >> MAX_PAGE_ORDER]])
     sim.clock.now += sim.clock.costs.pcp_free_ns
-    # The pageblock's type, not the allocation's; HIGHATOMIC goes with the movable pages.
-    migratetype = sim.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
-    if migratetype >= HIGHATOMIC:
-        migratetype = MOVABLE
+    migratetype = pcp.type_of_freed(pfn)
     pcp.alloc_factor >>= 1
     pcp.push(pfn, order, migratetype)
     count = pcp.to_drain(order)
@@ -190,10 +185,13 @@ def run_drain(sim: Simulation, drain: Drain) -> cython.bint:
             break
         sim.drained_by_order[drain.order] += 1
         log_event(sim, sim.clock.now, sim.clock.cpu, EVENT_RETURNED, pfn, drain.order)
-        # 5.0 kept the type on the page (get_pcppage_migratetype()): that of the list.
         migratetype = sim.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
         if sim.kernel < KERNEL_6_12:
+            # 5.0 kept the type on the page (get_pcppage_migratetype()): mostly that of the list.
             migratetype = drain.pindex
+            if zone.recorded_highatomic and pfn in zone.recorded_highatomic:
+                zone.recorded_highatomic.discard(pfn)
+                migratetype = HIGHATOMIC
         zone.free_one_page(pfn, drain.order, migratetype, False, ORIGIN_PCP_DRAIN)
         if zone.waiting is not None:
             drain.keep_merge(zone)

@@ -1,8 +1,11 @@
-"""Pageblocks that are set aside for atomic allocations of more than a page, as in 6.12.
+"""Pageblocks that are set aside for atomic allocations of more than a page.
 
 Such an allocation that had to go below the low watermark reserves the pageblock that it came from,
 so that the next one finds a block there: up to a hundredth of a zone, in zones of 200 MiB or more.
 Before a blocking allocation fails, reserved pageblocks go back.
+
+5.0 does so in zones of every size, for a pageblock more, and one at a time (of a block of order 10
+the first). It counts what is reserved where 6.12 counts what of it is free.
 """
 
 import cython
@@ -10,20 +13,22 @@ import cython
 if cython.compiled:
     from cython.cimports.hintbench.core.constants import (
         HIGHATOMIC,
+        KERNEL_6_12,
         NR_PAGE_ORDERS,
         PAGEBLOCK_ORDER,
         PAGEBLOCK_PAGES,
     )
-    from cython.cimports.hintbench.core.fallback import move_free_blocks
+    from cython.cimports.hintbench.core.fallback import move_free_blocks, move_pageblock_5_0
     from cython.cimports.hintbench.core.zone import Zone
 else:
     from hintbench.core.constants import (
         HIGHATOMIC,
+        KERNEL_6_12,
         NR_PAGE_ORDERS,
         PAGEBLOCK_ORDER,
         PAGEBLOCK_PAGES,
     )
-    from hintbench.core.fallback import move_free_blocks
+    from hintbench.core.fallback import move_free_blocks, move_pageblock_5_0
     from hintbench.core.zone import Zone
 
 
@@ -32,6 +37,8 @@ else:
 def may_reserve(zone: Zone) -> cython.bint:
     """Whether a zone is large enough for a reserve, and has less of it than it may have."""
     share: cython.longlong = zone.managed_pages // 100
+    if zone.kernel < KERNEL_6_12:
+        return zone.reserved_highatomic < share + PAGEBLOCK_PAGES
     if share < PAGEBLOCK_PAGES:
         return False
     share = (share + PAGEBLOCK_PAGES - 1) // PAGEBLOCK_PAGES * PAGEBLOCK_PAGES
@@ -43,6 +50,12 @@ def reserve(zone: Zone, pfn: cython.int, order: cython.int) -> cython.int:
     """reserve_highatomic_pageblock(), under the zone's lock: the pageblock of what was taken."""
     start: cython.int = pfn & ~(PAGEBLOCK_PAGES - 1)
     if not may_reserve(zone) or zone.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER] >= HIGHATOMIC:
+        return 0
+    if zone.kernel < KERNEL_6_12:
+        zone.reserved_highatomic += PAGEBLOCK_PAGES
+        zone.free_highatomic = zone.reserved_highatomic
+        zone.pages.retype(pfn >> PAGEBLOCK_ORDER, HIGHATOMIC)
+        move_pageblock_5_0(zone, pfn, HIGHATOMIC)
         return 0
     if order >= PAGEBLOCK_ORDER:
         zone.set_pageblock_types(pfn, order, HIGHATOMIC)
@@ -74,6 +87,14 @@ def unreserve(zone: Zone, migratetype: cython.int) -> cython.bint:
         if not zone.has_free(order, HIGHATOMIC):
             continue
         pfn = zone.pages.next[zone.list_of(order, HIGHATOMIC)]
+        if zone.kernel < KERNEL_6_12:
+            if zone.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER] == HIGHATOMIC:
+                zone.reserved_highatomic -= min(PAGEBLOCK_PAGES, zone.reserved_highatomic)
+                zone.free_highatomic = zone.reserved_highatomic
+            zone.pages.retype(pfn >> PAGEBLOCK_ORDER, migratetype)
+            if move_pageblock_5_0(zone, pfn, migratetype) > 0:
+                return True
+            continue
         moved = max(PAGEBLOCK_PAGES, 1 << order)
         zone.reserved_highatomic -= min(moved, zone.reserved_highatomic)
         if order < PAGEBLOCK_ORDER:

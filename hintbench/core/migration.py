@@ -13,9 +13,7 @@ if cython.compiled:
         BUDDY,
         EVENT_FREED,
         EVENT_TAKEN,
-        HIGHATOMIC,
         IN_USE_MOVABLE,
-        MOVABLE,
         ORDER_MASK,
         PAGEBLOCK_ORDER,
         REASON_ISOLATION,
@@ -32,9 +30,7 @@ else:
         BUDDY,
         EVENT_FREED,
         EVENT_TAKEN,
-        HIGHATOMIC,
         IN_USE_MOVABLE,
-        MOVABLE,
         ORDER_MASK,
         PAGEBLOCK_ORDER,
         REASON_ISOLATION,
@@ -69,7 +65,7 @@ def isolate_free_blocks(
         state = pages.state[pfn]
         order = state & ORDER_MASK
         if state == BUDDY | order:
-            if zone.free_pages - zone.free_highatomic <= zone.watermark_min + (1 << order):
+            if not zone.may_isolate(order):
                 break
             zone.take_block(
                 pfn, order, order, pages.pageblock_type[pfn >> PAGEBLOCK_ORDER], REASON_ISOLATION
@@ -124,9 +120,7 @@ def free_to_pcp(
     sim: Simulation, pcp: PerCpuPages, pfn: cython.int, order: cython.int
 ) -> cython.Py_ssize_t:
     """free_unref_page() of a block in transit; how many pages are to be drained then."""
-    migratetype: cython.int = sim.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
-    if migratetype >= HIGHATOMIC:
-        migratetype = MOVABLE
+    migratetype: cython.int = pcp.type_of_freed(pfn)
     sim.clock.now += sim.clock.costs.pcp_free_ns
     sim.clock.digest.add(sim.clock.now, sim.clock.cpu, EVENT_FREED, pfn, order)
     pcp.alloc_factor >>= 1

@@ -14,6 +14,7 @@ cdef class PerCpuPages:
     cdef public bint free_high_batch
     cdef int list_of(self, int order, int migratetype) noexcept
     cdef int push(self, int pfn, int order, int migratetype) except -1
+    cdef int type_of_freed(self, int pfn) except -1
     cdef int pop(self, int order, int migratetype) except -2
     cdef Py_ssize_t refill_size(self, int order) except -1
     cdef Py_ssize_t to_drain(self, int order) except -1

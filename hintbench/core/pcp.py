@@ -115,6 +115,21 @@ class PerCpuPages:
         self.count += 1 << order
         return 0
 
+    def type_of_freed(self, pfn: cython.int) -> cython.int:
+        """The type of the list that a freed page goes to: its pageblock's, not the allocation's.
+
+        HIGHATOMIC goes with the movable pages. 5.0 remembers the pageblock's type on the page
+        (free_unref_page_prepare(): set_pcppage_migratetype()), by which a drain returns it.
+        """
+        migratetype: cython.int = self.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
+        if migratetype < HIGHATOMIC:
+            if self.zone.recorded_highatomic:
+                self.zone.recorded_highatomic.discard(pfn)
+            return migratetype
+        if self.zone.kernel < KERNEL_6_12:
+            self.zone.recorded_highatomic.add(pfn)
+        return MOVABLE
+
     def load(self, pfns: object, orders: object, migratetypes: object) -> None:
         """Put blocks at the tails of their lists, one after the other, as a recording found them.
 

@@ -121,7 +121,10 @@ class ZoneMemory(Buddy):
         highest_zone: cython.int,
         reserve: cython.int,
     ) -> cython.bint:
-        """__zone_watermark_ok(); ``reserve`` 1: ALLOC_MIN_RESERVE, 2: also ALLOC_NON_BLOCK."""
+        """__zone_watermark_ok(); ``reserve`` 1: ALLOC_MIN_RESERVE, 2: also ALLOC_NON_BLOCK.
+
+        In 5.0 these are ALLOC_HIGH and ALLOC_HARDER.
+        """
         free: cython.longlong = self.free_pages - ((1 << order) - 1)
         current: cython.int
         migratetype: cython.int
@@ -143,13 +146,34 @@ class ZoneMemory(Buddy):
                     if self.pages.links[2 * (head + migratetype)] != head + migratetype:
                         return True
                 # ALLOC_HIGHATOMIC: a request that may not block, for more than a page.
-                if (
-                    reserve > 1
-                    and self.kernel >= KERNEL_6_12
-                    and self.has_free(current, HIGHATOMIC)
-                ):
+                if reserve > 1 and self.has_free(current, HIGHATOMIC):
                     return True
         return False
+
+    def meets_fast(
+        self,
+        order: cython.int,
+        mark: cython.longlong,
+        highest_zone: cython.int,
+        reserve: cython.int = 0,
+    ) -> cython.bint:
+        """zone_watermark_fast(): of an allocation, whose mark counts the boost.
+
+        That of 5.0 first counts what is set aside for atomic requests as free for a single page.
+        """
+        if order == 0 and self.kernel < KERNEL_6_12:
+            if self.free_pages > mark + self.lowmem_reserve[highest_zone]:
+                return True
+        return self.meets(order, mark, highest_zone, reserve)
+
+    @cython.exceptval(check=False)
+    def may_isolate(self, order: cython.int) -> cython.bint:
+        """The watermark of __isolate_free_page(): as if a block of ``order`` were allocated."""
+        least: cython.longlong = self.watermark_min + (1 << order)
+        if self.kernel < KERNEL_6_12:
+            # min_wmark_pages() counts the boost, _watermark[WMARK_MIN] of later kernels does not.
+            least += self.watermark_boost
+        return self.free_pages - self.free_highatomic > least
 
     def watermark_ok(self, mark: int, order: int = 0, highest_zone: int = 0) -> bool:
         """zone_watermark_ok(): whether free pages are above ``mark`` pages for such a request.

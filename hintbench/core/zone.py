@@ -149,7 +149,6 @@ class Zone(FreeLists):
         """
         order: cython.int = -1
         migratetype: cython.int
-        least: cython.longlong = self.watermark_min
         if not self._may_edit():
             self._need_lock("isolate", pfn)
         # PageBuddy(), as :meth:`free_order`.
@@ -157,10 +156,7 @@ class Zone(FreeLists):
             order = self.pages.state[pfn] & ORDER_MASK
         if order < 0:
             return None
-        if self.kernel < KERNEL_6_12:
-            # min_wmark_pages() counts the boost, _watermark[WMARK_MIN] of later kernels does not.
-            least += self.watermark_boost
-        if self.free_pages - self.free_highatomic <= least + (1 << order) or (
+        if not self.may_isolate(order) or (
             self.refuse_isolation is not None and self.refuse_isolation()
         ):
             self.refusals += 1

@@ -25,7 +25,7 @@ from hintbench.strategy import Strategy
 from hintbench.workload import Program, Workload, WorkloadSetting
 from reference_allocator import ReferenceZone
 from reference_guest import NodeZone, ReferenceGuest, Request
-from reference_lists import PAGEBLOCK_ORDER
+from reference_lists import HIGHATOMIC, PAGEBLOCK_ORDER
 from reference_pcp import ReferencePcp
 from reference_watermarks import pcp_limits
 
@@ -217,6 +217,10 @@ class Bench:
         for zone in machine.zones:
             for pfn, order in pieces(zone.end_pfn - zone.managed_pages, zone.end_pfn):
                 zone.add_free_block(pfn, order)
+            if self.setup.kernel == "5.0":
+                last = zone.end_pfn - 1 >> PAGEBLOCK_ORDER
+                own = types[zone.start_pfn >> PAGEBLOCK_ORDER : last + 1]
+                zone.reserved_highatomic = zone.free_highatomic = 512 * list(own).count(HIGHATOMIC)
         # Every page was loaded, as by a boot.
         machine.empty = False
 

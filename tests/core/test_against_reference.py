@@ -29,9 +29,10 @@ def test_random_operations(name: str, kernel: str) -> None:
     play(Bench(setup(name, kernel)), seed=1, steps=scaled(1500))
 
 
-def test_random_operations_beside_a_reserve() -> None:
+@both_kernels
+def test_random_operations_beside_a_reserve(kernel: str) -> None:
     zones = SETUPS["all types"]["zones"]
-    play(Bench(Setup(zones, types=RESERVED_TYPES)), seed=1, steps=scaled(1500))
+    play(Bench(Setup(zones, kernel, types=RESERVED_TYPES)), seed=1, steps=scaled(1500))
 
 
 @pytest.mark.long
@@ -43,10 +44,11 @@ def test_many_random_operations(name: str, seed: int, kernel: str) -> None:
 
 
 @pytest.mark.long
+@both_kernels
 @pytest.mark.parametrize("seed", range(2, 8))
-def test_many_random_operations_beside_a_reserve(seed: int) -> None:
+def test_many_random_operations_beside_a_reserve(seed: int, kernel: str) -> None:
     zones = SETUPS["all types"]["zones"]
-    play(Bench(Setup(zones, types=RESERVED_TYPES)), seed=seed, steps=scaled(6000))
+    play(Bench(Setup(zones, kernel, types=RESERVED_TYPES)), seed=seed, steps=scaled(6000))
 
 
 @st.composite
@@ -62,7 +64,7 @@ def guests(draw: st.DrawFn) -> Setup:
         marks = (least, least + draw(st.integers(0, 60)), least + draw(st.integers(60, 200)))
         zones.append(zone_config(name, first, pages, marks=draw(st.sampled_from((marks, None)))))
         start = (first + pages + 2047) & ~1023
-    kinds = (UNMOVABLE, MOVABLE, RECLAIMABLE) + ((HIGHATOMIC,) if kernel == "6.12" else ())
+    kinds = (UNMOVABLE, MOVABLE, RECLAIMABLE, HIGHATOMIC)
     types = draw(st.dictionaries(st.integers(0, start // 512 - 1), st.sampled_from(kinds)))
     batch = draw(st.sampled_from((1, 3, 7, 31)))
     # As zone_set_pageset_high_and_batch() would have it.

@@ -1,4 +1,4 @@
-"""Pageblocks that 6.12 sets aside for atomic allocations of more than a page."""
+"""Pageblocks that are set aside for atomic allocations of more than a page."""
 
 import numpy as np
 import pytest
@@ -63,9 +63,83 @@ def test_small_zones_have_no_reserve():
     assert reserved(zone_) == 0
 
 
-def test_5_0_is_left_without_one():
-    zone_, _ = filled(allocate([PAGES], order=3, **ATOMIC), kernel="5.0")
-    assert reserved(zone_) == 0
+class TestIn50:
+    """reserve_highatomic_pageblock() of Linux 5.0 (since 4.4, commit 0aaa29a56e4f)."""
+
+    OLD = "5.0"
+
+    def test_zones_of_any_size_have_a_reserve(self):
+        zone_, running = filled(allocate([PAGES], order=3, **ATOMIC), blocks=49, kernel=self.OLD)
+        pfn = int(running.machine.simulation.slot_pfns()[PAGES])
+        assert zone_.pages.pageblock_type[pfn >> 9] == HIGHATOMIC
+        assert (reserved(zone_), zone_.reserved_highatomic) == (1, 512)
+
+    @pytest.mark.parametrize("flags", [Flag.NORETRY, Flag(0)], ids=["no retry", "may block"])
+    def test_only_alloc_harder_sets_one_aside(self, flags):
+        given = {"order": 3, "migratetype": 0, "flags": flags | Flag.TOUCHED}
+        assert reserved(filled(allocate([PAGES], **given), kernel=self.OLD)[0]) == 0
+
+    def test_at_most_a_hundredth_of_the_zone_and_a_pageblock(self):
+        """`max_managed = (zone->managed_pages / 100) + pageblock_nr_pages`: three of 573 + 512."""
+        more = [allocate([PAGES + n], order=5, **ATOMIC) for n in range(40)]
+        zone_, _ = filled(*more, kernel=self.OLD, left=4000, low=4200)
+        assert reserved(zone_) == 3
+
+    def test_all_of_it_counts_as_in_use_whatever_is_free(self):
+        """`free_pages -= z->nr_reserved_highatomic`, in __isolate_free_page() as well."""
+        zone_, _ = filled(
+            allocate([PAGES], order=3, **ATOMIC), kernel=self.OLD, left=4000, low=4200
+        )
+        mark = zone_.free_pages - 512
+        assert zone_.watermark_ok(mark - 1)
+        assert not zone_.watermark_ok(mark)
+        block = next(iter(zone_.free_blocks(9)))
+        with zone_.lock:
+            zone_.watermark_min = mark - 512
+            assert zone_.isolate(block.pfn) is None
+            zone_.watermark_min -= 1
+            assert zone_.isolate(block.pfn) is not None
+
+    def test_single_pages_are_judged_without_the_reserve(self):
+        """zone_watermark_fast(): "the caller ... will uselessly search the free list"."""
+        zone_, running = filled(
+            allocate([PAGES], order=3, **ATOMIC),
+            allocate([PAGES + 1], order=0, **MOVABLE),
+            kernel=self.OLD,
+            left=990,
+        )
+        slots = running.machine.simulation.slot_pfns()
+        assert int(slots[PAGES + 1]) >= 0
+        assert 990 - 8 - 512 < zone_.watermark_min < 990 - 8
+        assert reserved(zone_) == 1, "nobody had to ask for it"
+
+    def test_a_page_is_drained_to_the_type_that_its_pageblock_had_when_it_was_freed(self):
+        """get_pcppage_migratetype(): not the list's type, nor the pageblock's of the drain."""
+        # The order-3 block is of a pageblock whose first 72 pages are in use.
+        left = 440
+        last = range(PAGES - left - 1, PAGES - left - 451, -1)
+        given = {"kernel": self.OLD, "left": left, "low": 460}
+        before, _ = filled(allocate([PAGES], order=3, **ATOMIC), **given)
+        zone_, _ = filled(allocate([PAGES], order=3, **ATOMIC), free(last), **given)
+        listed = [
+            sum(len(each.blocks_of(order, HIGHATOMIC)) << order for order in range(11))
+            for each in (before, zone_)
+        ]
+        assert 400 < listed[0] < left - 8 < listed[1] <= 512 - 8, "by the movable list"
+        assert reserved(zone_) == 1
+
+    def test_the_reserve_goes_back_before_a_blocking_allocation_fails(self):
+        more = range(PAGES + 1, PAGES + 400)
+        zone_, running = filled(
+            allocate([PAGES], order=3, **ATOMIC),
+            allocate(more, order=0, **MOVABLE),
+            kernel=self.OLD,
+            low=600,
+            left=590,
+        )
+        assert (reserved(zone_), zone_.reserved_highatomic, zone_.free_highatomic) == (0, 0, 0)
+        block = int(running.machine.simulation.slot_pfns()[PAGES]) >> 9
+        assert zone_.pages.pageblock_type[block] == 1
 
 
 def test_at_most_a_hundredth_of_the_zone_rounded_up():

@@ -2,7 +2,8 @@
 
 import pytest
 
-from hintbench import Strategy, hookimpl
+from hintbench import Origin, Strategy, hookimpl
+from hintbench.draining import drain_all_pages
 from hintbench.operations import Flag, Migratetype, allocate, compute, free, idle
 from small_guest import BLOCK, SECOND, START, boot, costs, run, small_guest, zone
 
@@ -25,6 +26,7 @@ def tight(vcpus=1, kernel="6.12", **given):
 
 BIG = pages(range(BLOCKS - 1), order=10)
 """All but one block of the zone, which has 1,024 pages free then."""
+BIG_FROM_SLOT_20 = pages(range(20, 20 + BLOCKS - 1), order=10)
 SLOT = BLOCKS
 
 
@@ -109,6 +111,52 @@ class TestDirectReclaim:
             assert metrics["alloc_slow_path_total_ns"] == RECLAIM
             assert metrics["pcp_end_bytes"] == 0
             assert metrics["stalls"] == 0, "the strategy had nothing"
+
+
+class TestDrainingAllLists:
+    """drain_all_pages(): by the caller since 6.0 (443c2accd1b6), before by a work item a CPU."""
+
+    class Watching(Strategy):
+        name = "watching"
+
+        def __init__(self):
+            super().__init__()
+            self.drained = []
+
+        @hookimpl
+        def block_freed(self, guest, cpu, origin):
+            if origin == Origin.PCP_DRAIN and guest.now >= RECLAIM:
+                self.drained.append((cpu, guest.now))
+
+    def drained(self, kernel, wake_ns):
+        """Both CPUs have pages on their lists; CPU 0 runs out of memory."""
+        tapes = [
+            [pages(range(10)), free(range(10)), BIG_FROM_SLOT_20, pages([99], order=10)],
+            [pages(range(100, 110)), free(range(100, 110))],
+        ]
+        zones = (zone(BLOCKS, low=LOW, watermark_min=0),)
+        prices = costs(direct_reclaim_ns=RECLAIM, task_wake_ns=wake_ns)
+        config = small_guest(2, kernel=kernel, zones=zones, costs=prices)
+        watching = self.Watching()
+        metrics = run(watching, *tapes, config=config).result.metrics
+        assert metrics["failed_allocations"] == 0
+        assert metrics["pcp_end_bytes"] == 0
+        return watching.drained
+
+    def test_in_6_12_the_reclaiming_thread_does_it(self):
+        assert {cpu for cpu, _ in self.drained("6.12", 700)} == {0}
+
+    def test_in_5_0_each_cpu_its_own(self):
+        found = self.drained("5.0", 700)
+        assert {cpu for cpu, _ in found} == {0, 1}
+        assert min(now for _, now in found) > RECLAIM, "it is woken first"
+
+    def test_one_at_a_time(self):
+        """mutex_trylock(&pcpu_drain_mutex): whoever comes meanwhile goes on at once."""
+        running = boot(None, [pages(range(4)), free(range(4))], config=tight())
+        running.threads.draining = True
+        with pytest.raises(StopIteration):
+            drain_all_pages(running.threads, 0).send(None)
 
 
 class Keeping(Strategy):
