@@ -10,6 +10,7 @@ When it reports: `delay_ns` after the first free that ends, merged, as a block o
     ends it asks for another pass. What it has not looked at goes to the head of the list.
 What it holds: up to `capacity` isolated blocks of one zone, of any order, 128 MiB by default. It
     puts them back at the tails of their lists, so that they are taken last, and unnotified.
+    5.7 to 5.9 put them back at the heads (`tail=false`), where they are taken first.
 Whose idea: Alexander Duyck, "[PATCH v17 0/9] mm / virtio: Provide support for free page
     reporting", 2020-02-11; mm/page_reporting.c. `flush`: Michael S. Tsirkin's series of 2026.
 Known defects:
@@ -21,6 +22,12 @@ Known defects:
     * after an error of the host, or without memory for the scatter list, the pass ends, and nothing
       asks for another until the next free;
     * a blocking allocation can fail while up to `capacity` blocks are in flight.
+    Otherwise 5.7 to 6.12 do the same; `order` can be set since 5.14, before it was pageblock_order.
+    Not modelled: what changes `order` while the guest runs (the parameter's mode is 0644), the
+    drift of NR_FREE_PAGES (zone_watermark_ok() does not add what is still counted per CPU, up to
+    125 pages of each), that virtio_balloon refuses a queue of fewer entries than `capacity`
+    (-ENOSPC), and that its device cannot refuse a report: QEMU acknowledges what it does not
+    discard, too (that is `discard=false` of the host; a report that fails is Hyper-V's).
 """
 
 from __future__ import annotations
@@ -76,6 +83,11 @@ class PageReporting(Strategy):
         )
         capacity: int = Field(
             32, ge=1, le=1024, description="blocks per call of the host; PAGE_REPORTING_CAPACITY"
+        )
+        tail: bool = Field(
+            True,
+            description="whether reported blocks go to the tails of their lists, as since 5.10"
+            " (47b6a24a2382); false: to the heads, as in 5.7 to 5.9",
         )
         flush: bool = Field(
             False,
@@ -224,9 +236,9 @@ class PageReporting(Strategy):
         return acknowledged
 
     def _drain(self, zone: Zone, sgl: list[Block], acknowledged: bool) -> None:
-        """page_reporting_drain(): put back at the tail; flag what stayed as it was."""
+        """page_reporting_drain(): put back, mostly at the tail; flag what stayed as it was."""
         for block in sgl:
-            order = zone.put_back(block, tail=True, notify=False)
+            order = zone.put_back(block, tail=self.parameters.tail, notify=False)
             if acknowledged and order == block.order:
                 self.reported.set(block.pfn, order)
         sgl.clear()

@@ -14,7 +14,11 @@ Known defects:
     * what is freed and wanted again within the interval escapes both.
     In LLFree the mark is a compare-and-swap on the frame's own entry, which fails when the frame is
     not free; here it is one step of the host's thread, over a buddy allocator with its per-CPU
-    lists. LLFree itself also costs the guest less than that allocator does: not modelled.
+    lists: all frames of a hold are marked at its beginning, where the driver (HyperAlloc's QEMU,
+    virtio-llfree-balloon.c) marks one after the other and discards in between, where they part.
+    Its install requests are of one frame, served by a thread a vCPU; here one call installs all
+    frames of a block. LLFree itself also costs the guest less than that allocator does: not
+    modelled.
 """
 
 from __future__ import annotations
@@ -59,9 +63,11 @@ class SharedState(Strategy):
         """Share the state, and start the host's thread."""
         self.guest, self.stopping = guest, False
         self.soft = guest.flags("soft", order=FRAME_ORDER)
-        self.zones = [
-            zone for number in ZONE_NUMBERS for zone in guest.zones if zone.number == number
-        ]
+        # ll_auto_soft_reclaim(): node by node.
+        self.zones = sorted(
+            (zone for zone in guest.zones if zone.number in ZONE_NUMBERS),
+            key=lambda zone: (zone.node, ZONE_NUMBERS.index(zone.number)),
+        )
         self.stop = guest.event()
         self.thread = guest.spawn(self._look(), cpu=-1, name="auto-reclaim")
 

@@ -50,6 +50,7 @@ def test_constants_are_the_kernels():
         "order": 9,
         "delay_ns": 2 * SECOND,
         "capacity": 32,
+        "tail": True,
         "flush": False,
     }
     assert [(state.name, state.value) for state in State] == [
@@ -133,6 +134,12 @@ class TestBatches:
     def test_it_goes_back_to_the_tail_in_that_order(self):
         running = report([rest(5 * SECOND)], blocks=40)
         assert on_list(running) == [*range(31, -1, -1), *range(39, 31, -1)]
+        assert told(running) == list(range(40))
+
+    def test_or_to_the_head_as_before_5_10(self):
+        """__putback_isolated_page() left that to buddy_merge_likely() up to 47b6a24a2382."""
+        running = report([rest(5 * SECOND)], blocks=40, tail=False)
+        assert on_list(running) == [*range(32, 40), *range(32)]
         assert told(running) == list(range(40))
 
     def test_orders_and_types_share_a_batch_zones_never(self):

@@ -35,13 +35,14 @@ class KernelList:
         return self.next_of(self.HEAD) == entry
 
 
-def kernel_pass(lists, capacity, may_take):
+def kernel_pass(lists, capacity, may_take, tail=True):
     """page_reporting_process_zone() over lists of one zone that has one order.
 
     Args:
         lists: the free lists, by migratetype.
         capacity: of the scatter list.
         may_take: how many blocks the min watermark allows to be in hand.
+        tail: whether __putback_isolated_page() adds at the tail, as since 5.10.
 
     Returns:
         The batches, and whether another pass is asked for.
@@ -50,7 +51,7 @@ def kernel_pass(lists, capacity, may_take):
 
     def drain(where):
         for block in sgl:
-            where.blocks.append(block)
+            where.blocks.insert(len(where.blocks) if tail else 0, block)
             where.reported.add(block)
         sgl.clear()
 
@@ -106,8 +107,9 @@ MOVABLE = Migratetype.MOVABLE
     reported=st.sets(st.integers(0, 39)),
     first=st.integers(0, 39),
     capacity=st.integers(1, 5),
+    tail=st.booleans(),
 )
-def test_a_pass_leaves_the_list_as_the_kernels_does(blocks, reported, first, capacity):
+def test_a_pass_leaves_the_list_as_the_kernels_does(blocks, reported, first, capacity, tail):
     reported = {number for number in reported if number < blocks}
     first %= blocks
     started = []
@@ -123,7 +125,7 @@ def test_a_pass_leaves_the_list_as_the_kernels_does(blocks, reported, first, cap
             running_strategy.reported.set(block_at(number), 10)
         started.append(on_list(holder[0]))
 
-    strategy = PageReporting(capacity=capacity)
+    strategy = PageReporting(capacity=capacity, tail=tail)
     running_strategy, holder, reports = strategy, [], []
 
     def before(running):
@@ -136,7 +138,7 @@ def test_a_pass_leaves_the_list_as_the_kernels_does(blocks, reported, first, cap
     )
     lists = [KernelList([], []) for _ in Migratetype]
     lists[MOVABLE] = KernelList(started[0], reported)
-    batches, requested = kernel_pass(lists, capacity, blocks - 1)
+    batches, requested = kernel_pass(lists, capacity, blocks - 1, tail)
     assert [[number_of(pfn) for pfn, _ in batch] for _, batch in reports[0].batches] == batches
     assert on_list(running) == lists[MOVABLE].blocks
     assert set(told(running)) == lists[MOVABLE].reported

@@ -107,6 +107,17 @@ class TestLooking:
         order = [(pfn - 0x1000) // (8 * BLOCK) for _, pfn, _ in seen.seen]
         assert order == [1, 1, 2, 2, 0, 0]
 
+    def test_one_node_after_the_other(self):
+        """ll_auto_soft_reclaim(): the outer loop goes over the nodes."""
+        seen = Discards()
+        zones = (
+            zone(8, 0x1000, name="DMA32"),
+            zone(8, 0x1000 + 8 * BLOCK, name="Normal"),
+            zone(8, 0x1000 + 16 * BLOCK, name="Normal", node=1),
+        )
+        share([rest(INTERVAL + SECOND)], zones=zones, before=seen)
+        assert [(pfn - 0x1000) // (8 * BLOCK) for _, pfn, _ in seen.seen] == [1, 1, 0, 0, 2, 2]
+
     def test_no_call_no_lock_of_the_guests_no_vcpu_time(self):
         metrics = share([rest(INTERVAL + SECOND)]).result.metrics
         assert metrics["host_calls"] == 0
