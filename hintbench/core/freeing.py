@@ -19,10 +19,10 @@ if cython.compiled:
         PAGEBLOCK_ORDER,
         SLOT_EMPTY,
         SLOT_FAILED,
-        SLOT_WAITED,
         TRANSIT,
         ZONE_MOVABLE,
     )
+    from cython.cimports.hintbench.core.handover import wait_for_slot
     from cython.cimports.hintbench.core.hooks import HookPoint
     from cython.cimports.hintbench.core.pcp import PerCpuPages, pcp_allowed, pcp_index
     from cython.cimports.hintbench.core.simulation import (
@@ -58,10 +58,10 @@ else:
         PAGEBLOCK_ORDER,
         SLOT_EMPTY,
         SLOT_FAILED,
-        SLOT_WAITED,
         TRANSIT,
         ZONE_MOVABLE,
     )
+    from hintbench.core.handover import wait_for_slot
     from hintbench.core.hooks import HookPoint
     from hintbench.core.pcp import PerCpuPages, pcp_allowed, pcp_index
     from hintbench.core.simulation import (
@@ -98,11 +98,7 @@ def begin_free(sim: Simulation, vcpu: Vcpu) -> cython.int:
             vcpu.position += 1
             sim.clock.now += sim.clock.costs.pcp_free_ns
             return end_free(sim, vcpu)
-        if pfn <= SLOT_WAITED:
-            raise RuntimeError(f"slot {vcpu.slot}: two vCPUs wait for its allocation")
-        # Not allocated yet: whoever fills the slot wakes us, and the operation starts again.
-        sim.slots[vcpu.slot] = SLOT_WAITED - vcpu.number
-        return sim.block(vcpu)
+        return wait_for_slot(sim, vcpu)
     vcpu.position += 1
     sim.slots[vcpu.slot] = SLOT_EMPTY
     order = sim.pages.state[pfn] & ORDER_MASK

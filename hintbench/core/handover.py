@@ -170,6 +170,27 @@ def touch_pages(
 
 
 @cython.cfunc
+def wait_for_slot(sim: Simulation, vcpu: Vcpu) -> cython.int:
+    """A slot is not filled yet: whoever fills it wakes us, and the operation starts again.
+
+    Others may wait for it as well: the slot names the last one, who knows the one before.
+    """
+    vcpu.waits_behind = sim.slots[vcpu.slot]
+    sim.slots[vcpu.slot] = SLOT_WAITED - vcpu.number
+    return sim.block(vcpu)
+
+
+@cython.cfunc
+def _wake_waiters(sim: Simulation, waiting: cython.int) -> cython.int:
+    """The slot is filled: all who wait for it go on, in the order of their numbers."""
+    while waiting <= SLOT_WAITED:
+        vcpu: Vcpu = cython.cast(Vcpu, sim.vcpus[SLOT_WAITED - waiting])
+        waiting = vcpu.waits_behind
+        sim.driver.wake_vcpu(vcpu.number)
+    return 0
+
+
+@cython.cfunc
 def finish_allocation(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """The caller gets the page: clearing, the slot, the books."""
     pfn: cython.int = vcpu.pfn
@@ -189,7 +210,7 @@ def finish_allocation(sim: Simulation, vcpu: Vcpu) -> cython.int:
     waiting = sim.slots[vcpu.slot]
     sim.slots[vcpu.slot] = pfn
     if waiting <= SLOT_WAITED:
-        sim.driver.wake_vcpu(SLOT_WAITED - waiting)
+        _wake_waiters(sim, waiting)
     sim.allocations += 1
     count_latency(sim, order, CAUSE_TOTAL, sim.clock.now - vcpu.started)
     if vcpu.lock_wait:
@@ -213,7 +234,7 @@ def fail_allocation(sim: Simulation, vcpu: Vcpu) -> cython.int:
     sim.driver.allocation_failed(vcpu)
     sim.slots[vcpu.slot] = SLOT_FAILED
     if waiting <= SLOT_WAITED:
-        sim.driver.wake_vcpu(SLOT_WAITED - waiting)
+        _wake_waiters(sim, waiting)
     sim.operations += 1
     vcpu.phase = READY
     return requeue_at(sim, vcpu.number, sim.clock.now)

@@ -28,9 +28,7 @@ if cython.compiled:
         NEVER,
         ORDER_MASK,
         PAYER_THREAD,
-        SLOT_EMPTY,
         SLOT_FAILED,
-        SLOT_WAITED,
         TOUCH,
     )
     from cython.cimports.hintbench.core.directpath import run_direct
@@ -43,7 +41,12 @@ if cython.compiled:
         drain_step,
         end_free,
     )
-    from cython.cimports.hintbench.core.handover import finish_allocation, hand_over, touch_pages
+    from cython.cimports.hintbench.core.handover import (
+        finish_allocation,
+        hand_over,
+        touch_pages,
+        wait_for_slot,
+    )
     from cython.cimports.hintbench.core.preemption import Preemptions
     from cython.cimports.hintbench.core.simulation import Simulation
     from cython.cimports.hintbench.core.vcpu import (
@@ -86,9 +89,7 @@ else:
         NEVER,
         ORDER_MASK,
         PAYER_THREAD,
-        SLOT_EMPTY,
         SLOT_FAILED,
-        SLOT_WAITED,
         TOUCH,
     )
     from hintbench.core.directpath import run_direct
@@ -101,7 +102,12 @@ else:
         drain_step,
         end_free,
     )
-    from hintbench.core.handover import finish_allocation, hand_over, touch_pages
+    from hintbench.core.handover import (
+        finish_allocation,
+        hand_over,
+        touch_pages,
+        wait_for_slot,
+    )
     from hintbench.core.preemption import Preemptions
     from hintbench.core.simulation import Simulation
     from hintbench.core.vcpu import (
@@ -137,11 +143,8 @@ def _touch(sim: Simulation, vcpu: Vcpu) -> cython.int:
     pfn: cython.int = sim.slots[vcpu.slot]
     order: cython.int
     before: cython.longlong
-    if pfn == SLOT_EMPTY:
-        sim.slots[vcpu.slot] = SLOT_WAITED - vcpu.number
-        return sim.block(vcpu)
-    if pfn <= SLOT_WAITED:
-        raise RuntimeError(f"slot {vcpu.slot}: two vCPUs wait for its allocation")
+    if pfn < 0 and pfn != SLOT_FAILED:
+        return wait_for_slot(sim, vcpu)
     vcpu.position += 1
     if pfn != SLOT_FAILED:
         order = sim.pages.state[pfn] & ORDER_MASK

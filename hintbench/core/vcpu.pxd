@@ -47,6 +47,7 @@ cdef class Vcpu:
     cdef readonly int node
     cdef readonly long long started
     cdef readonly int migratetype, slot, pfn, zone_at, highest_zone
+    cdef int waits_behind
     cdef readonly unsigned int flags
     cdef public bint no_fragment, slow
     cdef readonly bint several_nodes

@@ -170,6 +170,7 @@ class Vcpu:
         blocks: yields (codes, values, times) arrays: its tape.
 
     Attributes:
+        waits_behind: what its slot held when it began to wait for it: nothing, or who else waits.
         irqs_off_ns: when it last switched interrupts off to free under a zone lock.
     """
 
@@ -194,6 +195,7 @@ class Vcpu:
         self.order = 0
         self.migratetype = 0
         self.slot = 0
+        self.waits_behind = 0
         self.pfn = -1
         self.zone_at = 0
         self.highest_zone = 0

@@ -51,6 +51,42 @@ def test_5_0_drains_round_robin(counts: tuple[int, int, int]) -> None:
         bench.compare()
 
 
+def set_aside(bench: Bench, number: int) -> None:
+    """A pageblock becomes HIGHATOMIC while its pages are elsewhere; what is free stays."""
+    bench.machine.pages.pageblock_type[number] = HIGHATOMIC
+    bench.model.zones[0].lists.set_pageblock_types(number << 9, 0, HIGHATOMIC)
+
+
+def test_5_0_drains_a_page_to_the_type_that_its_pageblock_had_when_it_was_freed() -> None:
+    """set_pcppage_migratetype() and get_pcppage_migratetype(), with both pageblocks changing."""
+    zone = zone_config("DMA32", 0, 6 * MIB, marks=(0, 0, 0))
+    bench = Bench(Setup((zone,), "5.0", pcp=(1, 40, 40)))
+    for _ in range(70):
+        bench.allocate(0, Request(0, MOVABLE))
+    first, *others = list(bench.slots)
+    number = bench.slots[first] >> 9
+    bench.free(0, first)
+    set_aside(bench, number)
+    for slot in others[:60]:
+        bench.free(0, slot)
+        bench.compare()
+    assert any(kind == HIGHATOMIC for _, kind in bench.model.zones[0].lists.all_lists())
+    assert bench.zones[0].recorded_highatomic
+
+
+def test_5_0_steals_no_pageblock_of_the_reserve() -> None:
+    """steal_suitable_fallback(): single_page where is_migrate_highatomic(old_block_type)."""
+    zone = zone_config("DMA32", 0, 4 * MIB, marks=(0, 0, 0))
+    types = dict.fromkeys(range(2), UNMOVABLE)
+    bench = Bench(Setup((zone,), "5.0", types=types, pcp=(1, 6, 6)))
+    for number in types:
+        set_aside(bench, number)
+    for _ in range(3):
+        bench.allocate(0, Request(3, MOVABLE))
+        bench.compare()
+    assert list(bench.machine.pages.pageblock_type[:2]) == [HIGHATOMIC] * 2
+
+
 @both_kernels
 def test_6_12_frees_order_10_by_pageblocks(kernel: str) -> None:
     """Should they have got different types in the meantime, each goes by its own."""

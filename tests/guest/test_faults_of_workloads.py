@@ -7,7 +7,7 @@ import pytest
 import hintbench
 from hintbench import PluginError, Program, Strategy, Workload, hookimpl
 from hintbench.errors import UsageError
-from hintbench.operations import Flag, allocate, free, idle
+from hintbench.operations import Flag, allocate, free, idle, touch
 from small_guest import Silent, run, small_guest
 
 TAPE = [allocate([0], order=10, flags=Flag.TOUCHED), free([0]), idle([3 * 10**9])]
@@ -182,3 +182,42 @@ def test_an_instance_serves_one_run():
     run(strategy, TAPE)
     with pytest.raises(UsageError, match="'silent': this instance has had its run: make another"):
         run(strategy, TAPE)
+
+
+class TestSeveralWaitForOneSlot:
+    """vCPUs may wait for the allocation of another, and for the same one."""
+
+    WHEN = 5_000
+
+    def waiting(self, *tapes, fails=False):
+        """Two vCPUs want what the third allocates later, or fails to."""
+        flags = Flag.TOUCHED | (Flag.NORETRY if fails else Flag(0))
+        order = 10 if fails else 0
+        full = [allocate(range(1, 65), order=10, flags=Flag.TOUCHED | Flag.NORETRY)]
+        last = [
+            *(full if fails else []),
+            idle([self.WHEN]),
+            allocate([0], order=order, flags=flags),
+        ]
+        return run(None, *tapes, last, config=small_guest(3))
+
+    def test_both_touch_it_then(self):
+        running = self.waiting([touch([0])], [touch([0])])
+        metrics = running.result.metrics
+        assert running.machine.simulation.touches == 2
+        assert metrics["failed_allocations"] == 0
+        finished = [vcpu.finished_ns for vcpu in running.machine.simulation.vcpus]
+        assert min(finished) >= self.WHEN
+
+    def test_one_touches_and_one_frees(self):
+        running = self.waiting([touch([0])], [idle([1]), free([0])])
+        assert (running.machine.simulation.touches, running.machine.simulation.frees) == (1, 1)
+
+    def test_all_go_on_when_it_fails(self):
+        running = self.waiting([touch([0])], [touch([0])], fails=True)
+        assert running.result.metrics["failed_allocations"] > 0
+
+    def test_two_frees_of_one_allocation_are_the_workloads_fault(self):
+        with pytest.raises(PluginError, match=r"tapes wait for each other .*slot 0") as caught:
+            self.waiting([free([0])], [free([0])])
+        assert "internal error" not in str(caught.value)
