@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from hintbench.compaction import Compaction, CompactionStep
+from hintbench.core.allocation import would_do
 from hintbench.core.constants import (
     FLAG_ATOMIC,
     FLAG_NORETRY,
@@ -302,10 +303,7 @@ class KernelThreads:
     def _would_do(self, vcpu: Vcpu) -> bool:
         """Whether some zone could serve the allocation now."""
         for zone in vcpu.zonelist:
-            mark = zone.watermark_min + zone.watermark_boost
-            if zone.number <= vcpu.highest_zone and zone.meets_fast(
-                vcpu.order, mark, vcpu.highest_zone
-            ):
+            if zone.number <= vcpu.highest_zone and would_do(zone, vcpu.order, vcpu.highest_zone):
                 return True
         return False
 

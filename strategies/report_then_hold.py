@@ -24,7 +24,9 @@ Known defects:
     At fe993149478e the cooldown ends in BalloonReportCheckRelease(), and BalloonReportHold() does
     not look at it: it delays nothing there. The messages say that it should, so it does here;
     `obey_cooldown=false` is the code as it stands. The driver has threads for releasing and for
-    holding, here one does both in turn.
+    holding, here one does both in turn: where the other would release while this one holds, it
+    ends its cycle. Not modelled: a request that finds no room goes out block by block, and one
+    that takes longer than 1 s is given up.
     Windows also counts committed memory, and keeps a reserve of that; this guest has no such count.
     In an exact replay of a trace it gets only memory that the recorded kernel never used.
 """

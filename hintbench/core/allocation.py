@@ -156,6 +156,13 @@ def _may_use(sim: Simulation, zone: Zone, vcpu: Vcpu, order: cython.int) -> cyth
     return zone.meets_fast(order, mark, vcpu.highest_zone, reserve)
 
 
+@cython.ccall
+def would_do(zone: Zone, order: cython.int, highest_zone: cython.int) -> cython.bint:
+    """Whether a zone is above its min watermark for a request that may block."""
+    mark: cython.longlong = zone.watermark_min + zone.watermark_boost
+    return zone.meets_fast(order, mark, highest_zone, 0)
+
+
 @cython.cfunc
 def _wake_kswapd(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """wakeup_kswapd(): costs something only when kswapd sleeps."""

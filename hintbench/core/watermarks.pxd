@@ -13,7 +13,8 @@ cdef class ZoneMemory(Buddy):
     cdef public long long[::1] lowmem_reserve
     @cython.final
     cdef bint meets(self, int order, long long mark, int highest_zone, int reserve) noexcept
-    cpdef bint meets_fast(self, int order, long long mark, int highest_zone, int reserve=*) except? -1
+    @cython.final
+    cdef bint meets_fast(self, int order, long long mark, int highest_zone, int reserve) noexcept
     @cython.final
     cdef bint may_isolate(self, int order) noexcept
     cdef int _check_block(self, str what, long long pfn, long long order) except -1

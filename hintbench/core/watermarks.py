@@ -150,12 +150,13 @@ class ZoneMemory(Buddy):
                     return True
         return False
 
+    @cython.exceptval(check=False)
     def meets_fast(
         self,
         order: cython.int,
         mark: cython.longlong,
         highest_zone: cython.int,
-        reserve: cython.int = 0,
+        reserve: cython.int,
     ) -> cython.bint:
         """zone_watermark_fast(): of an allocation, whose mark counts the boost.
 
