@@ -179,9 +179,10 @@ class ExploredRun(EndedRun):
             core_machine.run_until(simulation, int(simulation.clock.now) + LATE_LIMIT_NS)
             for checker in self.checkers:
                 checker.at_end()
-        except (HintbenchError, EndlessRunError):
+        except (HintbenchError, EndlessRunError, ScheduleStoppedError, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:
+            # Also what a plugin ends Python with: sys.exit() is not for it to call.
             raise self._blame(error) from error
 
     def _follow(self) -> None:
