@@ -115,7 +115,10 @@ def _check_one(subject: Subject, request: CheckRequest) -> Check:
         TextColumn("{task.completed}/{task.total} schedules"),
         TimeElapsedColumn(),
     )
-    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    # In a file or a pipe all that would be left of it is an empty line.
+    idle = not console.is_terminal
+    progress = Progress(*columns, console=console, transient=True, disable=idle)
     with progress, printing_to_stderr():
         task = progress.add_task(subject.text, total=request.schedules)
         return checking.check_strategy(
