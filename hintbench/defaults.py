@@ -1,4 +1,4 @@
-"""What `hintbench run` compares when nothing is named."""
+"""What `hintbench run` compares when nothing is named, and how much `hintbench check` explores."""
 
 from typing import Final
 
@@ -30,3 +30,14 @@ WORKLOADS: Final = (
 
 GUEST: Final = "default"
 SEED: Final = 1
+
+CHECK_SCHEDULES: Final = 3_000
+CHECK_SECONDS: Final = 25.0
+"""How many long schedules a strategy that is checked gets, at most, and how much wall time."""
+SUITE_SCHEDULES: Final = 1_000
+SUITE_SECONDS: Final = 20.0
+"""The same in the suite for pytest, in one process."""
+COUNTEREXAMPLES: Final = "counterexamples"
+"""The folder that counterexamples are saved in."""
+TOO_FEW_PROPERTY: Final = "hintbench-too-few-schedules"
+"""The property of a test's report that says that its suite explored too little."""

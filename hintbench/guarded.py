@@ -7,15 +7,23 @@ guard, which looks like it and asks who touches it each time.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from functools import cache
 from typing import Any, Final
 
+_BINARY: Final = (
+    *("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow"),
+    *("lshift", "rshift", "and", "xor", "or"),
+)
+"""Operators of two operands, each of which may be the object, and which may work in place."""
+_COMPARISONS: Final = ("eq", "ne", "lt", "le", "gt", "ge")
 _SPECIAL: Final = (
-    *("len", "iter", "contains", "getitem", "setitem", "delitem", "reversed", "next"),
-    *("eq", "ne", "lt", "le", "gt", "ge", "bool", "call", "repr", "str", "format"),
-    *("add", "radd", "iadd", "sub", "isub", "mul", "imul", "and", "iand", "or", "ior", "xor"),
-    *("ixor", "int", "index", "float", "enter", "exit"),
+    *("len", "length_hint", "iter", "next", "reversed", "contains", "getitem", "setitem"),
+    *("delitem", "bool", "call", "repr", "str", "bytes", "format", "dir", "sizeof"),
+    *("neg", "pos", "abs", "invert", "int", "float", "complex", "index", "round", "trunc"),
+    *("floor", "ceil", "divmod", "rdivmod", "enter", "exit", "await", "aiter", "anext"),
+    *("aenter", "aexit", "copy", "deepcopy", "reduce", "reduce_ex"),
 )
 """Methods that Python looks up in the type, without their underscores."""
 
@@ -35,12 +43,13 @@ class Guard:
         object.__setattr__(self, "_guarded_touched", touched)
 
     def __getattr__(self, name: str) -> Any:
-        object.__getattribute__(self, "_guarded_touched")()
-        return getattr(object.__getattribute__(self, "_guarded_target"), name)
+        return getattr(_touch(self), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        object.__getattribute__(self, "_guarded_touched")()
-        setattr(object.__getattribute__(self, "_guarded_target"), name, value)
+        setattr(_touch(self), name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(_touch(self), name)
 
 
 def guard(target: Any, touched: Callable[[], None]) -> Any:
@@ -52,6 +61,14 @@ def guard(target: Any, touched: Callable[[], None]) -> Any:
     return _guard_type(kind)(target, touched)
 
 
+def _touch(value: Any) -> Any:
+    """The object behind a guard, which is touched now; anything else is itself."""
+    if not issubclass(type(value), Guard):
+        return value
+    object.__getattribute__(value, "_guarded_touched")()
+    return object.__getattribute__(value, "_guarded_target")
+
+
 @cache
 def _guard_type(kind: Any) -> type[Guard]:
     members: dict[str, Any] = {"__slots__": ()}
@@ -59,8 +76,15 @@ def _guard_type(kind: Any) -> type[Guard]:
         name = f"__{short}__"
         if getattr(kind, name, None) is not None:
             members[name] = _forward(name)
-    # One that compares by its contents has no hash, as the object itself.
-    members["__hash__"] = object.__hash__ if kind.__hash__ is not None else None
+    for short in _COMPARISONS:
+        members[f"__{short}__"] = _operate(getattr(operator, f"__{short}__"))
+    for short in _BINARY:
+        # All of them: a list has no __radd__, and can be added to another all the same.
+        function = getattr(operator, f"__{short}__")
+        members[f"__{short}__"] = _operate(function)
+        members[f"__r{short}__"] = _operate(function, from_the_right=True)
+        members[f"__i{short}__"] = _operate(getattr(operator, f"__i{short}__"))
+    members["__hash__"] = _hash_of(kind)
     # isinstance() asks for the class: that of the object.
     members["__class__"] = property(lambda _guard: kind)
     return type(f"Guarded{kind.__name__}", (Guard,), members)
@@ -68,10 +92,35 @@ def _guard_type(kind: Any) -> type[Guard]:
 
 def _forward(name: str) -> Callable[..., Any]:
     def forward(self: Guard, *arguments: Any) -> Any:
-        object.__getattribute__(self, "_guarded_touched")()
-        target = object.__getattribute__(self, "_guarded_target")
+        target = _touch(self)
         found = getattr(target, name)(*arguments)
-        # ``ring += [pfn]`` hands the object itself back.
+        # An iterator's __iter__ and the __enter__ of a context hand the object itself back.
         return self if found is target else found
 
     return forward
+
+
+def _operate(
+    function: Callable[[Any, Any], Any], from_the_right: bool = False
+) -> Callable[..., Any]:
+    def operate(self: Guard, other: Any) -> Any:
+        target, operand = _touch(self), _touch(other)
+        found = function(operand, target) if from_the_right else function(target, operand)
+        # ``ring += [pfn]`` hands the object itself back.
+        return self if found is target else found
+
+    return operate
+
+
+def _hash_of(kind: Any) -> Any:
+    """What a guard has for ``__hash__``: None for one that compares by its contents, as a list."""
+    if kind.__hash__ is None:
+        return None
+
+    def find_hash(self: Guard) -> int:
+        if kind.__hash__ is object.__hash__:
+            # Which object it is says nothing of what is in it.
+            return object.__hash__(object.__getattribute__(self, "_guarded_target"))
+        return hash(_touch(self))
+
+    return find_hash

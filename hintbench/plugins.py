@@ -336,7 +336,12 @@ def _contribute(
     """Make classes known by name, unless another plugin has the name already."""
     if not classes:
         raise PluginError(plugin, "", "defines no Strategy and no Workload")
+    named: dict[tuple[str, str], type[Any]] = {}
     for kind, found in classes:
+        namesake = named.setdefault((kind, found.name), found)
+        if namesake is not found:
+            both = f"{namesake.__qualname__} and {found.__qualname__}"
+            raise PluginError(plugin, "", f"{both} have one name, {kind} {found.name!r}")
         taken = _contributed[kind].get(found.name)
         if found.name in _OWN[kind] and _OWN[kind][found.name] != found.__module__:
             raise PluginError(plugin, "", f"{kind} {found.name!r} is one of hintbench's own names")

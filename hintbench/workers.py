@@ -8,9 +8,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from multiprocessing import resource_tracker
+from multiprocessing import resource_tracker, util
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, Final
 
 from hintbench.errors import UsageError
@@ -85,12 +86,21 @@ def start_worker(
     Returns:
         The process, and this process's end of the pipe.
     """
-    prepared = bool(_prepared) and hash_seed is None
-    context: Any = multiprocessing.get_context("forkserver" if prepared else "spawn")
-    ours, theirs = context.Pipe()
-    process: BaseProcess = context.Process(target=work, args=(theirs, *arguments), daemon=True)
+    ours, theirs = multiprocessing.Pipe()
+    how: dict[str, Any] = {"target": work, "args": (theirs, *arguments), "daemon": True}
+    process: BaseProcess
     with interrupts_held_back(), _hashing_by(hash_seed):
-        process.start()
+        if _prepared and hash_seed is None:
+            process = multiprocessing.get_context("forkserver").Process(**how)
+            try:
+                process.start()
+            except FileNotFoundError:
+                # A plugin has deleted the folder in which that process is found.
+                _prepared.clear()
+                Path(util.get_temp_dir()).mkdir(parents=True, exist_ok=True)
+        if not _prepared or hash_seed is not None:
+            process = multiprocessing.get_context("spawn").Process(**how)
+            process.start()
     theirs.close()
     return process, ours
 

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from hintbench.cli.options import JsonFile, Plugins, end_with
+from hintbench.defaults import CHECK_SCHEDULES, CHECK_SECONDS, COUNTEREXAMPLES
 
 
 def check(
@@ -20,24 +21,27 @@ def check(
         int,
         typer.Option(
             metavar="N",
-            help="Explore at most so many schedules of each, and three short ones for every four.",
+            help="Explore at most so many long schedules of each strategy, half as many of a"
+            " handful of operations, and a quarter as many (400 at most) of one tiny scenario;"
+            " some 50 runs that are compared come on top.",
         ),
-    ] = 3000,
+    ] = CHECK_SCHEDULES,
     seconds: Annotated[
         float,
         typer.Option(
             metavar="S",
-            help="Explore each for at most so many seconds, and short schedules for half of that;"
-            " comparing runs and shrinking what was found come on top.",
+            help="Explore long schedules of each strategy for at most so many seconds, and either"
+            " kind of short ones for a quarter of that; comparing runs and shrinking what was"
+            " found come on top.",
         ),
-    ] = 25.0,
+    ] = CHECK_SECONDS,
     seed: Annotated[int, typer.Option(metavar="N", help="Where the schedules begin.")] = 1,
     stories: Annotated[
         bool, typer.Option("--stories", help="Tell also how rules are broken as declared.")
     ] = False,
     save: Annotated[
         str, typer.Option(metavar="FOLDER", help="Where counterexamples are written.")
-    ] = "counterexamples",
+    ] = COUNTEREXAMPLES,
     json: JsonFile = None,
     jobs: Annotated[
         str | None,
@@ -47,7 +51,8 @@ def check(
 ) -> None:
     """Hold strategies to every rule, under thousands of schedules and faults.
 
-    Exit status 0 when nothing is broken but what a strategy declares, 1 otherwise.
+    Exit status 0 when every strategy reported something, and nothing is broken but what it
+    declares; 1 otherwise, 2 for wrong input.
     """
     from hintbench.workers import prepare_workers
 
@@ -76,7 +81,11 @@ def replay(
     ] = False,
     plugin: Plugins = None,
 ) -> None:
-    """Show a counterexample again, step by step."""
+    """Show a counterexample again, step by step.
+
+    Exit status 0 when it breaks the same rule with the same digest, 1 when the strategy does not do
+    that any more, 2 when the file cannot be read or the strategy is not found.
+    """
     from hintbench.cli.check_commands import run_replay
 
     end_with(run_replay(file, trace, tuple(plugin or ())))

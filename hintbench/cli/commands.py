@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hintbench import defaults
-from hintbench.cli.printing import printing_to_stderr
+from hintbench.cli.printing import printing_to_stderr, warn_interpreted
 from hintbench.cli.report import Row, print_comparison
 from hintbench.cli.report_notes import open_console
 from hintbench.config import Experiment, PluginSpec, explain, load_guest
@@ -137,7 +137,7 @@ def run_comparison(request: RunRequest, debug: bool = False) -> int:
         writer.update(_results(outcomes))
         writer.close()
     _print_outcomes(outcomes, to_stderr=request.json == STDOUT)
-    _warn_interpreted()
+    warn_interpreted()
     if status == _INTERRUPTED:
         finished = len(_results(outcomes))
         _say(f"interrupted: {finished} of {len(order)} cells are finished")
@@ -257,13 +257,6 @@ def _report_failures(outcomes: Sequence[Outcome], debug: bool) -> int:
         _say(f"{skipped} further cells of the failed plugins were left out")
     # Wrong input goes first: whoever mends it should not look for a fault in a plugin.
     return max((failure.exit_status for failure, _ in failed.values()), default=0)
-
-
-def _warn_interpreted() -> None:
-    from hintbench.core import BUILD
-
-    if BUILD == "interpreted":
-        _say("note: the core runs interpreted and about 100 times slower; it was not compiled")
 
 
 def _say(message: str) -> None:

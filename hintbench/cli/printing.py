@@ -1,4 +1,4 @@
-"""What plugins print: standard output is for results."""
+"""Beside results: what plugins print, and that the core is not compiled."""
 
 from __future__ import annotations
 
@@ -6,6 +6,17 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import typer
+
+
+def warn_interpreted() -> None:
+    """Say on standard error that the core is not compiled, if it is not."""
+    from hintbench.core import BUILD
+
+    if BUILD == "interpreted":
+        note = "note: the core runs interpreted and about 100 times slower; it was not compiled"
+        typer.echo(f"hintbench: {note}", err=True)
 
 
 @contextmanager

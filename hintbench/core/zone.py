@@ -89,7 +89,7 @@ class Zone(FreeLists):
         isolated_pages: pages in a strategy's hands.
         held_pages: pages that the strategy has allocated for itself.
         visits: structures that strategies have looked at: list entries, look-ups, pages.
-        refuse_isolation: when set and true when called, the next isolation is refused.
+        refuse_isolation: when set and true when called with a pfn, its isolation is refused.
         named: in an exact replay a byte for each page, whether the recording names it; what a
             strategy allocates for itself is none of these.
         torn: a :class:`hintbench.core.tearing.Tear`, when unlocked edits are carried out in parts.
@@ -157,7 +157,7 @@ class Zone(FreeLists):
         if order < 0:
             return None
         if not self.may_isolate(order) or (
-            self.refuse_isolation is not None and self.refuse_isolation()
+            self.refuse_isolation is not None and self.refuse_isolation(pfn)
         ):
             self.refusals += 1
             return None

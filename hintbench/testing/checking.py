@@ -7,60 +7,30 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from pydantic import ValidationError
+
+from hintbench.defaults import CHECK_SCHEDULES, CHECK_SECONDS
 from hintbench.errors import HintbenchError
 from hintbench.quantities import counted
-from hintbench.testing.comparisons import compare_digests
-from hintbench.testing.exploration import Exploration, of_own_constants
+from hintbench.testing.comparisons import COMPARED, compare_digests
+from hintbench.testing.exploration import Exploration
 from hintbench.testing.explored import RACE
 from hintbench.testing.pool import COMPARE_SECONDS, Pool
 from hintbench.testing.races import RACES, races_of
 from hintbench.testing.rules import RULES
 from hintbench.testing.subjects import Subject
 from hintbench.testing.tasks import Task, Tasks, first_seed, tasks_of
-from hintbench.testing.worker import Told
+from hintbench.testing.telling import Told
+from hintbench.testing.verdicts import RuleVerdict, Verdict, judge, too_few
 from hintbench.watchdog import watch
 
 if TYPE_CHECKING:
     from hintbench.strategy import Claims, Strategy
     from hintbench.testing.scenario import Scenario
 
-SCHEDULES: Final = 3_000
-SECONDS: Final = 25.0
-"""How many schedules a strategy gets by default, and how much wall time."""
 SHRINK_SECONDS: Final = 6.0
 SHORT: Final = 12
 """Steps of a counterexample that need not be made shorter."""
-HOLDS, SO_FAR, UNEXPLORED, BROKEN, DECLARED, UNSHOWN, UNTRIED, NOT_APPLICABLE = (
-    "holds",
-    "so far",
-    "not explored",
-    "broken",
-    "declared",
-    "declared, not shown",
-    "claimed, not shown",
-    "n/a",
-)
-"""Verdicts: kept; not broken up to where the check was cut short, and nothing happened that could
-have broken it, which are no failures by themselves; broken without being declared; broken as
-declared; declared but never broken, and claimed but never put to the test, which are failures too;
-and not claimed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What became of one rule.
-
-    Attributes:
-        rule: its name.
-        verdict: one of those above.
-        scenarios: how many showed it broken.
-        why: the reason of a declaration, or why the rule does not apply, or what was broken.
-    """
-
-    rule: str
-    verdict: str
-    scenarios: int = 0
-    why: str = ""
 
 
 @dataclass(slots=True)
@@ -94,10 +64,12 @@ class Check:
         races: by name, in how many schedules each race that concerns the strategy happened.
         interrupted: Ctrl-C has ended it.
         idle: why the check says nothing, since the strategy did nothing; "" if it did.
+        few: why what nothing broke is not said to hold, though all was explored that was asked for;
+            "" if it is.
     """
 
     strategy: str
-    verdicts: list[Verdict] = field(default_factory=list)
+    verdicts: list[RuleVerdict] = field(default_factory=list)
     exploration: Exploration = field(default_factory=Exploration)
     counterexamples: list[Told] = field(default_factory=list)
     error: str = ""
@@ -106,6 +78,7 @@ class Check:
     progress: Progress = field(default_factory=Progress)
     races: dict[str, int] = field(default_factory=dict)
     idle: str = ""
+    few: str = ""
     interrupted: bool = False
 
     @property
@@ -113,9 +86,9 @@ class Check:
         """Whether nothing is broken but what is declared, and all of that, by one that reported."""
         if self.error or self.idle or self.interrupted:
             return False
-        return not self.failing(BROKEN, UNSHOWN, UNTRIED)
+        return not any(each.verdict.is_failure for each in self.verdicts)
 
-    def failing(self, *verdicts: str) -> list[str]:
+    def failing(self, *verdicts: Verdict) -> list[str]:
         """The rules with one of some verdicts."""
         return [each.rule for each in self.verdicts if each.verdict in verdicts]
 
@@ -132,16 +105,19 @@ class Check:
         if unknown:
             self.error = self.error or f"declares to fail {', '.join(unknown)}, which is no rule"
         if not (self.error or self.interrupted):
-            self.idle = _idleness(self.exploration, claims)
-        self.verdicts = _verdicts(self, claims, declared)
+            self.idle = _idleness(self.exploration, claims, instance)
+        cut_short = bool(self.error or self.interrupted or _undeclared(self.exploration, declared))
+        if not (cut_short or self.idle):
+            self.few = too_few(self.exploration, claims)
+        self.verdicts = judge(self.exploration, claims, declared, cut_short)
         self.races = {race.name: 0 for race in races_of(instance)} | self.exploration.races
 
 
 def check_strategy(
     subject: Subject,
     *,
-    schedules: int = SCHEDULES,
-    seconds: float = SECONDS,
+    schedules: int = CHECK_SCHEDULES,
+    seconds: float = CHECK_SECONDS,
     seed: int = 1,
     jobs: int = 1,
     stories: bool = True,
@@ -162,7 +138,7 @@ def check_strategy(
         HintbenchError: there is no such strategy.
     """
     began = time.perf_counter()
-    instance = subject.maker()()
+    instance = subject.instance()
     declared = dict(instance.declared_failures)
     check = Check(subject.text, seed=seed)
     pool = Pool(subject, max(1, jobs), on_progress, seconds)
@@ -178,7 +154,7 @@ def check_strategy(
         check.interrupted = pool.interrupted
         keys = [key for key in check.exploration.found if stories or key[0] not in declared]
         found = {key: check.exploration.found[key][1] for key in keys}
-        found = {key: each for key, each in found.items() if key[0] not in _BY_COMPARISON}
+        found = {key: each for key, each in found.items() if key[0] not in COMPARED}
         if stories:
             raced = check.exploration.raced
             found.update({(RACE, name): raced[name][1] for name in RACES if name in raced})
@@ -208,8 +184,8 @@ def check_here(
     make: Callable[[], Strategy],
     full_make: Callable[[], Strategy] | None = None,
     *,
-    schedules: int = SCHEDULES,
-    seconds: float = SECONDS,
+    schedules: int = CHECK_SCHEDULES,
+    seconds: float = CHECK_SECONDS,
     seed: int = 1,
 ) -> Check:
     """Check a strategy in this process, without counterexamples; for test suites.
@@ -261,14 +237,11 @@ def _shrunk(pool: Pool, found: dict[tuple[str, str], Scenario]) -> list[Told]:
     return [told[key] for key in found if key in told]
 
 
-_BY_COMPARISON: Final = frozenset({"deterministic", "off-is-none", "any-pfn"})
-
-
 def _undeclared(found: Exploration, declared: Iterable[str]) -> bool:
     return found.error is not None or bool(set(found.counts) - set(declared))
 
 
-def _idleness(explored: Exploration, claims: Claims) -> str:
+def _idleness(explored: Exploration, claims: Claims, instance: Strategy) -> str:
     """Why an exploration says nothing of a strategy that did nothing in it; "" if it did."""
     if claims.reports_nothing:
         if explored.with_reports:
@@ -277,44 +250,29 @@ def _idleness(explored: Exploration, claims: Claims) -> str:
         return ""
     if explored.with_reports:
         return ""
+    nothing = f"reported nothing in any of {counted(explored.schedules, 'schedule')}"
+    if chosen := _chosen(instance):
+        return (
+            f"{nothing} with {', '.join(chosen)}, so nothing was checked: a schedule has some"
+            " milliseconds and 64 MiB, choose values with which it acts in these"
+        )
     return (
-        f"reported nothing in any of {counted(explored.schedules, 'schedule')}, so nothing was"
+        f"{nothing}, so nothing was"
         " checked: give it check_parameters that are small enough for some milliseconds on 64 MiB,"
         " or claims() with reports_nothing=True"
     )
 
 
-def _unbroken(check: Check, claims: Claims, declared: Iterable[str]) -> str:
-    """The verdict on rules that nothing broke: they hold only if everything was explored."""
-    explored = check.exploration
-    if not explored.schedules or not (explored.with_reports or claims.reports_nothing):
-        return UNEXPLORED
-    cut_short = check.error or check.interrupted or _undeclared(explored, declared)
-    return SO_FAR if cut_short else HOLDS
-
-
-def _verdicts(check: Check, claims: Claims, declared: dict[str, str]) -> list[Verdict]:
-    verdicts = []
-    found = check.exploration.found
-    texts = {
-        key[0]: of_own_constants(scenario) + violation.text
-        for key, (violation, scenario) in found.items()
-    }
-    unshown = check.exploration.unshown
-    unbroken = _unbroken(check, claims, declared)
-    for name, rule in RULES.items():
-        count = check.exploration.counts.get(name, 0)
-        reason = rule.applies(claims)
-        if count and name in declared:
-            verdicts.append(Verdict(name, DECLARED, count, declared[name]))
-        elif count:
-            verdicts.append(Verdict(name, BROKEN, count, texts.get(name, "")))
-        elif name in declared and unbroken != SO_FAR:
-            verdicts.append(Verdict(name, UNSHOWN, 0, declared[name]))
-        elif reason:
-            verdicts.append(Verdict(name, NOT_APPLICABLE, 0, reason))
-        elif name in unshown:
-            verdicts.append(Verdict(name, UNTRIED, 0, unshown[name]))
-        else:
-            verdicts.append(Verdict(name, unbroken, 0, declared.get(name, "")))
-    return verdicts
+def _chosen(instance: Strategy) -> list[str]:
+    """The parameters with which somebody has it checked instead of those that it would choose."""
+    parameters = instance.parameters
+    try:
+        usual = type(parameters).model_validate(dict(type(instance).check_parameters))
+    except ValidationError:
+        # It has none of its own that would do.
+        return []
+    return [
+        f"{name}={value} (of itself: {getattr(usual, name)})"
+        for name, value in parameters
+        if value != getattr(usual, name)
+    ]

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from hintbench.strategy import Strategy
     from hintbench.testing.explored import ExploredRun
 
+COMPARED: Final = frozenset({"deterministic", "off-is-none", "any-pfn"})
+"""Those rules; how much is compared does not depend on how much else is explored."""
 TWICE: Final = 4
 """How many long scenarios are run twice, and how many attached but off."""
 SHORT_TWICE: Final = 16

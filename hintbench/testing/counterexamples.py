@@ -123,6 +123,25 @@ class Counterexample(BaseModel):
         write_text(path, text + "\n")
 
 
+def save_counterexample(counterexample: Counterexample, folder: Path) -> Path:
+    """Save one beside others; where it went.
+
+    Args:
+        counterexample: what is saved.
+        folder: is made if there is none.
+
+    Raises:
+        ResultFileError: it cannot be written.
+    """
+    sealed = counterexample.sealed()
+    name = sealed.strategy.partition(",")[0].replace("/", "_").replace(":", "_")
+    kind = f"-{sealed.kind}" if sealed.kind else ""
+    # Another seed, or other parameters, break the same rule in another way.
+    path = folder / f"{name}-{sealed.rule}{kind}-{sealed.checksum[:8]}.json"
+    sealed.write(path)
+    return path
+
+
 def read_counterexample(path: Path) -> Counterexample:
     """Read a counterexample's file.
 

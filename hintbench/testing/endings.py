@@ -150,7 +150,9 @@ class EndedRun(NestedRun):
                 continue
             try:
                 context.coroutine.close()
-            except (Exception, ScheduleStoppedError):
+            except KeyboardInterrupt:
+                raise
+            except BaseException:
                 # The run is over; what its plugin does on the way out concerns nobody.
                 continue
 

@@ -96,9 +96,7 @@ class ExploredRun(EndedRun):
             self.flag_set = self._marked
         if any(fault.kind == AT_RESTORE for fault in scenario.faults):
             self.scheduler.restored = self._interrupts_on
-        self.watcher = Watcher((*self.checkers, self))
-        self.guest.watcher = self.watcher
-        self.guest.host.watcher = self.watcher
+        self.listen()
         self.guest.on_violation = self.violate
         zones: list[Any] = self.machine.zones
         for zone in zones:
@@ -106,12 +104,18 @@ class ExploredRun(EndedRun):
         self.guest.host.torn = self._preempt
         self.faults = Faults(scenario.faults, self)
         self.faults.install()
-        self.seal = Seal(self.guest)
+
+    def listen(self, *others: object) -> None:
+        """Have the checkers hear of events, and others before them; before the run begins."""
+        self.watcher = Watcher((*others, *self.checkers, self))
+        self.guest.watcher = self.watcher
+        self.guest.host.watcher = self.watcher
 
     # -- the run --------------------------------------------------------------------------------
 
     def explore(self) -> Outcome:
         """Run it to its end, or to the first violation that is not tolerated."""
+        seal = Seal(self.guest)
         with forgotten_awaits(origins=self.origins) as forgotten:
             try:
                 certain = self._to_its_end(forgotten)
@@ -123,7 +127,7 @@ class ExploredRun(EndedRun):
             self.outcome.violations.clear()
             self.outcome.counts.clear()
         self.outcome.forgotten = forgotten[0] if forgotten else ""
-        if replaced := self.seal.broken(lasting=not self.outcome.violations):
+        if replaced := seal.broken(lasting=not self.outcome.violations):
             # What the checkers have seen of such a guest means nothing.
             self.outcome.error = (
                 f"plugin {self.scheduler.plugin!r}: replaces {replaced}, which is not a strategy's"
@@ -179,9 +183,10 @@ class ExploredRun(EndedRun):
             core_machine.run_until(simulation, int(simulation.clock.now) + LATE_LIMIT_NS)
             for checker in self.checkers:
                 checker.at_end()
-        except (HintbenchError, EndlessRunError):
+        except (HintbenchError, EndlessRunError, ScheduleStoppedError, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:
+            # Also what a plugin ends Python with: sys.exit() is not for it to call.
             raise self._blame(error) from error
 
     def _follow(self) -> None:

@@ -24,7 +24,7 @@ KINDS: Final = {
     "interrupt-late": "an acknowledgement's interrupt is late, so that several share one",
     "device-missing": "there is no device from some report on",
     "device-reset": "the device is reset while a report is with it",
-    "isolation-refused": "the guest refuses to isolate a block",
+    "isolation-refused": "the guest refuses to isolate",
     "buffer-fails": "allocate_buffer() finds no memory",
     "interrupt-in-allocation": "an interrupt frees while memory for a buffer is sought",
     "interrupt-in-hand": "an interrupt allocates right after the strategy has taken a block",
@@ -143,7 +143,7 @@ class Faults:
         for fault in self._interrupts:
             self._schedule(fault)
 
-    def _now(self, kind: str) -> int:
+    def _now(self, kind: str, what: str = "") -> int:
         """The amount if this is the time for a fault of a kind, -1 if not; one time is counted."""
         wanted = self._amounts.get(kind)
         if wanted is None:
@@ -152,7 +152,7 @@ class Faults:
         amount = wanted.get(count, -1)
         if amount >= 0:
             self.happened[kind] = self.happened.get(kind, 0) + 1
-            self._run.tell("fault", f"fault: {KINDS[kind]}")
+            self._run.tell("fault", f"fault: {KINDS[kind]}{what}")
         return amount
 
     async def indirect_table(self) -> None:
@@ -186,9 +186,9 @@ class Faults:
         """An acknowledgement's interrupt is raised."""
         return max(0, self._now("interrupt-late"))
 
-    def isolation_refused(self) -> bool:
+    def isolation_refused(self, pfn: int) -> bool:
         """A block is being isolated."""
-        return self._now("isolation-refused") >= 0
+        return self._now("isolation-refused", f" pfn {pfn:#x}") >= 0
 
     def buffer_fails(self) -> bool:
         """Memory is asked for."""

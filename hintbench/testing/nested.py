@@ -63,7 +63,7 @@ class NestedRun(WatchedRun):
             return
         delay_ns = self.preemptions.at_edit()
         if delay_ns:
-            self.tell("preempted", f"preempted for {delay_ns} ns before: {part}")
+            self.tell("preempted", f"preempted for {delay_ns:,} ns before: {part}")
             self.watcher.edit_preempted(part)
             self._run_others(delay_ns)
 

@@ -1,7 +1,7 @@
 """The pytest plugin: options for the conformance suite.
 
-It is loaded in everybody's pytest run, so it imports pytest and nothing else; what it offers is
-imported when a test of the suite runs.
+It is loaded in everybody's pytest run, so it imports pytest and next to nothing else; what it
+offers is imported when a test of the suite runs.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import argparse
 from typing import Final
 
 import pytest
+
+from hintbench.defaults import TOO_FEW_PROPERTY
 
 _SUITE: Final = "hintbench.testing.suite"
 
@@ -40,6 +42,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--hintbench-seed", type=_seed, default=None, metavar="N", help="where the schedules begin"
+    )
+    group.addoption(
+        "--hintbench-save",
+        default=None,
+        metavar="FOLDER",
+        help="where counterexamples are written (default: counterexamples)",
     )
 
 
@@ -87,3 +95,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     from hintbench.testing.suite import check_strategies
 
     check_strategies(config)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say of which strategies too little was explored: their tests pass, and prove nothing."""
+    for report in terminalreporter.getreports("passed"):
+        for name, text in report.user_properties:
+            if name == TOO_FEW_PROPERTY:
+                terminalreporter.write_line(f"hintbench: {text}", yellow=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -181,8 +182,7 @@ class Pool:
         except (EOFError, OSError):
             worker.process.join(SECONDS_TO_END)
             self._look(worker)
-            code = worker.process.exitcode
-            self._give_up(worker, f"its process ended with status {code}")
+            self._give_up(worker, _how_it_ended(worker.process.exitcode))
             return True, None
         if time.monotonic() > worker.ends:
             self._replace(worker)
@@ -206,7 +206,7 @@ class Pool:
 
     def _give_up(self, worker: _Worker, why: str) -> None:
         where = f" (schedule {worker.seed})" if worker.seed is not None else ""
-        self.error = self.error or f"{self.subject.text} {why}{where}"
+        self.error = self.error or f"{why}{where}"
         self._replace(worker)
 
     def _replace(self, worker: _Worker) -> None:
@@ -234,3 +234,16 @@ class Pool:
     def close(self) -> None:
         """End all workers."""
         end_all(worker.process for worker in self._workers)
+
+
+def _how_it_ended(status: int | None) -> str:
+    """What became of a process that has hung up.
+
+    Args:
+        status: its exit status, minus a signal's number; None if it goes on without its pipe.
+    """
+    if status is None:
+        return "its process has closed the pipe that it was to answer by"
+    if status >= 0:
+        return f"its process ended with status {status} instead of answering"
+    return f"its process was killed by {signal.Signals(-status).name}"

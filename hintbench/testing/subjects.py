@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from hintbench.errors import HintbenchError, PluginError, UsageError
-from hintbench.plugins import find_strategy, load_plugin
+from hintbench.plugins import classes_in, find_strategy, load_plugin
 from hintbench.specs import PluginSpec
-from hintbench.strategy import Strategy
+from hintbench.strategy import Claims, Strategy
+from hintbench.testing.counterexamples import source_hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +81,45 @@ class Subject:
             make()
         except HintbenchError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PluginError(strategy_class.name or self.text, "__init__", error) from error
         return make
+
+    def instance(self) -> Strategy:
+        """An instance for exploration, which can say what it claims and declares.
+
+        Raises:
+            HintbenchError: there is no such strategy, a parameter is wrong, or what it says of
+                itself cannot be read.
+        """
+        strategy_class, _ = self._resolve()
+        name = strategy_class.name or self.text
+        for attribute in ("check_parameters", "declared_failures"):
+            value = getattr(strategy_class, attribute)
+            if not isinstance(value, Mapping):
+                raise PluginError(name, attribute, f"{value!r} is no mapping, such as {{}}")
+        known = Strategy.kernels
+        if not strategy_class.kernels or not set(strategy_class.kernels) <= set(known):
+            text = f"{strategy_class.kernels!r}: name one or more of {', '.join(known)}"
+            raise PluginError(name, "kernels", text)
+        try:
+            strategy_class.Parameters.model_validate(dict(strategy_class.check_parameters))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise PluginError(name, "check_parameters", f"{where}: {first['msg']}") from error
+        made = self.maker()()
+        try:
+            claims = made.claims()
+        except HintbenchError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise PluginError(name, "claims", error) from error
+        if not isinstance(claims, Claims):
+            raise PluginError(name, "claims", f"returned {type(claims).__name__}, not Claims")
+        if not hasattr(made, "parameters"):
+            raise PluginError(name, "__init__", "does not call super().__init__(**given)")
+        return made
 
     def _resolve(self) -> tuple[type[Strategy], Mapping[str, Any]]:
         for plugin in self.plugins:
@@ -99,6 +138,49 @@ class Subject:
     def name(self) -> str:
         """What it is called in tables and file names."""
         return self.strategy_class().name or self.strategy_class().__name__
+
+
+def subject_of(make: Callable[[], Strategy], full_make: Callable[[], Strategy]) -> Subject | None:
+    """How another process finds the strategy that a test suite was given as an object.
+
+    Args:
+        make: makes an instance of it, for exploration.
+        full_make: makes one with its own constants.
+
+    Returns:
+        A subject that comes to the same class and parameters; None if there is none, as for a
+        class that a function makes.
+    """
+    instance = make()
+    kind = type(instance)
+    parameters = instance.parameters
+    usual = type(parameters).model_validate(dict(kind.check_parameters))
+    chosen = {name: value for name, value in parameters if value != getattr(usual, name)}
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None) or ""
+    for head in (kind.name, _from_here(file), f"{kind.__module__}:{kind.__qualname__}"):
+        try:
+            subject = Subject(str(PluginSpec(name=head, parameters=chosen)))
+            if _same(subject.maker(), make) and _same(subject.maker(full=True), full_make):
+                return subject
+        except HintbenchError:
+            continue
+    return None
+
+
+def _from_here(file: str) -> str:
+    """A file as one would name it in the current folder."""
+    path = Path(file)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _same(one: Callable[[], Strategy], other: Callable[[], Strategy]) -> bool:
+    """Whether what two functions make behaves the same, as far as can be told."""
+    first, second = one(), other()
+    return (
+        type(first).__qualname__ == type(second).__qualname__
+        and first.parameters.model_dump() == second.parameters.model_dump()
+        and source_hash(one) == source_hash(other)
+    )
 
 
 def _locate(plugin: str, counterexample: Path, given: tuple[str, ...]) -> str:
@@ -125,18 +207,17 @@ def strategy_in_file(path: str) -> type[Strategy]:
     Raises:
         HintbenchError: it cannot be loaded, or defines none or several.
     """
-    before = set(_subclasses(Strategy))
     # Its name needs to be nobody else's: who names a file means what is in it.
-    load_plugin(path, by_name=False)
-    where = Path(path).resolve()
-    classes: list[type[Strategy]] = _subclasses(Strategy)
-    found = [each for each in classes if _file_of(each) == where]
-    found = [each for each in found if each.name] or found
-    fresh = [each for each in found if each not in before] or found[-1:]
-    if len(fresh) != 1:
-        names = ", ".join(sorted(each.name or each.__name__ for each in fresh)) or "none"
-        raise UsageError(f"{path} defines {names}: name one strategy with -p {path} NAME")
-    return fresh[0]
+    module = load_plugin(path, by_name=False)
+    classes = list(dict.fromkeys(classes_in(module, path)))
+    found: list[type[Strategy]] = [each for kind, each in classes if kind == Strategy.kind]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        others = " and ".join(f"the {kind} {each.name!r}" for kind, each in classes)
+        raise UsageError(f"{path} defines no strategy, only {others}")
+    names = ", ".join(sorted(each.name for each in found))
+    raise UsageError(f"{path} defines {len(found)} strategies: name one of {names}, with -p {path}")
 
 
 def strategy_in_module(text: str) -> type[Strategy]:
@@ -154,23 +235,9 @@ def strategy_in_module(text: str) -> type[Strategy]:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise UsageError(f"{text}: module {module_name!r} cannot be imported: {error}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(text, "import", error) from error
     found = getattr(module, class_name, None)
     if not (inspect.isclass(found) and issubclass(found, Strategy)):
         raise UsageError(f"{text}: {module_name} has no strategy {class_name!r}")
     return found
-
-
-def _subclasses(base: type[Strategy]) -> list[type[Strategy]]:
-    found: list[type[Strategy]] = []
-    for each in base.__subclasses__():
-        found += [each, *_subclasses(each)]
-    return found
-
-
-def _file_of(strategy_class: type) -> Path | None:
-    try:
-        return Path(inspect.getfile(strategy_class)).resolve()
-    except (OSError, TypeError):
-        return None

@@ -13,11 +13,12 @@ import pytest
 from hintbench.errors import HintbenchError
 from hintbench.testing.checking import Check
 from hintbench.testing.conformance import (
+    Case,
     Effort,
     StrategyConformance,
-    check_once,
     expect_exploration,
     expect_rule,
+    folder_of,
 )
 from hintbench.testing.rules import RULES
 from hintbench.testing.subjects import Subject
@@ -52,12 +53,6 @@ def check_strategies(config: pytest.Config) -> list[str]:
     return strategies
 
 
-@pytest.fixture(scope="module")
-def hintbench_maker(subject: str) -> Callable[[], Strategy]:
-    """What makes instances of the strategy."""
-    return _maker_of(subject)
-
-
 @cache
 def _maker_of(subject: str, full: bool = False) -> Callable[[], Strategy]:
     # The same function for the same subject: what is explored once is found again by it.
@@ -65,23 +60,28 @@ def _maker_of(subject: str, full: bool = False) -> Callable[[], Strategy]:
 
 
 @pytest.fixture(scope="module")
-def hintbench_check(
-    subject: str, hintbench_maker: Callable[[], Strategy], request: pytest.FixtureRequest
-) -> Check:
-    """The exploration, once for all rules."""
+def hintbench_case(subject: str, request: pytest.FixtureRequest) -> Case:
+    """The strategy, and how much of it is explored."""
     usual = StrategyConformance
-    how = Effort(usual.schedules, usual.seconds, usual.seed).chosen(request.config)
-    return check_once(hintbench_maker, _maker_of(subject, full=True), how)
+    effort = Effort(usual.schedules, usual.seconds, usual.seed).chosen(request.config)
+    makers = _maker_of(subject), _maker_of(subject, full=True)
+    return Case(*makers, effort, folder_of(request.config), Subject(subject))
 
 
-def test_something_was_explored(hintbench_check: Check) -> None:
+@pytest.fixture(scope="module")
+def hintbench_check(hintbench_case: Case) -> Check:
+    """The exploration, once for all rules."""
+    return hintbench_case.check()
+
+
+def test_something_was_explored(
+    hintbench_check: Check, record_property: Callable[[str, object], None]
+) -> None:
     """A run that checked nothing fails."""
-    expect_exploration(hintbench_check)
+    expect_exploration(hintbench_check, record_property)
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_rule(
-    rule: str, subject: str, hintbench_check: Check, hintbench_maker: Callable[[], Strategy]
-) -> None:
+def test_rule(rule: str, hintbench_case: Case) -> None:
     """One rule."""
-    expect_rule(hintbench_check, rule, hintbench_maker, _maker_of(subject, full=True))
+    expect_rule(hintbench_case, rule)

@@ -7,18 +7,19 @@ import signal
 import sys
 import time
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hintbench.errors import HintbenchError, describe
-from hintbench.testing.counterexamples import Counterexample, SavedScenario, source_hash
 from hintbench.testing.scenario import Scenario
-from hintbench.testing.shrinking import shrink
-from hintbench.testing.stories import describe_violation, tell
 from hintbench.testing.subjects import Subject
 from hintbench.testing.tasks import Tasks
+from hintbench.testing.telling import Told, shrink_and_tell
 from hintbench.watchdog import watch
+
+if TYPE_CHECKING:
+    from hintbench.strategy import Strategy
 
 MEMORY_LIMIT_BYTES: Final = 2 << 30
 """Address space of a worker: a strategy that floods memory meets MemoryError, not the OOM killer
@@ -26,23 +27,6 @@ of the machine that checks it."""
 _NEVER_SECONDS: Final = 3_600
 _SECONDS_BETWEEN_LOOKS: Final = 0.01
 """How often a worker that explores looks whether it is to stop [wall s]."""
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """A counterexample, shrunk and told.
-
-    Attributes:
-        key: rule and kind.
-        counterexample: what is saved.
-        story: its lines.
-        size: operations, preemptions and faults.
-    """
-
-    key: tuple[str, str]
-    counterexample: Counterexample
-    story: list[str]
-    size: int
 
 
 def work(connection: Connection[Any, Any], subject: Subject, begun: Any) -> None:
@@ -74,9 +58,10 @@ def work(connection: Connection[Any, Any], subject: Subject, begun: Any) -> None
             except HintbenchError as error:
                 connection.send(("failed", str(error)))
             except MemoryError:
-                connection.send(("failed", f"{subject.text} needs more memory than there is"))
-            except (Exception, SystemExit) as error:
-                connection.send(("failed", f"{subject.text}: {describe(error)}"))
+                connection.send(("failed", "needs more memory than there is"))
+            except BaseException as error:
+                # Ctrl-C does not come here: all of these are the strategy's own.
+                connection.send(("failed", f"raises {describe(error)}"))
     except (EOFError, OSError):
         # Whoever asked has gone.
         return
@@ -86,11 +71,18 @@ class _Tasks(Tasks):
     """The tasks of a check, and what its counterexamples need."""
 
     def __init__(self, connection: Connection[Any, Any], subject: Subject, begun: Any) -> None:
-        super().__init__(subject.maker, self._before)
+        super().__init__(self._maker, self._before)
+        self.makers: dict[bool, Callable[[], Strategy]] = {}
         self.connection = connection
         self.subject = subject
         self.begun = begun
         self.look_at = 0.0
+
+    def _maker(self, full: bool) -> Callable[[], Strategy]:
+        # Both at once, while its files are where they are named from.
+        if not self.makers:
+            self.makers = {each: self.subject.maker(each) for each in (False, True)}
+        return self.makers[full]
 
     def _before(self, seed: int) -> bool:
         self.begun[1] = seed
@@ -104,23 +96,8 @@ class _Tasks(Tasks):
 
     def shrink(self, key: tuple[str, str], scenario: Scenario, seconds: float) -> Told:
         """The smallest scenario that shows a violation, with its story."""
-        make = self.subject.maker(scenario.own_constants)
-        small = shrink(make, scenario, key, seconds)
-        story, outcome = tell(make, small, key)
-        violation = outcome.shown(key)
-        if violation is not None:
-            story += describe_violation(violation)
-        counterexample = Counterexample(
-            strategy=self.subject.text,
-            plugins=list(self.subject.plugins),
-            source=source_hash(make),
-            rule=key[0],
-            kind=key[1],
-            text=violation.text if violation is not None else "",
-            digest=outcome.digest,
-            scenario=SavedScenario.of(small),
-        ).sealed()
-        return Told(key, counterexample, story, small.size)
+        make = self.maker(scenario.own_constants)
+        return shrink_and_tell(self.subject, make, key, scenario, seconds)
 
 
 def _keep_to_itself() -> None:
@@ -128,6 +105,8 @@ def _keep_to_itself() -> None:
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
+    # A copy would go on exploring, and answer by the same pipe.
+    os.register_at_fork(after_in_child=lambda: os._exit(1))
     sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - for the process's life
     warnings.simplefilter("ignore")
     try:

@@ -11,13 +11,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from hintbench.cli import check_commands
+from hintbench import Claims
+from hintbench.cli.check_report import print_check
 from hintbench.cli.report_notes import open_console
 from hintbench.testing.checking import Check
 from hintbench.testing.comparisons import compare
 from hintbench.testing.exploration import Exploration, explore, explore_handfuls
 from hintbench.testing.rules import RULES
 from hintbench.testing.subjects import Subject
+from hintbench.testing.verdicts import judge
 from program import hintbench, run_pytest
 
 ROOT = Path(__file__).parents[2]
@@ -375,9 +377,10 @@ def test_the_plugin_loads_nothing_heavy():
 def test_what_there_is_one_of_is_told_so(size, told, monkeypatch, capsys):
     counterexample = SimpleNamespace(key=("once", ""), size=size, story=[])
     exploration = Exploration(schedules=1, with_reports=1, coverage={"reports": 1, "faults": 2})
-    check = Check("mine", exploration=exploration, seed=1, counterexamples=[counterexample])
+    verdicts = judge(exploration, Claims(), {}, cut_short=False)
+    check = Check("mine", verdicts, exploration, counterexamples=[counterexample], seed=1)
     monkeypatch.setenv("COLUMNS", "200")
-    check_commands._print_check(open_console(highlight=False), check, {})
+    print_check(open_console(highlight=False), check, {})
     output = capsys.readouterr().out
     assert f"1 counterexample; the median one has {told}\n" in output
     assert f"once, shrunk to {told}:" in output

@@ -6,24 +6,18 @@ import time
 from dataclasses import replace
 
 import pytest
+from pydantic import BaseModel
 
-from hintbench import Claims, hookimpl
+from hintbench import Claims, Strategy, hookimpl
 from hintbench.strategies.zone_confined_batching import ZoneConfinedBatching
 from hintbench.testing import pool
-from hintbench.testing.checking import (
-    BROKEN,
-    NOT_APPLICABLE,
-    SO_FAR,
-    UNEXPLORED,
-    UNTRIED,
-    Verdict,
-    check_here,
-    check_strategy,
-)
+from hintbench.testing.checking import check_here, check_strategy
 from hintbench.testing.comparisons import compare
+from hintbench.testing.exploration import Exploration
 from hintbench.testing.mutants.bases import Isolating
 from hintbench.testing.subjects import Subject
 from hintbench.testing.tasks import tasks_of
+from hintbench.testing.verdicts import ENOUGH_SCHEDULES, RuleVerdict, Verdict, judge
 from program import hintbench, run_pytest
 
 
@@ -95,7 +89,7 @@ def test_what_breaks_with_its_own_constants_says_how():
     for check in both_ways(BreaksAlone):
         assert not check.passed
         verdict = next(each for each in check.verdicts if each.rule == "liveness")
-        assert verdict.verdict == BROKEN
+        assert verdict.verdict == Verdict.BROKEN
         assert verdict.why.startswith("with its own constants: ")
 
 
@@ -128,7 +122,9 @@ def test_what_breaks_with_its_own_constants_only_is_replayed_with_them(tmp_path)
 
 def verdicts_of(check):
     """Those on rules that apply to it."""
-    return {each.rule: each.verdict for each in check.verdicts if each.verdict != NOT_APPLICABLE}
+    return {
+        each.rule: each.verdict for each in check.verdicts if each.verdict != Verdict.NOT_APPLICABLE
+    }
 
 
 def test_nothing_holds_where_nothing_was_explored():
@@ -141,7 +137,7 @@ def test_nothing_holds_where_nothing_was_explored():
 
     check = check_here(small(Raises), schedules=3)
     assert "OSError" in check.error
-    assert set(verdicts_of(check).values()) == {UNEXPLORED}
+    assert set(verdicts_of(check).values()) == {Verdict.UNEXPLORED}
 
 
 def test_nothing_holds_for_good_where_another_rule_was_broken():
@@ -153,8 +149,56 @@ def test_nothing_holds_for_good_where_another_rule_was_broken():
 
     check = check_here(small(Slow), schedules=20)
     found = verdicts_of(check)
-    assert found.pop("liveness") == BROKEN
-    assert set(found.values()) == {SO_FAR}
+    assert found.pop("liveness") == Verdict.BROKEN
+    assert set(found.values()) == {Verdict.SO_FAR}
+
+
+@pytest.mark.parametrize(
+    ("with_reports", "cut_short", "verdict", "of_what_is_compared"),
+    [
+        (0, False, Verdict.UNEXPLORED, Verdict.UNEXPLORED),
+        (ENOUGH_SCHEDULES - 1, False, Verdict.SO_FAR, Verdict.HOLDS),
+        (ENOUGH_SCHEDULES, False, Verdict.HOLDS, Verdict.HOLDS),
+        (ENOUGH_SCHEDULES, True, Verdict.SO_FAR, Verdict.SO_FAR),
+    ],
+)
+def test_few_schedules_prove_nothing(with_reports, cut_short, verdict, of_what_is_compared):
+    explored = Exploration(schedules=10_000, with_reports=with_reports)
+    found = {each.rule: each for each in judge(explored, Claims(), {}, cut_short)}
+    assert found["conservation"].verdict is verdict
+    assert found["deterministic"].verdict is of_what_is_compared
+    assert found["once"].verdict is Verdict.NOT_APPLICABLE
+
+
+def test_who_reports_nothing_needs_no_reports():
+    explored = Exploration(schedules=ENOUGH_SCHEDULES)
+    found = judge(explored, Claims(reports_nothing=True), {}, cut_short=False)
+    assert {each.verdict for each in found} == {Verdict.HOLDS, Verdict.NOT_APPLICABLE}
+
+
+def test_a_short_check_says_that_it_was_short():
+    check = check_here(small(ZoneConfinedBatching), schedules=3)
+    assert check.passed
+    assert set(verdicts_of(check).values()) == {Verdict.SO_FAR, Verdict.HOLDS}
+    assert f"too few to say that a rule holds: that takes {ENOUGH_SCHEDULES}" in check.few
+
+
+def test_parameters_with_which_nothing_happens_are_named():
+    class Patient(Strategy):
+        """Waits for longer than it lives."""
+
+        name = "patient"
+        check_parameters = {"delay_ns": 5}
+
+        class Parameters(BaseModel):
+            delay_ns: int = 1_000
+            batch: int = 8
+
+    check = check_here(lambda: Patient(delay_ns=7_000), schedules=3)
+    assert not check.passed
+    assert "with delay_ns=7000 (of itself: 5), so nothing was checked" in check.idle
+    assert "batch" not in check.idle
+    assert "give it check_parameters" in check_here(lambda: Patient(delay_ns=5), schedules=3).idle
 
 
 def test_those_who_hang_too_do_not_keep_the_check_waiting(tmp_path):
@@ -221,7 +265,7 @@ def test_a_claim_that_cannot_be_put_to_the_test_does_not_hold():
     assert found.counts == {}
     assert list(found.unshown) == ["any-pfn"]
     check = check_here(NeverTells, schedules=4)
-    assert Verdict("any-pfn", UNTRIED, 0, found.unshown["any-pfn"]) in check.verdicts
+    assert RuleVerdict("any-pfn", Verdict.UNTESTED, 0, found.unshown["any-pfn"]) in check.verdicts
     assert not check.passed
 
 
@@ -253,9 +297,9 @@ def test_a_strategy_that_hangs_in_a_shrunk_scenario_is_killed(tmp_path, monkeypa
     (tmp_path / "hangs.py").write_text(
         textwrap.dedent(
             '''
-            from hintbench import Claims, hookimpl
+            from hintbench import Claims, Strategy, hookimpl
             from hintbench.strategies.zone_confined_batching import ZoneConfinedBatching
-            from hintbench.testing import worker
+            from hintbench.testing import telling
 
 
             def shrink(make, scenario, key, seconds):
@@ -263,7 +307,7 @@ def test_a_strategy_that_hangs_in_a_shrunk_scenario_is_killed(tmp_path, monkeypa
                     pass
 
 
-            worker.shrink = shrink
+            telling.shrink = shrink
 
 
             class Hangs(ZoneConfinedBatching):
@@ -365,6 +409,6 @@ def test_what_follows_from_hashes_of_texts_is_not_deterministic(jobs, tmp_path, 
     monkeypatch.setenv("PYTHONHASHSEED", "7")
     (tmp_path / "hashes.py").write_text(FOLLOWS_HASHES)
     check = check_strategy(Subject(str(tmp_path / "hashes.py")), schedules=20, jobs=jobs)
-    assert check.failing(BROKEN) == ["deterministic"]
+    assert check.failing(Verdict.BROKEN) == ["deterministic"]
     why = next(each.why for each in check.verdicts if each.rule == "deterministic")
     assert "hash() of a text differs" in why

@@ -24,5 +24,5 @@ class RuleChecker(Checker):
         for pfn, order in untold_blocks(self.run):
             if not self.run.was_dropped(pfn, order):
                 bound_ns = self.run.claims.liveness_bound_ns
-                text = f"pfn {pfn:#x} order {order} is free and not told after {bound_ns} ns"
+                text = f"pfn {pfn:#x} order {order} is free and not told after {bound_ns:,} ns"
                 self.violate(text, "untold", pfn, 1 << order)
