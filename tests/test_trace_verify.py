@@ -86,6 +86,11 @@ def test_without_the_probe_of_a_pass_calls_are_passes(tmp_path):
     assert verify(recording.request()).agrees
 
 
+def test_passes_that_only_one_side_made_are_not_apart(recording, capsys):
+    assert recording.command("-s", "none") == 1
+    assert "passes      0 of 3 in both\n" in capsys.readouterr().out
+
+
 def test_every_difference_is_told(tmp_path, capsys):
     told = (
         (16.512, ((0x3400, 10), (0x3000, 10), (0x3800, 9))),  # two changed places
