@@ -173,7 +173,7 @@ def start_of(
         in_use_slot=in_use[2],
         pcp=pcp,
         free=None if free is None else free_blocks(free),
-        pageblock_type=_pageblock_types(found),
+        pageblock_type=pageblock_types(found),
         page_count=len(found.first),
         cpus=trace.cpus,
         vmstat_ticks_ns=ticks,
@@ -226,7 +226,7 @@ def _pcp_at_start(found: PageHistory) -> PcpPages:
     pages = np.flatnonzero((found.first == PCP) & (found.last_row < found.begin))
     pages = pages[found.last_row[pages] >= 0]
     before = found.last_row[pages]
-    types = _pageblock_types(found)[pages >> PAGEBLOCK_ORDER]
+    types = pageblock_types(found)[pages >> PAGEBLOCK_ORDER]
     parts.append(
         (
             trace.cpu[before],
@@ -308,7 +308,7 @@ def _with_silent_pages(
     )
 
 
-def _pageblock_types(found: PageHistory) -> npt.NDArray[np.uint8]:
+def pageblock_types(found: PageHistory) -> npt.NDArray[np.uint8]:
     """The type of each pageblock as the first event shows it that depends on it."""
     types = np.full((len(found.first) >> PAGEBLOCK_ORDER) + 1, UNKNOWN_TYPE, dtype=np.uint8)
     ages = np.full(len(types), np.iinfo(np.int64).max)
