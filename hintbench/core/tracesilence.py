@@ -44,10 +44,10 @@ class PassedOverWalk:
     before: cython.int[::1]
     behind: cython.int[::1]
     passed: cython.longlong[::1]
-    place: cython.longlong[::1]
+    height: cython.longlong[::1]
     put: cython.longlong[::1]
+    leaving: cython.longlong[::1]
     taken_last: cython.longlong[::1]
-    places: cython.longlong
     found: list
 
     def __init__(self, pageblock_type: object, page_count: int, cpus: int) -> None:
@@ -59,21 +59,20 @@ class PassedOverWalk:
         self.pageblock_type = memoryview(pageblock_type)
         self.first = each(cpus * _ZONES * _TYPES, -1, numpy.int32)
         # By page: its list, its neighbours there, the row of the page that was handed out from
-        # behind it, a number in the order of leaving, and the row that put it on the list.
+        # behind it, its height in the stack, the row that put it there, and that which it leaves
+        # beside in silence together with others.
         self.list_of = each(page_count, -1, numpy.int32)
         self.before = each(page_count, -1, numpy.int32)
         self.behind = each(page_count, -1, numpy.int32)
         self.passed = each(page_count, -1, numpy.int64)
-        self.place = each(page_count, 0, numpy.int64)
+        self.height = each(page_count, 0, numpy.int64)
         self.put = each(page_count, -1, numpy.int64)
+        self.leaving = each(page_count, -1, numpy.int64)
         # By CPU: the page whose take was the last step, or -1.
         self.taken_last = each(cpus, -1, numpy.int64)
-        self.places = 0
         self.found = []
 
-    def walk(
-        self, steps: Any, low: int, cpu: object, migratetype: object, claim: object
-    ) -> None:
+    def walk(self, steps: Any, low: int, cpu: object, migratetype: object, claim: object) -> None:
         """Follow the next steps, with frees when they reach the lists.
 
         Args:
@@ -101,6 +100,8 @@ class PassedOverWalk:
                 self.pageblock_type[page >> _C_PAGEBLOCK_ORDER] = cython.cast(
                     cython.uchar, types[at]
                 )
+            if derived[at] and actions[at] == _C_HAND_OUT and self.leaving[page] != low + rows[at]:
+                self._announce(pfns, rows, derived, at, low)
             self._step(
                 low + rows[at],
                 actions[at],
@@ -110,6 +111,23 @@ class PassedOverWalk:
                 types[at],
                 derived[at] != 0,
             )
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _announce(
+        self,
+        pfns: cython.longlong[::1],
+        rows: cython.longlong[::1],
+        derived: cython.uchar[::1],
+        at: cython.Py_ssize_t,
+        low: cython.longlong,
+    ) -> cython.int:
+        """Mark the pages that leave beside one row: they leave together."""
+        row: cython.longlong = rows[at]
+        while at < len(rows) and rows[at] == row and derived[at]:
+            self.leaving[pfns[at]] = low + row
+            at += 1
+        return 0
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -131,7 +149,9 @@ class PassedOverWalk:
         if order != 0:
             self.taken_last[cpu] = -1
             return 0
-        if action == _C_HAND_OUT and not derived and self.taken_last[cpu] != page:
+        if action == _C_HAND_OUT and derived and self.list_of[page] >= 0:
+            self.found.append((page, row, self._covered_at(page, row), -self.height[page]))
+        elif action == _C_HAND_OUT and self.taken_last[cpu] != page:
             self._pass_over(self._list(cpu, page, migratetype), page, row)
         self._remove(page)
         self.taken_last[cpu] = -1
@@ -151,7 +171,7 @@ class PassedOverWalk:
     ) -> cython.int:
         """What happens to a page that was passed over: only one that was in use had left."""
         if left:
-            self.found.append((page, row, self.passed[page], self.place[page]))
+            self.found.append((page, row, self.passed[page], -self.height[page]))
         self.passed[page] = -1
         return 0
 
@@ -173,15 +193,23 @@ class PassedOverWalk:
             if key % _C_TYPES != _C_UNMOVABLE:
                 continue
             self.passed[ahead] = row
-            self.place[ahead] = self.places
-            self.places += 1
         return 0
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def _list(
-        self, cpu: cython.int, page: cython.longlong, migratetype: cython.int
-    ) -> cython.int:
+    def _covered_at(self, page: cython.longlong, row: cython.longlong) -> cython.longlong:
+        """The row at which another page was put before this one, which had left by then."""
+        key: cython.int = self.list_of[page]
+        other: cython.longlong = page
+        while other != self.first[key]:
+            other = self.before[other]
+            if self.leaving[other] != row:
+                return self.put[other] if self.put[other] > self.put[page] else row
+        return row
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _list(self, cpu: cython.int, page: cython.longlong, migratetype: cython.int) -> cython.int:
         zone: cython.int = 0 if page < _C_DMA_END else 1 if page < _C_DMA32_END else 2
         # What is in a HIGHATOMIC pageblock, or in one of unknown type, goes to the movable ones.
         kind: cython.int = migratetype if migratetype < _C_TYPES else _C_MOVABLE
@@ -194,6 +222,7 @@ class PassedOverWalk:
     ) -> cython.int:
         """The lists are rings without a head: the one before the first is the last."""
         old: cython.int = self.first[key]
+        self.height[page] = self.height[old] + 1 if old >= 0 else 0
         self._link(key, page, row)
         if old >= 0:
             self.first[key] = cython.cast(cython.int, page)
@@ -201,9 +230,9 @@ class PassedOverWalk:
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def _put_last(
-        self, key: cython.int, page: cython.longlong, row: cython.longlong
-    ) -> cython.int:
+    def _put_last(self, key: cython.int, page: cython.longlong, row: cython.longlong) -> cython.int:
+        first: cython.int = self.first[key]
+        self.height[page] = self.height[self.before[first]] - 1 if first >= 0 else 0
         return self._link(key, page, row)
 
     @cython.cfunc
@@ -242,11 +271,11 @@ class PassedOverWalk:
         return 0
 
     def left(self) -> list:
-        """Pages found in use that had been passed over.
+        """Pages that left in silence, and whose list says more of when.
 
         Returns:
-            (page, row at which it is known to be in use, row at which it was passed over, place in
-            the order of leaving) of each.
+            (page, row beside which the silent step stood, row before which it belongs, place among
+            those that leave there) of each.
         """
         return self.found
 
@@ -257,12 +286,12 @@ class PassedOverWalk:
             last_row: the last row that names each page; int32.
 
         Returns:
-            (page, row at which it was passed over, place in the order of leaving) of each.
+            (page, row before which it had left, place among those that leave there) of each.
         """
         last: cython.int[::1] = memoryview(last_row)
         page: cython.Py_ssize_t
         return [
-            (page, self.passed[page], self.place[page])
+            (page, self.passed[page], -self.height[page])
             for page in range(len(self.passed))
             if self.passed[page] >= 0 and last[page] <= self.put[page]
         ]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from hintbench.core.tracepages import HAND_OUT
+from hintbench.core.tracepages import HAND_OUT, OUT
 from hintbench.core.tracesilence import PassedOverWalk
 from hintbench.traces.gaps import Derived
 from hintbench.traces.hidden import list_steps
@@ -36,17 +36,18 @@ def with_departures(found: PageHistory) -> PageHistory:
         asks for, stand before the hand-out that passed them over.
     """
     walk = PassedOverWalk(pageblock_types(found), len(found.first), found.trace.cpus)
-    for window, steps, _ in list_steps(found):
+    # Also what came before the dump of page flags put pages on lists.
+    for window, steps, _ in list_steps(replace(found, begin=0)):
         rows = steps.row
         migratetype = pcp_type(window.trace.migratetype[rows])
         claims = np.isin(rows, window.claims) & ~steps.derived
         cpu = window.trace.cpu[rows]
         walk.walk(steps, window.low, cpu, migratetype, claims.view(np.uint8))
-    return replace(found, derived=_moved(found, walk))
+    return _moved(found, walk)
 
 
-def _moved(found: PageHistory, walk: PassedOverWalk) -> tuple[Derived, ...]:
-    """The derived steps, with those of `walk` at the rows where it found them."""
+def _moved(found: PageHistory, walk: PassedOverWalk) -> PageHistory:
+    """The trace with the derived steps of `walk` at the rows where it found them."""
     better = {(page, row): (passed, place) for page, row, passed, place in walk.left()}
     kept, placed = [], []
     for step in found.derived:
@@ -56,10 +57,15 @@ def _moved(found: PageHistory, walk: PassedOverWalk) -> tuple[Derived, ...]:
         else:
             placed.append((one, step.pfn))
     placed += [((row, place), page) for page, row, place in walk.never_again(found.last_row)]
-    return (
-        *kept,
-        *(Derived(HAND_OUT, page, row, False, BULK) for (row, _), page in sorted(placed)),
-    )
+    first = found.first.copy()
+    # What had left before the beginning was in use there.
+    first[[page for (row, _), page in placed if row < found.begin]] = OUT
+    steps = [
+        Derived(HAND_OUT, page, row, False, BULK)
+        for (row, _), page in sorted(placed)
+        if found.begin <= row < found.end
+    ]
+    return replace(found, derived=(*kept, *steps), first=first)
 
 
 def _is_of_one_page(step: Derived) -> bool:
