@@ -1,4 +1,4 @@
-"""Pages that leave a per-CPU list without an event: the page behind them that is handed out shows it.
+"""Pages that leave a per-CPU list without an event, and what shows that they did.
 
 A list is a stack. rmqueue_pcplist() takes the first page, a free puts one before it, and
 rmqueue_bulk() fills an empty list from the front to the back. So when a page is handed out that has
@@ -289,7 +289,6 @@ class PassedOverWalk:
             (page, row before which it had left, place among those that leave there) of each.
         """
         last: cython.int[::1] = memoryview(last_row)
-        page: cython.Py_ssize_t
         return [
             (page, self.passed[page], -self.height[page])
             for page in range(len(self.passed))
