@@ -1,9 +1,9 @@
 """When alloc_pages_bulk took which pages, as far as the lists that they left show it.
 
 It fires no event: that a page was handed out shows when it is freed, maybe much later and on
-another CPU. The page behind it that was handed out next says better when it left, and whose list. A page of
-which nothing is heard again is found like that alone: kernel stacks, four pages at a time, of
-processes that outlive the recording.
+another CPU. The page behind it that was handed out next says better when it left, and whose list.
+A page of which nothing is heard again is found like that alone: kernel stacks, four pages at a
+time, of processes that outlive the recording.
 """
 
 from __future__ import annotations
