@@ -68,7 +68,7 @@ def variations(runs: int, cpus: int) -> Iterator[tuple[tuple[int, ...], int]]:
 
 
 def measure(
-    parameters: dict[str, str], guest: str, runs: int, *, kswapd: bool
+    parameters: dict[str, str], guest: str, runs: int, *, kswapd: bool, strategy: str = "none"
 ) -> tuple[list[float], list[list[float]]]:
     """Replay a trace several times.
 
@@ -77,6 +77,8 @@ def measure(
         guest: Preset or file.
         runs: How many variations.
         kswapd: Vary the length of kswapd's runs as well as the shifts.
+        strategy: What runs beside the replay; a kernel that reported is followed best by one that
+            reports (guest with ``discarded_at_start``).
 
     Returns:
         The kernel's figures, and those of each run: free blocks by order at the end, then takes,
@@ -88,7 +90,7 @@ def measure(
     for shift, run_ns in variations(runs, load_guest(guest).vcpus):
         workload = Shifted(make("workload", find_workload("trace"), parameters), shift)
         with mock.patch.object(kernel_threads, "KSWAPD_RUN_NS", run_ns if kswapd else usual):
-            result = hintbench.run("none", workload, guest)
+            result = hintbench.run(strategy, workload, guest)
         (line,) = (note for note in result.notes if note.startswith("free blocks at the end"))
         sides = [part.split()[1:] for part in line.split(": ", 1)[1].split("; ")]
         figures = [
@@ -129,10 +131,13 @@ def main() -> None:
     parser.add_argument("pages_end", help="/proc/kpageflags when it ended")
     parser.add_argument("--guest", required=True, help="preset, or a file")
     parser.add_argument("-n", "--runs", type=int, default=32)
+    parser.add_argument("-s", "--strategy", default="none", help="runs beside it (default: none)")
     parser.add_argument("--kswapd", action="store_true", help="vary kswapd's runs too")
     given = parser.parse_args()
     parameters = {name: getattr(given, name) for name in ("path", "pages", "pages_end")}
-    kernel, measured = measure(parameters, given.guest, given.runs, kswapd=given.kswapd)
+    kernel, measured = measure(
+        parameters, given.guest, given.runs, kswapd=given.kswapd, strategy=given.strategy
+    )
     print("\n".join(table(kernel, measured)))
 
 

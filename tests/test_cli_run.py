@@ -358,6 +358,20 @@ class TestOutput:
         told = without_notes(done.stderr)
         assert told == "hintbench: standard output cannot be written: No space left on device\n"
 
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+    def test_results_that_cannot_be_written_do_not_cost_the_table(self):
+        done = hintbench("run", "-s", "none", *QUICK, *SMALL, "--json", "/dev/full")
+        assert done.returncode == 2
+        assert re.search(r"^  none +1\.000", done.stdout, re.MULTILINE)
+        told = without_notes(done.stderr)
+        assert told == "hintbench: /dev/full: cannot be written: No space left on device\n"
+
+    def test_the_table_says_what_was_run(self):
+        done = hintbench("run", "-s", "none", *QUICK, *SMALL, "-n", "3", "--seed", "5", "--off")
+        guest, seeds, off = done.stdout.splitlines()[0].split("; ")
+        assert guest == "guest default: 64 MiB, 1 vCPU, Linux 6.12"
+        assert (seeds, off) == ("seeds 5 to 7", "every strategy is switched off")
+
     @pytest.mark.parametrize("command", [("list",), ("run", "-s", "none", *QUICK, *SMALL)])
     def test_a_reader_that_has_gone(self, command):
         reading, writing = os.pipe()

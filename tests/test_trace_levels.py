@@ -31,6 +31,7 @@ class Recorded:
             np.array(self.on_list, dtype=np.int32),
             np.zeros(on_list, dtype=np.int8),
             np.zeros(on_list, dtype=np.int16),
+            np.zeros((1, 1), dtype=np.int64),
         )
 
     def step(self, action, page, about=0, order=0):
@@ -161,3 +162,21 @@ def test_vmstat_may_run_every_second_where_most_of_its_runs_were_seen():
     assert (second / ms).tolist() == [400, 1400, 2400, 3400, 4400, 5400]
     nothing = (np.zeros(0, dtype=np.int64),)
     assert [times.tolist() for times in possible_ticks(nothing, 0, 9 * SECOND)] == [[]]
+
+
+def test_a_list_that_a_free_drains_is_no_shorter_than_high_min():
+    """Where fewer pages are known, the others are those that no event ever names."""
+    recorded = Recorded(on_list=LEAST - 5)
+    recorded.hand_out(3).give_back(3)
+    recorded.drain(BATCH).hand_out(1)
+    assert recorded.walk.hidden_pages(0, 0) == 5
+    assert recorded.walk.level(0, 0) == LEAST
+    assert (
+        Recorded(on_list=LEAST)
+        .hand_out(3)
+        .give_back(3)
+        .drain(BATCH)
+        .hand_out(1)
+        .walk.hidden_pages(0, 0)
+        == 0
+    )

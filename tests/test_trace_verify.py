@@ -86,6 +86,20 @@ def test_without_the_probe_of_a_pass_calls_are_passes(tmp_path):
     assert verify(recording.request()).agrees
 
 
+def test_a_recording_in_which_nothing_was_told(tmp_path, capsys):
+    empty = Recording(tmp_path, ((16.512, ()), (20.096, ()), (26.016, ())))
+    assert empty.command() == 1
+    out = capsys.readouterr().out
+    assert "passes      3 of 3 in both, at most" in out
+    assert "blocks      0 of the kernel's 0 in the same pass" in out
+    assert "pass 1: 0x3000 of order 10 told by the model alone; never as such by the kernel" in out
+
+
+def test_passes_that_only_one_side_made_are_not_apart(recording, capsys):
+    assert recording.command("-s", "none") == 1
+    assert "passes      0 of 3 in both\n" in capsys.readouterr().out
+
+
 def test_every_difference_is_told(tmp_path, capsys):
     told = (
         (16.512, ((0x3400, 10), (0x3000, 10), (0x3800, 9))),  # two changed places
@@ -188,7 +202,7 @@ class TestInputs:
 
     def test_an_empty_list(self, recording):
         recording.reported.write_text("sequence,address,length\n")
-        with pytest.raises(TraceError, match="lists no block"):
+        with pytest.raises(TraceError, match="lists 0 blocks, the trace's probes tell of 8"):
             verify(recording.request())
 
     def test_a_list_of_another_recording(self, recording):

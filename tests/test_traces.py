@@ -305,6 +305,14 @@ class TestInputs:
             assert self.columns(trace) == self.columns(plain)
             assert trace.sources == ("standard input",)
 
+    def test_a_file_given_twice_is_refused(self, tmp_path):
+        (tmp_path / "0").write_text("")
+        (tmp_path / "link").symlink_to(tmp_path / "0")
+        with pytest.raises(TraceError, match="link is given twice"):
+            read_trace([tmp_path / "0", tmp_path / "link"])
+        with pytest.raises(TraceError, match="- is given twice"):
+            read_trace(["-", "-"])
+
     def test_several_files_become_one_in_order_of_time(self, tmp_path):
         mark = "a-1 [000] ..... {}: tracing_mark_write: here\n"
         (tmp_path / "0").write_text(

@@ -15,9 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from hintbench import defaults
 from hintbench.cli.printing import printing_to_stderr, warn_interpreted
 from hintbench.cli.report import Row, print_comparison
-from hintbench.cli.report_notes import open_console
+from hintbench.cli.report_notes import open_console, print_conditions
 from hintbench.config import Experiment, PluginSpec, explain, load_guest
-from hintbench.errors import ParameterError, UsageError
+from hintbench.errors import ParameterError, ResultFileError, UsageError
 from hintbench.matrix import Failure, Outcome, check, run_experiment
 from hintbench.results import STDOUT, Result, ResultWriter, with_ratios
 from hintbench.workers import worker_count
@@ -116,7 +116,7 @@ def run_comparison(request: RunRequest, debug: bool = False) -> int:
     jobs = worker_count(request.jobs)
     with printing_to_stderr():
         check(experiment)
-    writer = ResultWriter(request.json) if request.json is not None else None
+    file = _KeptResults(request.json)
     outcomes: list[Outcome] = []
     order = {str(cell): place for place, cell in enumerate(experiment.cells())}
     status = 0
@@ -126,22 +126,25 @@ def run_comparison(request: RunRequest, debug: bool = False) -> int:
             def keep(outcome: Outcome) -> None:
                 # Results stand in the order of the cells, however they came in.
                 insort(outcomes, outcome, key=lambda outcome: order[str(outcome.cell)])
-                if writer is not None and outcome.result is not None:
-                    writer.update(_results(outcomes))
+                if outcome.result is not None:
+                    file.update(_results(outcomes))
                 bar.advance(str(outcome.cell))
 
             run_experiment(experiment, jobs, keep)
     except KeyboardInterrupt:
         status = _INTERRUPTED
-    if writer is not None:
-        writer.update(_results(outcomes))
-        writer.close()
-    _print_outcomes(outcomes, to_stderr=request.json == STDOUT)
+    file.update(_results(outcomes))
+    file.close()
+    _print_outcomes(outcomes, request.guest, experiment, to_stderr=request.json == STDOUT)
     warn_interpreted()
     if status == _INTERRUPTED:
         finished = len(_results(outcomes))
         _say(f"interrupted: {finished} of {len(order)} cells are finished")
-    return status or _report_failures(outcomes, debug)
+    failed = _report_failures(outcomes, debug)
+    if file.error is not None:
+        _say(str(file.error))
+        failed = max(failed, file.error.exit_status)
+    return status or failed
 
 
 def measure_speed(json_file: str | None = None) -> None:
@@ -185,6 +188,35 @@ def measure_speed(json_file: str | None = None) -> None:
         write_text(json_file, json.dumps(content, indent=1) + "\n")
 
 
+class _KeptResults:
+    """The result file of a comparison, if there is one.
+
+    A disk that fills up half-way costs the file: the comparison goes on, and its table is printed.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self._writer = ResultWriter(path) if path is not None else None
+        self.error: ResultFileError | None = None
+
+    def update(self, results: Sequence[Result]) -> None:
+        """Take the results so far."""
+        if self._writer is not None:
+            try:
+                self._writer.update(results)
+            except ResultFileError as error:
+                self.error = error
+
+    def close(self) -> None:
+        """Write what has not been written; the last attempt decides whether there is an error."""
+        if self._writer is not None:
+            try:
+                self._writer.close()
+            except ResultFileError as error:
+                self.error = error
+            else:
+                self.error = None
+
+
 class _Bar:
     """The progress bar on standard error; silent where that is no terminal."""
 
@@ -217,7 +249,9 @@ def _results(outcomes: Iterable[Outcome]) -> list[Result]:
     return [outcome.result for outcome in outcomes if outcome.result is not None]
 
 
-def _print_outcomes(outcomes: Sequence[Outcome], to_stderr: bool) -> None:
+def _print_outcomes(
+    outcomes: Sequence[Outcome], guest: str, experiment: Experiment, to_stderr: bool
+) -> None:
     """Print the table of what was finished, if anything was."""
     compared = iter(with_ratios(_results(outcomes)))
     rows = [
@@ -230,7 +264,10 @@ def _print_outcomes(outcomes: Sequence[Outcome], to_stderr: bool) -> None:
         for outcome in outcomes
     ]
     if any(row.result is not None for row in rows):
-        print_comparison(open_console(stderr=to_stderr), rows)
+        console = open_console(stderr=to_stderr)
+        off = experiment.attached_but_off
+        print_conditions(console, guest, experiment.guest, experiment.seeds, off)
+        print_comparison(console, rows)
 
 
 def _report_failures(outcomes: Sequence[Outcome], debug: bool) -> int:

@@ -144,6 +144,13 @@ def write_new_benchmarks(plugin: str, folder: Path | None = None) -> None:
         f"wrote {configuration.name} and benchmarks/{benchmarks.name} for {', '.join(strategies)};"
         " commit the strategy, then: pip install asv virtualenv && asv machine --yes && asv run"
     )
+    if ".dev" in __version__:
+        typer.echo(
+            f"hintbench: note: {__version__} is a version between two releases, which no package"
+            " index has: put its wheel into a folder (pip wheel --no-deps -w FOLDER, and where you"
+            " installed it from), and name that: PIP_FIND_LINKS=FOLDER asv run",
+            err=True,
+        )
 
 
 def _strategies_of(plugin: str) -> list[str]:

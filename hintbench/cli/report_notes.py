@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 from rich.text import Text
 
-from hintbench.quantities import format_count
+from hintbench.quantities import counted, format_bytes, format_count
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hintbench.cli.report import Groups
+    from hintbench.config import GuestConfig
 
 PIPED_WIDTH: Final = 120
 """Columns to write where there is no terminal that has a width."""
@@ -32,6 +35,35 @@ def open_console(stderr: bool = False, highlight: bool = True) -> Console:
     if not console.is_terminal and "COLUMNS" not in os.environ:
         return Console(stderr=stderr, highlight=highlight, width=PIPED_WIDTH)
     return console
+
+
+def print_conditions(
+    console: Console, name: str, guest: GuestConfig, seeds: Sequence[int], off: bool
+) -> None:
+    """Say on which machine, and with which chance, the figures came about.
+
+    Args:
+        console: Where to.
+        name: What the user called the guest: a preset, or a file.
+        guest: The guest.
+        seeds: Seeds of all random choices.
+        off: Whether the strategies were attached but switched off.
+    """
+    parts = [format_bytes(guest.memory), counted(guest.vcpus, "vCPU")]
+    if guest.nodes > 1:
+        parts.append(counted(guest.nodes, "node"))
+    parts.append(f"Linux {guest.kernel}")
+    spoken = "seed" if len(seeds) == 1 else "seeds"
+    told = f"guest {name}: {', '.join(parts)}; {spoken} {_series(seeds)}"
+    print_wrapped(console, told + ("; every strategy is switched off" if off else ""))
+    console.print()
+
+
+def _series(seeds: Sequence[int]) -> str:
+    """Seeds as people write them: "7", "1 to 5", or one by one."""
+    if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[0] + len(seeds))):
+        return f"{seeds[0]} to {seeds[-1]}"
+    return ", ".join(map(str, seeds))
 
 
 def print_violations(console: Console, groups: Groups) -> None:

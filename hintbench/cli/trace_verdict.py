@@ -53,10 +53,11 @@ def describe(found: Verification) -> Iterator[str]:
     recorded = len(found.recorded)
     both = sum(None not in pair for pair in found.pairs)
     yield ""
-    yield (
-        f"passes      {both} of {len(found.pairs)} in both, at most"
-        f" {found.largest_gap_ns / 1e6:.3f} ms apart (allowed: {found.tolerance_ns / 1e6:g} ms)"
+    apart = (
+        f", at most {found.largest_gap_ns / 1e6:.3f} ms apart"
+        f" (allowed: {found.tolerance_ns / 1e6:g} ms)"
     )
+    yield f"passes      {both} of {len(found.pairs)} in both{apart if both else ''}"
     yield f"blocks      {found.same_blocks} of the kernel's {recorded} in the same pass"
     yield f"places      {found.same_places} of {recorded} at the same place of the same call"
     if found.violations:

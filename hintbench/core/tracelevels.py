@@ -58,6 +58,7 @@ class LevelWalk:
     count: cython.longlong[:, ::1]
     high: cython.longlong[:, ::1]
     raised: cython.longlong[:, ::1]
+    hidden: cython.longlong[:, ::1]
     free_count: cython.longlong[:, ::1]
     factor: cython.longlong[:, ::1]
     high_order: cython.uchar[:, ::1]
@@ -103,6 +104,7 @@ class LevelWalk:
         self.count = table(numpy.int64)
         self.high = memoryview(numpy.array(bounds[:, :, 1], order="C"))
         self.raised = table(numpy.int64)
+        self.hidden = table(numpy.int64)
         self.free_count = table(numpy.int64)
         self.factor = table(numpy.int64)
         self.high_order = table(numpy.uint8)
@@ -123,14 +125,16 @@ class LevelWalk:
         self.cpus = cpus
         self.zones = zones
 
-    def start(self, pfn: object, order: object, cpu: object) -> None:
+    def start(self, pfn: object, order: object, cpu: object, factors: object) -> None:
         """Blocks are on lists from the beginning.
 
         Args:
             pfn: first page of each; int32.
             order: int8.
             cpu: whose list; int16.
+            factors: pcp->alloc_factor by CPU and zone; int64.
         """
+        self.factor = memoryview(factors.copy())  # type: ignore[attr-defined]
         pages: cython.int[::1] = memoryview(pfn)
         sizes: cython.schar[::1] = memoryview(order)
         cpus: cython.short[::1] = memoryview(cpu)
@@ -334,6 +338,7 @@ class LevelWalk:
         order: cython.longlong = self.pending_order[cpu, zone]
         high: cython.longlong
         seen: cython.longlong
+        missing: cython.longlong
         if self.expected[cpu, zone]:
             # A decay that drained something has ended, where it takes an eighth of pcp->high.
             seen = self.high[cpu, zone] - self.expected[cpu, zone]
@@ -357,6 +362,12 @@ class LevelWalk:
                 # How much higher than that it stood shows when something changes it.
                 self.reached[cpu, zone] = max(self.reached[cpu, zone], count + 1)
             elif count > high + (1 << order) or count < high:
+                missing = self.bounds[cpu, zone, 1] - count
+                if missing > 0:
+                    # No list is drained for a free while it is shorter: some pages are never named.
+                    self.hidden[cpu, zone] += missing
+                    self.count[cpu, zone] += missing
+                    count += missing
                 high = self._correct(cpu, zone, high, count)
             if drained:
                 self.reached[cpu, zone] = 0
@@ -461,6 +472,10 @@ class LevelWalk:
         """How much more pcp->high must have been at the start than what the list held [pages]."""
         self.level(cpu, zone)
         return self.raised[cpu, zone]
+
+    def hidden_pages(self, cpu: int, zone: int) -> int:
+        """Pages that must have been on the list, though no event names them."""
+        return self.hidden[cpu, zone]
 
     def refuted_times(self) -> list:
         """Whether each of the possible decays would have drained pages, which nobody saw."""

@@ -11,6 +11,7 @@ from hintbench.core import tracepages, tracewords
 from hintbench.core.traceevents import DEFERRED, SETTLES
 
 AT_ONCE_NS = 100_000
+PAUSE_NS = 100_000_000
 
 _C_NOTHING = cython.declare(cython.int, tracepages.NOTHING)
 _C_TAKE = cython.declare(cython.int, tracepages.TAKE)
@@ -23,6 +24,7 @@ _C_BY_KCOMPACTD = cython.declare(cython.uint, tracewords.BY_KCOMPACTD)
 _C_DEFERRED = cython.declare(cython.int, DEFERRED)
 _C_SETTLES = cython.declare(cython.int, SETTLES)
 _C_AT_ONCE_NS = cython.declare(cython.longlong, AT_ONCE_NS)
+_C_PAUSE_NS = cython.declare(cython.longlong, PAUSE_NS)
 
 
 @cython.final
@@ -66,7 +68,7 @@ class DecayWalk:
         for row in range(len(trace)):
             cpu = cpus[row]
             is_drain = kinds[row] == _C_DRAIN and flags[row] & _C_BY_KWORKER != 0
-            if is_drain and not self.drained[cpu]:
+            if is_drain and (not self.drained[cpu] or times[row] - self.time_ns[cpu] > _C_PAUSE_NS):
                 # Each drain is of the kind of its run's first.
                 self.follows[cpu] = (
                     self.seen[cpu]

@@ -13,6 +13,7 @@ if cython.compiled:
 else:
     from hintbench.core.traceslots import DeferredFrees, SlotWalk
 
+_C_TAKE = cython.declare(cython.int, tracepages.TAKE)
 _C_HAND_OUT = cython.declare(cython.int, tracepages.HAND_OUT)
 _C_GIVE_BACK = cython.declare(cython.int, tracepages.GIVE_BACK)
 _C_DEFERRED = cython.declare(cython.int, DEFERRED)
@@ -25,6 +26,9 @@ _C_TYPE_BIAS = cython.declare(cython.int, 128)
 @cython.cclass
 class TapeWalk:
     """Makes operations of allocations and frees, the latter when they reach the per-CPU lists.
+
+    An allocation that refills its list happens with the last page of the refill: its own line comes
+    later, and the host may take the vCPU away in between.
 
     Args:
         page_count: pages that the trace can name.
@@ -51,12 +55,18 @@ class TapeWalk:
     code_of: cython.uint[::1]
     slot_of: cython.int[::1]
     row_of: cython.int[::1]
+    at_of: cython.longlong[::1]
+    # By CPU: when the refill ended that the next allocation belongs to, or -1.
+    refill_ns: cython.longlong[::1]
     written: cython.Py_ssize_t
 
     def __init__(self, page_count: int, cpus: int, begin_ns: int, codes: tuple) -> None:
+        import numpy
+
         self.slots = SlotWalk(page_count)
         self.deferred = DeferredFrees(page_count)
         self.cpus = cpus
+        self.refill_ns = memoryview(numpy.full(cpus, -1, dtype=numpy.int64))
         self.begin_ns = begin_ns
         self.by_flags = memoryview(codes[0])
         self.by_type = memoryview(codes[1])
@@ -94,10 +104,12 @@ class TapeWalk:
         code = numpy.empty(most, dtype=numpy.uint32)
         slot = numpy.empty(most, dtype=numpy.int32)
         row = numpy.empty(most, dtype=numpy.int32)
-        self.code_of, self.slot_of, self.row_of = (
+        at_ns = numpy.empty(most, dtype=numpy.int64)
+        self.code_of, self.slot_of, self.row_of, self.at_of = (
             memoryview(code),
             memoryview(slot),
             memoryview(row),
+            memoryview(at_ns),
         )
         self.written = 0
         self._walk(window, silent, gone)
@@ -134,7 +146,11 @@ class TapeWalk:
                 self._silent_step(silent, at)
                 at += 1
             what = actions[row]
+            if what == _C_TAKE:
+                self.refill_ns[self.cpu[row]] = self.time_ns[row]
             if what != _C_HAND_OUT and what != _C_GIVE_BACK:
+                if what != _C_TAKE and (what or self.settles[row] == _C_SETTLES):
+                    self.refill_ns[self.cpu[row]] = -1
                 continue
             if out_at < left_outs and left_out[out_at] == row:
                 out_at += 1
@@ -144,6 +160,7 @@ class TapeWalk:
                 code = self.by_flags[flags[row] & _C_GFP_BITS]
                 code |= self.by_type[types[row] + _C_TYPE_BIAS] | self.by_order[orders[row]]
             self._step(row, what, self.pfn[row], orders[row], code)
+            self.refill_ns[self.cpu[row]] = -1
         while at < silents:
             self._silent_step(silent, at)
             at += 1
@@ -169,6 +186,7 @@ class TapeWalk:
         """One block is handed out or given back."""
         at: cython.int
         slot: cython.int = -1
+        at_ns: cython.longlong
         waits: cython.bint = self.settles[row] == _C_DEFERRED
         if what == _C_HAND_OUT:
             slot = self.slots.fill(pfn, order)
@@ -180,9 +198,10 @@ class TapeWalk:
             if waits:
                 self.deferred.wait(self.pfn[row], self.slots.emptied[at])
             else:
-                self._write(row, self.slots.emptied[at], self.free_code)
+                self._write(row, self.time_ns[row], self.slots.emptied[at], self.free_code)
         if slot >= 0:
-            self._write(row, slot, code)
+            at_ns = self.refill_ns[self.cpu[row]]
+            self._write(row, at_ns if at_ns >= 0 else self.time_ns[row], slot, code)
         return 0
 
     @cython.cfunc
@@ -198,7 +217,7 @@ class TapeWalk:
                 cell = self.deferred.first[page]
                 self.deferred.first[page] = -1
                 while cell >= 0:
-                    self._write(at, self.deferred.slot[cell], self.free_code)
+                    self._write(at, self.time_ns[at], self.deferred.slot[cell], self.free_code)
                     cell = self.deferred.release(cell)
         if self.settled <= row:
             self.settled = row + 1
@@ -206,10 +225,17 @@ class TapeWalk:
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def _write(self, row: cython.Py_ssize_t, slot: cython.int, code: cython.uint) -> cython.int:
+    def _write(
+        self,
+        row: cython.Py_ssize_t,
+        at_ns: cython.longlong,
+        slot: cython.int,
+        code: cython.uint,
+    ) -> cython.int:
         self.code_of[self.written] = code
         self.slot_of[self.written] = slot
         self.row_of[self.written] = cython.cast(cython.int, row)
+        self.at_of[self.written] = at_ns
         self.written += 1
         return 0
 
@@ -244,5 +270,5 @@ class TapeWalk:
             places[cpu] = to + 1
             codes[to] = self.code_of[at]
             values[to] = self.slot_of[at]
-            times[to] = self.time_ns[row] - self.begin_ns
+            times[to] = self.at_of[at] - self.begin_ns
         return code, value, time_ns, bounds

@@ -52,18 +52,29 @@ def read_trace(
         migratetype_order: "old" for kernels before 4.4, where RECLAIMABLE was 1 and MOVABLE 2.
 
     Raises:
-        TraceError: When an input cannot be read, is no trace, or holds no event of the page
-            allocator.
+        TraceError: When an input cannot be read, is no trace, holds no event of the page allocator,
+            or is given twice.
     """
     if migratetype_order not in ("modern", "old"):
         raise TraceError(f"migratetype order is {migratetype_order!r}, must be 'modern' or 'old'")
     names = [paths] if isinstance(paths, str | Path) else list(paths)
     if not names:
         raise TraceError("no trace was given")
+    _check_different(names)
     trace = _joined([_read_one(str(name)) for name in names])
     if migratetype_order == "old":
         _swap_old_types(trace)
     return trace
+
+
+def _check_different(names: Iterable[str | Path]) -> None:
+    """Refuse a file that is given twice: each of its events would count twice."""
+    seen: set[str] = set()
+    for name in map(str, names):
+        where = name if name == "-" else str(Path(name).resolve())
+        if where in seen:
+            raise TraceError(f"{name} is given twice: name each file of a recording once")
+        seen.add(where)
 
 
 def save_trace(trace: Trace, path: str | Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hintbench.core import tracewords
 from hintbench.core.tracepages import BUDDY, GIVE_BACK, HAND_OUT, OUT, PCP, RETURN, TAKE
-from hintbench.traces.windows import committed_row, next_row_of_cpu, order_at
+from hintbench.traces.windows import committed_row, order_at
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,14 +89,17 @@ def bulk_steps(trace: Trace, gaps: Sequence[Gap]) -> list[Derived]:
     """Pages freed that nobody saw handed out: alloc_pages_bulk took them off a per-CPU list.
 
     They were taken together, so the step stands before the first of the frees that one task makes
-    in a row.
+    in a row; where such a row has frees of a page twice, the second one begins another lot (splice
+    reads a file 16 pages at a time and frees them).
     """
     bulk = [gap for gap in gaps if gap.action == GIVE_BACK and gap.state == PCP]
     steps = []
-    for gap in sorted(bulk, key=lambda gap: int(trace.cpu[gap.row])):
-        first = gap.run
+    run = first = -1
+    for gap in sorted(bulk, key=lambda gap: (int(trace.cpu[gap.row]), gap.row)):
+        if gap.run != run:
+            run = first = gap.run
         if gap.previous >= first:
-            first = next_row_of_cpu(trace, gap.previous, int(trace.cpu[gap.row]))
+            first = gap.row
         steps.append(Derived(HAND_OUT, gap.page, first, False, "bulk"))
     return steps
 

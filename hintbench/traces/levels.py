@@ -28,6 +28,7 @@ class PcpLevels:
         zone_free: The free pages of each zone at the start.
         possible_ns: By CPU the times at which vmstat may have decayed its lists without anything
             to drain [ns, of the trace's own clock].
+        factors: pcp->alloc_factor at the start, by CPU and zone.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class PcpLevels:
         zone_high: npt.NDArray[np.int64],
         zone_free: npt.NDArray[np.int64],
         possible_ns: dict[int, list[int]],
+        factors: npt.NDArray[np.int64],
     ) -> None:
         self._cpus, self._zones, _ = bounds.shape
         times = np.array([at for cpu in possible_ns for at in possible_ns[cpu]], dtype=np.int64)
@@ -49,7 +51,7 @@ class PcpLevels:
             *(zone_of, self._cpus, self._zones, bounds, zone_high, zone_free.copy()),
             *(self._times, self._whose),
         )
-        self._walk.start(pcp.pfn, pcp.order, pcp.cpu)
+        self._walk.start(pcp.pfn, pcp.order, pcp.cpu, factors)
 
     def follow(self, window: Window, steps: Steps, decay: npt.NDArray[np.uint8]) -> None:
         """Go on with what `list_steps` gives."""
@@ -74,6 +76,14 @@ class PcpLevels:
             for cpu in range(self._cpus)
         ]
         return np.array(levels, dtype=np.int64).reshape(self._cpus, self._zones)
+
+    def hidden(self) -> npt.NDArray[np.int64]:
+        """Pages that no event names, but that a list must have had when a free drained it."""
+        pages = [
+            [self._walk.hidden_pages(cpu, zone) for zone in range(self._zones)]
+            for cpu in range(self._cpus)
+        ]
+        return np.array(pages, dtype=np.int64).reshape(self._cpus, self._zones)
 
     def decays(self) -> dict[int, list[int]]:
         """By CPU those of the possible times that what the lists held does not refute."""

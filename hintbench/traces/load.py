@@ -10,13 +10,15 @@ from hintbench.core.constants import (
     IN_USE,
     IN_USE_MOVABLE,
     KERNEL_6_12,
+    MAX_PAGE_ORDER,
     PCP,
     RECLAIMABLE,
 )
+from hintbench.core.tracerefills import AllocFactorWalk
 from hintbench.traces.fit import check_pages
 from hintbench.traces.hidden import HiddenPages, list_steps
 from hintbench.traces.levels import PcpLevels
-from hintbench.traces.state import UNKNOWN_TYPE, free_blocks
+from hintbench.traces.state import UNKNOWN_TYPE, FreeBlocks, free_blocks
 from hintbench.traces.steps import steps_in_order
 from hintbench.traces.truth import AllocatorTruth
 
@@ -53,9 +55,11 @@ def load(start: TraceStart, machine: Machine) -> None:
             free &= _covered(start.free.pfn, start.free.order, len(zone_of))
         else:
             _leave_out_reserved(zone, free)
-        blocks = free_blocks(free)
-        for pfn, order in zip(blocks.pfn.tolist(), blocks.order.tolist(), strict=True):
-            zone.add_free_block(pfn, order)
+        blocks = in_order_of_leaving(free_blocks(free), start.history.first_row)
+        # Each goes behind the one before it, or before it in an older kernel.
+        to_tail = zone.kernel >= KERNEL_6_12
+        for at in range(len(blocks)) if to_tail else reversed(range(len(blocks))):
+            zone.add_free_block(int(blocks.pfn[at]), int(blocks.order[at]))
     _load_in_use(start, machine, zone_of)
     _load_pcp(start, machine, zone_of)
     if start.exact:
@@ -87,6 +91,25 @@ def _check_fits(start: TraceStart, machine: Machine) -> None:
         named = np.union1d(named, start.free.pfn)
         known_pages = start.page_count
     check_pages(start.history.trace, named, machine.zones, known_pages)
+
+
+def in_order_of_leaving(blocks: FreeBlocks, first_row: npt.NDArray[np.int32]) -> FreeBlocks:
+    """Sort free blocks by the first event of any of their pages; those without one go last.
+
+    The kernel takes the first block of a list, so this is how they stood, of which no dump of page
+    flags tells. What joined a larger block before it was taken may stand elsewhere; by then it is
+    on no list of its own.
+    """
+    never = np.iinfo(np.int32).max
+    rows = np.full(first_row.size + (1 << MAX_PAGE_ORDER), never, dtype=np.int32)
+    rows[: first_row.size] = np.where(first_row < 0, never, first_row)
+    leaving = np.full(len(blocks), never, dtype=np.int32)
+    for order in np.unique(blocks.order):
+        some = np.flatnonzero(blocks.order == order)
+        pages = np.minimum(blocks.pfn[some], first_row.size)[:, None] + np.arange(1 << int(order))
+        leaving[some] = rows[pages].min(axis=1)
+    sort = np.argsort(leaving, kind="stable")
+    return FreeBlocks(blocks.pfn[sort], blocks.order[sort])
 
 
 def _covered(
@@ -138,20 +161,43 @@ def _load_pcp(start: TraceStart, machine: Machine, zone_of: npt.NDArray[np.int16
     if start.exact:
         np.asarray(machine.pages.state)[pcp.pfn] = PCP | pcp.order.astype(np.uint8)
         return
-    hidden, levels = _follow_lists(start, machine, zone_of)
-    _load_hidden(start, machine, zone_of, hidden.pages())
+    factors = _alloc_factors(start, machine, zone_of)
+    hidden, levels = _follow_lists(start, machine, zone_of, factors)
+    pages = hidden.pages() if levels is None else np.maximum(hidden.pages(), levels.hidden())
+    _load_hidden(start, machine, zone_of, pages)
     for vcpu in machine.simulation.vcpus:
         for index, lists in enumerate(vcpu.pcps):
             some = (pcp.cpu == vcpu.number) & (zone_of[pcp.pfn] == index)
             lists.load(pcp.pfn[some], pcp.order[some], pcp.migratetype[some])
             # One that held more than pcp->high would have been drained by the last free.
             lists.high = min(max(lists.high, lists.count), lists.high_max)
+            lists.alloc_factor = int(factors[vcpu.number, index])
     if levels is not None:
         _set_levels(start, machine, levels)
 
 
-def _follow_lists(
+def _alloc_factors(
     start: TraceStart, machine: Machine, zone_of: npt.NDArray[np.int16]
+) -> npt.NDArray[np.int64]:
+    """pcp->alloc_factor as it was, by CPU and zone; 0 everywhere in 5.0, which has none."""
+    batch = np.array(
+        [[pcp.batch for pcp in vcpu.pcps] for vcpu in machine.simulation.vcpus], dtype=np.int64
+    )
+    if machine.kernel < KERNEL_6_12:
+        return np.zeros_like(batch)
+    walk = AllocFactorWalk(zone_of, batch)
+    for window, steps, _ in list_steps(start.history):
+        walk.walk(steps, window.trace.cpu[steps.row])
+        if walk.is_done():
+            break
+    return walk.factors()
+
+
+def _follow_lists(
+    start: TraceStart,
+    machine: Machine,
+    zone_of: npt.NDArray[np.int16],
+    factors: npt.NDArray[np.int64],
 ) -> tuple[HiddenPages, PcpLevels | None]:
     """Go through the trace once more, for what it tells of the lists; 5.0 has no levels."""
     vcpus = machine.simulation.vcpus
@@ -172,6 +218,7 @@ def _follow_lists(
                 cpu: [at + start.begin_ns for at in times]
                 for cpu, times in start.possible_ticks_ns.items()
             },
+            factors,
         )
     for window, steps, decay in list_steps(start.history):
         hidden.follow(window, steps, decay)

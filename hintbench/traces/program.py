@@ -13,6 +13,7 @@ import numpy as np
 
 from hintbench.errors import TraceError
 from hintbench.traces.contradictions import check_page_flags
+from hintbench.traces.departures import with_departures
 from hintbench.traces.exact_tape import ExactMaker
 from hintbench.traces.fit import check_cpus, name_of
 from hintbench.traces.history import page_history
@@ -60,7 +61,9 @@ def modelled_program(
     """
     check_cpus(trace, vcpus)
     begin, end = replayed_rows(trace) if free is not None else (0, len(trace))
-    found = page_history(trace, free, begin=begin, end=end, kernel=kernel, window_rows=window_rows)
+    found = with_departures(
+        page_history(trace, free, begin=begin, end=end, kernel=kernel, window_rows=window_rows)
+    )
     if free is not None:
         check_page_flags(found, free)
     begin_ns = begin_time_ns(trace, begin)
@@ -124,7 +127,9 @@ def exact_program(
             f" {trace.page_count - 1:#x}: they are not of one machine"
         )
     begin, end = replayed_rows(trace)
-    found = page_history(trace, free, begin=begin, end=end, kernel=kernel, window_rows=window_rows)
+    found = with_departures(
+        page_history(trace, free, begin=begin, end=end, kernel=kernel, window_rows=window_rows)
+    )
     check_page_flags(found, free)
     begin_ns = begin_time_ns(trace, begin)
     plan = plan_tapes(ExactMaker(found, begin_ns), vcpus, kept_operations)

@@ -16,6 +16,7 @@ from hintbench.traces.compare import compare
 from hintbench.traces.history import PageHistory
 from hintbench.traces.load import load
 from hintbench.traces.state import UNKNOWN_TYPE, FreeBlocks, free_blocks
+from hintbench.traces.steps import steps_in_order
 from hintbench.traces.ticks import possible_ticks, seen_ticks, timer_phase_ns
 from hintbench.traces.windows import piece_of
 
@@ -173,7 +174,7 @@ def start_of(
         in_use_slot=in_use[2],
         pcp=pcp,
         free=None if free is None else free_blocks(free),
-        pageblock_type=_pageblock_types(found),
+        pageblock_type=pageblock_types(found),
         page_count=len(found.first),
         cpus=trace.cpus,
         vmstat_ticks_ns=ticks,
@@ -209,14 +210,14 @@ def end_time_ns(trace: Trace, begin: int, end: int) -> int:
 def _pcp_at_start(found: PageHistory) -> PcpPages:
     """Blocks that an event finds on a per-CPU list before anything put them there."""
     trace = found.trace
-    first_rows, action, order_of = _first_of_listed(found)
+    listed, first_rows, action, order_of = _first_of_listed(found)
     # What was handed out stood at the head, what was drained at the tail, the last one first.
     is_cold = action == RETURN
     place = np.where(is_cold, 2 * len(trace) - first_rows, first_rows)
     parts = [
         (
             trace.cpu[first_rows],
-            trace.pfn[first_rows],
+            listed,
             order_of,
             pcp_type(trace.migratetype[first_rows]),
             place,
@@ -224,9 +225,9 @@ def _pcp_at_start(found: PageHistory) -> PcpPages:
     ]
     # Put there between the trace's beginning and `begin`, and not mentioned since.
     pages = np.flatnonzero((found.first == PCP) & (found.last_row < found.begin))
-    pages = pages[found.last_row[pages] >= 0]
+    pages = np.setdiff1d(pages[found.last_row[pages] >= 0], listed)
     before = found.last_row[pages]
-    types = _pageblock_types(found)[pages >> PAGEBLOCK_ORDER]
+    types = pageblock_types(found)[pages >> PAGEBLOCK_ORDER]
     parts.append(
         (
             trace.cpu[before],
@@ -250,32 +251,36 @@ def _pcp_at_start(found: PageHistory) -> PcpPages:
 
 def _first_of_listed(
     found: PageHistory,
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8], npt.NDArray[np.int8]]:
-    """The first events of blocks that were on a per-CPU list at first, if they leave it.
+) -> tuple[
+    npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.uint8], npt.NDArray[np.int8]
+]:
+    """The first steps of blocks that were on a per-CPU list at first, if they leave it.
 
     Returns:
-        Their rows, what they do, and their orders; by page.
+        The pages, rising, and of each the step's row, what it does, and its order.
     """
     wanted = found.first == PCP
     rows, actions, orders, pages = [], [], [], []
     for window in found.windows():
         # Of most pages no event concerns a list at first: they need not be sorted.
-        some = np.flatnonzero(window.action[window.counting]) + window.begin
-        some = some[wanted[window.trace.pfn[some]]]
-        page, index = np.unique(window.trace.pfn[some], return_index=True)
-        some = some[index]
+        steps = steps_in_order(window)
+        steps = steps.only(wanted[steps.pfn])
+        page, index = np.unique(steps.pfn, return_index=True)
+        steps = steps.only(index)
         wanted[page] = False
         pages.append(page)
-        rows.append(some + window.low)
-        actions.append(window.action[some])
-        orders.append(window.order[some])
+        rows.append(steps.row + window.low)
+        actions.append(steps.action)
+        orders.append(steps.order)
     if not rows:
         none = np.zeros(0, dtype=np.int64)
-        return none, none.astype(np.uint8), none.astype(np.int8)
-    by_page = np.argsort(np.concatenate(pages))
+        return none, none, none.astype(np.uint8), none.astype(np.int8)
+    page = np.concatenate(pages)
+    by_page = np.argsort(page)
     action = np.concatenate(actions)[by_page]
     leaves = (action == HAND_OUT) | (action == RETURN)
     return (
+        page[by_page][leaves],
         np.concatenate(rows)[by_page][leaves],
         action[leaves],
         np.concatenate(orders)[by_page][leaves],
@@ -308,7 +313,7 @@ def _with_silent_pages(
     )
 
 
-def _pageblock_types(found: PageHistory) -> npt.NDArray[np.uint8]:
+def pageblock_types(found: PageHistory) -> npt.NDArray[np.uint8]:
     """The type of each pageblock as the first event shows it that depends on it."""
     types = np.full((len(found.first) >> PAGEBLOCK_ORDER) + 1, UNKNOWN_TYPE, dtype=np.uint8)
     ages = np.full(len(types), np.iinfo(np.int64).max)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from hintbench.core import tracewords
+from hintbench.core.tracelists import DecayWalk
 from hintbench.jiffies import GRID_NS
 from hintbench.traces.windows import WINDOW_ROWS, piece_of
 
@@ -25,7 +26,10 @@ _TIMER_LATENCY_NS: Final = 1_000_000
 
 
 def seen_ticks(trace: Trace, begin: int, end: int) -> tuple[npt.NDArray[np.int64], ...]:
-    """When vmstat_update() drained lists on each CPU, on the trace's own clock: a kworker did."""
+    """When vmstat_update() drained lists on each CPU, on the trace's own clock: a kworker did.
+
+    What a kworker drains right after it freed something follows from that free.
+    """
     return tuple(_beginnings(trace, begin, end, _SAME_TICK_NS, drains=True))
 
 
@@ -92,15 +96,16 @@ def _beginnings(
         begin: First row to look at.
         end: One past the last one.
         gap_ns: How far apart.
-        drains: Look at drains by kworkers, instead of all that is by no kworker.
+        drains: Look at drains with which kworkers begin, instead of all that is by no kworker.
     """
     cpus = trace.cpus
     found: list[list[npt.NDArray[np.int64]]] = [[] for _ in range(cpus)]
     last_ns: list[int | None] = [None] * cpus
+    decays = DecayWalk(cpus)
     for low in range(begin, end, WINDOW_ROWS):
         piece = piece_of(trace, low, min(low + WINDOW_ROWS, end))
         by_worker = piece.flags & tracewords.BY_KWORKER != 0
-        some = by_worker & (piece.kind == tracewords.PCPU_DRAIN) if drains else ~by_worker
+        some = decays.walk(piece).view(np.bool_) if drains else ~by_worker
         for cpu in range(cpus):
             times = piece.time_ns[some & (piece.cpu == cpu)]
             if len(times):
