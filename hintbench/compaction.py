@@ -5,169 +5,220 @@ scanner goes down from its end and collects where to. Both follow mm/compaction.
 runs, and for how many pages, a recorded kernel says (:mod:`hintbench.traces.compaction`); which
 pages these are the model decides, whose free lists are its own.
 
-Left out: the free scanner's own skip hints, and folios of more than a page stay where they are.
+Left out: folios of more than a page stay where they are.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from hintbench.compaction_scanners import COMPACT_CLUSTER_MAX, Scanners
-from hintbench.core.constants import (
-    PAGE_ALLOC_COSTLY_ORDER,
-    PAGEBLOCK_ORDER,
-    TRANSIT,
-)
+from hintbench.compaction_scanners import COMPACT_CLUSTER_MAX, Scanners, block_start
 from hintbench.core.contexts import Step
-from hintbench.core.migration import free_to_pcp, isolate_free_blocks, move_page
+from hintbench.core.migration import move_page
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hintbench.core.zone import Zone
-    from hintbench.kernel_threads import KernelThreads
+    from hintbench.task_frees import TaskFrees
 
 MIGRATE_PAGE_NS: Final = 9_000
 """Moving one page: compaction takes 2.3 to 6.6 ms to make a huge page (Aaron Lu's measurement)."""
 
 
 @dataclass(frozen=True, slots=True)
-class CompactionStep:
-    """What kcompactd does at one time.
+class CompactionRun:
+    """What kcompactd does in one go.
 
     Attributes:
-        at_ns: When [virtual ns].
-        cpu: Where it runs.
+        freed_ns: When it frees the source of each page that it moves, rising [virtual ns].
+        cpus: Where it runs then.
         pfn: A page of the zone.
-        pages: How many pages it moves.
-        last: Whether its run ends then.
-        drain_all: Whether it then drains the per-CPU lists of all CPUs.
+        drain_all: Whether it drains the per-CPU lists of all CPUs at the end, as after a run that
+            went through the whole zone.
         proactive: Whether it compacts because the zone is fragmented (compaction_proactiveness),
             not for a block of some order.
     """
 
-    at_ns: int
-    cpu: int
+    freed_ns: Sequence[int]
+    cpus: Sequence[int]
     pfn: int
-    pages: int
-    last: bool = False
     drain_all: bool = False
     proactive: bool = False
+
+    @property
+    def begin_ns(self) -> int:
+        """When it begins [virtual ns]: what is moved first has a copy before its source is free."""
+        first = min(len(self.freed_ns), COMPACT_CLUSTER_MAX)
+        return max(0, self.freed_ns[0] - first * MIGRATE_PAGE_NS)
+
+
+class _Progress:
+    """A run in progress.
+
+    Attributes:
+        moved: Pages that it has moved.
+        batch: Pages that have been copied and are not freed yet: source, destination, slot.
+    """
+
+    def __init__(self, zone: Zone, run: CompactionRun) -> None:
+        self.zone = zone
+        self.run = run
+        self.moved = 0
+        self.batch: deque[tuple[int, int, int]] = deque()
+
+    @property
+    def cpu(self) -> int:
+        """Where the next page is freed, or the last one was."""
+        return self.run.cpus[min(self.moved, len(self.run.cpus) - 1)]
+
+    @property
+    def left(self) -> int:
+        """Pages that are still to be moved."""
+        return len(self.run.freed_ns) - self.moved
 
 
 class Compaction:
     """kcompactd of a guest.
 
     Args:
-        threads: The kernel's other work, whose drains it uses.
+        frees: Frees pages as a task.
     """
 
-    def __init__(self, threads: KernelThreads) -> None:
-        self.threads = threads
-        self.simulation = threads.simulation
-        self.guest = threads.guest
-        self.scanners = {zone: Scanners(zone) for zone in threads.simulation.zones}
+    def __init__(self, frees: TaskFrees) -> None:
+        self.frees = frees
+        self.simulation = frees.simulation
+        self.guest = frees.guest
+        self.scanners = {zone: Scanners(zone) for zone in self.simulation.zones}
         self.moved_pages = 0
 
-    async def run(
-        self,
-        cpu: int,
-        zone: Zone,
-        wanted: int,
-        *,
-        last: bool,
-        drain_all: bool,
-        proactive: bool = False,
-    ) -> None:
-        """compact_zone(): move so many pages, a cluster at a time.
+    def start(self, zone: Zone, run: CompactionRun) -> None:
+        """Begin a run.
 
         Args:
-            cpu: Where kcompactd runs.
             zone: Which zone.
-            wanted: Pages to move; fewer when the scanners meet.
-            last: Whether the run ends with these.
-            drain_all: Whether the per-CPU lists of all CPUs are drained behind it, as after a run
-                that went through the whole zone.
-            proactive: Whether the run is for no order: through the whole zone, scanners only, and
-                no drain behind a pageblock.
+            run: What is to be done.
         """
-        scanners = self.scanners[zone]
-        if scanners.met or (proactive and not scanners.running):
-            scanners.reset()
-        scanners.running = not last
-        scanners.fast = not proactive
-        while wanted > 0:
-            if scanners.may_search:
-                await self._search_source(scanners)
-            sources = scanners.next_sources(min(wanted, COMPACT_CLUSTER_MAX))
-            if not sources:
+        self.scanners[zone].begin(proactive=run.proactive)
+        self._go_on(_Progress(zone, run))
+
+    def _go_on(self, progress: _Progress) -> None:
+        cpu = progress.cpu
+        self.frees.scheduler.spawn(self._compact(cpu, progress), cpu, "kcompactd", kernel=True)
+
+    async def _compact(self, cpu: int, progress: _Progress) -> None:
+        """compact_zone(), until kcompactd is put on another CPU or the run is over."""
+        scanners = self.scanners[progress.zone]
+        while True:
+            while progress.batch:
+                if progress.cpu != cpu:
+                    self._go_on(progress)
+                    return
+                await self._move(cpu, progress)
+            await self._flush(cpu, scanners)
+            if not progress.left or not await self._next_batch(cpu, progress):
                 break
-            wanted -= len(sources)
-            await self._migrate(cpu, scanners, sources)
-            left = scanners.migrate_pfn >> PAGEBLOCK_ORDER != sources[-1] >> PAGEBLOCK_ORDER
-            if left and not proactive:
-                # What was freed there is to merge before anybody looks whether it did.
-                await self.threads.drain_cpu(cpu, zone, cpu)
-        if last:
-            scanners.search_order = PAGEBLOCK_ORDER - 1
-            await self._release(cpu, scanners)
-        if drain_all:
+        await self._end(cpu, progress)
+
+    async def _flush(self, cpu: int, scanners: Scanners) -> None:
+        """lru_add_drain_cpu_zone(): what was freed in a pageblock is to merge.
+
+        Not for order -1, which no block has to come free for.
+        """
+        if scanners.fast and 0 <= scanners.last_migrated_pfn < block_start(scanners.migrate_pfn):
+            scanners.last_migrated_pfn = -1
+            await self.frees.drain_all_of(cpu, scanners.zone, cpu)
+
+    async def _end(self, cpu: int, progress: _Progress) -> None:
+        """release_free_list(), and what kcompactd_do_work() does behind an unsuccessful run."""
+        scanners = self.scanners[progress.zone]
+        for pfn, order in scanners.release():
+            await self.frees.hand_out(cpu, pfn, order)
+            await self.frees.free(cpu, progress.zone, pfn, order)
+        if progress.run.drain_all:
             for other in self.guest.cpus:
-                await self.threads.drain_cpu(cpu, zone, other)
+                await self.frees.drain_all_of(cpu, progress.zone, other)
 
-    async def _release(self, cpu: int, scanners: Scanners) -> None:
-        """release_free_list(): what was set aside and not used goes back, small blocks first."""
-        left = sorted(scanners.isolated, key=lambda block: block[1])
-        scanners.isolated.clear()
-        for pfn, order in left:
-            await self._free(cpu, scanners.zone, pfn, order)
+    async def _next_batch(self, cpu: int, progress: _Progress) -> bool:
+        """isolate_migratepages(), and migrate_pages() up to where the first source is freed.
 
-    async def _search_source(self, scanners: Scanners) -> None:
+        Returns:
+            Whether there was something to move.
+        """
+        scanners = self.scanners[progress.zone]
+        while not scanners.met:
+            start = scanners.migrate_pfn
+            scanners.finish_pageblock = scanners.last_migrated_pfn >= 0 and (
+                block_start(scanners.last_migrated_pfn) == block_start(start)
+            )
+            if scanners.may_search:
+                start = await self._search_source(scanners)
+            sources = scanners.next_sources(start, progress.left)
+            if sources:
+                return await self._copy(cpu, progress, sources)
+            await self._flush(cpu, scanners)
+        scanners.reset()
+        return False
+
+    async def _search_source(self, scanners: Scanners) -> int:
         lock: Any = scanners.zone.lock
         await lock.acquire()
-        scanners.search_source()
+        start = scanners.search_source()
         lock.release()
         await Step()
+        return start
+
+    async def _copy(self, cpu: int, progress: _Progress, sources: Sequence[int]) -> bool:
+        """migrate_pages_batch(): a destination for each source, before any source is freed."""
+        scanners = self.scanners[progress.zone]
+        slot_of = self._slots_of(sources)
+        for done, source in enumerate(sources):
+            if not scanners.free_pages:
+                await self._isolate_free(scanners, len(sources) - done)
+            destination = scanners.take_page()
+            if destination < 0:
+                break
+            await self.frees.hand_out(cpu, destination, 0)
+            cost = MIGRATE_PAGE_NS + self.simulation.backing.populate(destination, 0)
+            self.guest.spend(cost)
+            await Step()
+            progress.batch.append((source, destination, slot_of.get(source, -1)))
+        return bool(progress.batch)
 
     async def _isolate_free(self, scanners: Scanners, wanted: int) -> None:
         """isolate_freepages(): from the free lists, else each pageblock under one lock hold."""
-        zone: Any = scanners.zone
+        lock: Any = scanners.zone.lock
         if scanners.fast:
-            await zone.lock.acquire()
-            found = scanners.search_free(wanted)
-            zone.lock.release()
+            await lock.acquire()
+            scanners.search_free(wanted)
+            lock.release()
             await Step()
-            if found >= 0:
+            if scanners.free_pages:
                 return
         for first, end in scanners.targets():
-            await zone.lock.acquire()
-            scanners.isolated += isolate_free_blocks(zone, first, end, scanners.missing(wanted))
-            zone.lock.release()
+            await lock.acquire()
+            scanners.isolate_target(first, end, wanted)
+            lock.release()
             await Step()
-            if scanners.missing(wanted) <= 0:
-                return
 
-    async def _migrate(self, cpu: int, scanners: Scanners, sources: Sequence[int]) -> None:
-        """migrate_pages(): copy, and free the source at once."""
-        slot_of = self._slots_of(sources)
-        free = scanners.isolated
-        for done, source in enumerate(sources):
-            if not free:
-                await self._isolate_free(scanners, len(sources) - done)
-            if not free:
-                return
-            destination = _take_page(self.simulation.pages, free)
-            await self._prepare(cpu, destination)
-            self.guest.spend(MIGRATE_PAGE_NS + self.simulation.backing.populate(destination, 0))
-            await Step()
-            if not move_page(self.simulation, source, destination, slot_of.get(source, -1)):
-                free.append((destination, 0))
-                continue
+    async def _move(self, cpu: int, progress: _Progress) -> None:
+        """migrate_folio_move(): the owner goes on with the copy, and the source is freed."""
+        source, destination, slot = progress.batch.popleft()
+        late = progress.run.freed_ns[min(progress.moved, len(progress.run.freed_ns) - 1)]
+        if late > self.simulation.clock.now:
+            await self.guest.sleep(late - self.simulation.clock.now)
+        if move_page(self.simulation, source, destination, slot):
+            progress.moved += 1
             self.moved_pages += 1
-            await self._free(cpu, scanners.zone, source, 0)
+            await self.frees.free(cpu, progress.zone, source, 0)
+        else:
+            # Its owner has freed it meanwhile.
+            await self.frees.prepare(cpu, destination, 0)
+            self.scanners[progress.zone].put_page(destination)
 
     def _slots_of(self, pfns: Sequence[int]) -> dict[int, int]:
         """The slot of each page that has one."""
@@ -176,52 +227,3 @@ class Compaction:
         wanted[list(pfns)] = True
         found = np.flatnonzero((slots >= 0) & wanted[np.maximum(slots, 0)])
         return {int(slots[slot]): int(slot) for slot in found}
-
-    async def _prepare(self, cpu: int, pfn: int) -> None:
-        """post_alloc_hook() of a destination, in compaction_alloc()."""
-        point: Any = self.guest.hooks.page_allocated
-        if _concerns(point, pfn, 0):
-            with self.threads.scheduler.as_hook("page_allocated"):
-                waiting = point.function(self.guest, cpu, pfn, 0)
-                if waiting is not None:
-                    await waiting
-        for flags in self.guest.hooks.forget_when_allocated:
-            flags.clear(pfn)
-
-    async def _free(self, cpu: int, zone: Zone, pfn: int, order: int) -> None:
-        """__free_pages() by kcompactd; what no per-CPU list takes goes to the zone."""
-        point: Any = self.guest.hooks.page_freeing
-        if _concerns(point, pfn, order):
-            with self.threads.scheduler.as_hook("page_freeing"):
-                waiting = point.function(self.guest, cpu, pfn, order)
-                if waiting is not None:
-                    await waiting
-        if order > PAGE_ALLOC_COSTLY_ORDER:
-            lock: Any = zone.lock
-            await lock.acquire()
-            zone.free(pfn, order)
-            lock.release()
-            return
-        pcp = self.simulation.vcpus[cpu].pcps[zone.index]
-        count = free_to_pcp(self.simulation, pcp, pfn, order)
-        if count > 0:
-            await self.threads.drain_pages(cpu, pcp, count)
-
-
-def _concerns(point: Any, pfn: int, order: int) -> bool:
-    """Whether a hook wants to hear of a block."""
-    if point is None or order < point.min_order:
-        return False
-    return point.flags is None or bool(point.flags.any(pfn, order))
-
-
-def _take_page(pages: Any, free: list[tuple[int, int]]) -> int:
-    """compaction_alloc(): the first page of the smallest block, which is split for it."""
-    at = min(range(len(free)), key=lambda index: free[index][1])
-    pfn, order = free.pop(at)
-    while order > 0:
-        order -= 1
-        free.append((pfn + (1 << order), order))
-        pages.state[pfn + (1 << order)] = TRANSIT | order
-    pages.state[pfn] = TRANSIT
-    return pfn

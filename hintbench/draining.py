@@ -45,4 +45,4 @@ async def drain_all_pages(threads: KernelThreads, cpu: int) -> None:
 async def _drain_pages(threads: KernelThreads, cpu: int, owner: int) -> None:
     """drain_pages(): a CPU's lists of all zones, by a thread of ``cpu``."""
     for pcp in threads.simulation.vcpus[owner].pcps:
-        await threads.drain_cpu(cpu, pcp.zone, owner)
+        await threads.frees.drain_all_of(cpu, pcp.zone, owner)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from hintbench.compaction import Compaction, CompactionStep
+from hintbench.compaction import Compaction, CompactionRun
 from hintbench.core.allocation import would_do
 from hintbench.core.constants import (
     FLAG_ATOMIC,
@@ -20,14 +20,12 @@ from hintbench.core.constants import (
     ORDER_MASK,
     PAGE_ALLOC_COSTLY_ORDER,
     PAGEBLOCK_PAGES,
-    PCP_BATCH_SCALE_MAX,
     RANK_TASK,
 )
 from hintbench.core.contexts import Step
-from hintbench.core.freeing import run_drain
 from hintbench.core.highatomic import unreserve
-from hintbench.core.vcpu import Drain
 from hintbench.draining import drain_all_pages
+from hintbench.task_frees import TaskFrees
 
 if TYPE_CHECKING:
     from hintbench.boot import Machine
@@ -64,6 +62,7 @@ class KernelThreads:
         self.simulation = machine.simulation
         self.guest = guest
         self.scheduler = scheduler
+        self.frees = TaskFrees(machine.simulation, guest, scheduler)
         self.stopped = False
         self.kswapd_awake = False
         self._several_nodes = len({zone.node for zone in machine.zones}) > 1
@@ -83,30 +82,22 @@ class KernelThreads:
 
     # -- vmstat ---------------------------------------------------------------------------------
 
-    def compact(self, runs: Iterable[CompactionStep]) -> None:
+    def compact(self, runs: Iterable[CompactionRun]) -> None:
         """Let kcompactd do what a recorded one did.
 
         Args:
             runs: what it did, and when.
         """
-        compaction = Compaction(self)
-        for step in runs:
-            zone = self.simulation.zone_of(step.pfn)
+        compaction = Compaction(self.frees)
+        for run in runs:
+            zone = self.simulation.zone_of(run.pfn)
             self.simulation.schedule(
-                step.at_ns, RANK_TASK, step.cpu, partial(self._compact, compaction, zone, step)
+                run.begin_ns, RANK_TASK, run.cpus[0], partial(self._compact, compaction, zone, run)
             )
 
-    def _compact(self, compaction: Compaction, zone: Zone, step: CompactionStep) -> None:
+    def _compact(self, compaction: Compaction, zone: Zone, run: CompactionRun) -> None:
         if not self.stopped:
-            task = compaction.run(
-                step.cpu,
-                zone,
-                step.pages,
-                last=step.last,
-                drain_all=step.drain_all,
-                proactive=step.proactive,
-            )
-            self.scheduler.spawn(task, step.cpu, "kcompactd", kernel=True)
+            compaction.start(zone, run)
 
     def start(self, ticks_ns: dict[int, list[int]] | None = None) -> None:
         """Start vmstat on every CPU: lists decay since 6.7, those of other nodes' zones expire.
@@ -173,42 +164,12 @@ class KernelThreads:
             # decay_pcp_high() lets go of the lock after every batch.
             while count > 0:
                 chunk = min(count, pcp.batch)
-                await self._drain(cpu, pcp, chunk)
+                await self.frees.drain(cpu, pcp, chunk)
                 count -= chunk
-
-    async def _drain(self, cpu: int, pcp: PerCpuPages, count: int) -> None:
-        """free_pcppages_bulk() from a task or from direct reclaim."""
-        drain = Drain()
-        zone = pcp.zone
-        await zone.lock.acquire()
-        drain.begin(pcp, count, 0)
-        while not run_drain(self.simulation, drain):
-            dropped: Any = drain.waiting
-            with self.scheduler.as_hook("block_merged", zone.lock.requested_ns) as context:
-                await dropped
-                if not zone.lock.held_here:
-                    self.scheduler.rules.lock_lost(context)
-        zone.lock.release()
-        point: Any = self.guest.hooks.free_completed
-        if point is not None:
-            with self.scheduler.as_hook("free_completed", zone.lock.requested_ns):
-                waiting = point.function(self.guest, cpu)
-                if waiting is not None:
-                    await waiting
-
-    async def drain_pages(self, cpu: int, pcp: PerCpuPages, count: int) -> None:
-        """free_pcppages_bulk() of so many pages by kcompactd."""
-        await self._drain(cpu, pcp, count)
-
-    async def drain_cpu(self, cpu: int, zone: Zone, owner: int) -> None:
-        """drain_pages_zone(): all that a CPU's lists have of a zone, by a thread of `cpu`."""
-        pcp = self.simulation.vcpus[owner].pcps[zone.index]
-        while pcp.count > 0:
-            await self._drain(cpu, pcp, min(pcp.count, pcp.batch << PCP_BATCH_SCALE_MAX))
 
     async def drain_in_interrupt(self, cpu: int, pcp: PerCpuPages) -> None:
         """free_pcppages_bulk() below a free in an interrupt, which made a list overflow."""
-        await self._drain(cpu, pcp, min(pcp.count, pcp.batch))
+        await self.frees.drain(cpu, pcp, min(pcp.count, pcp.batch))
 
     # -- khungtaskd -----------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from hintbench.plugin_class import PluginClass
 
 if TYPE_CHECKING:
     from hintbench.boot import Machine
-    from hintbench.compaction import CompactionStep
+    from hintbench.compaction import CompactionRun
 
 PAGES_PER_MIB: Final = 256
 MOST_OPERATIONS: Final = 100_000_000_000
@@ -89,7 +89,7 @@ class InitialState(Protocol):
         """A time at which the recorded kernel's timer wheel stood at its beginning [virtual ns]."""
 
     @property
-    def compaction(self) -> "tuple[CompactionStep, ...]":
+    def compaction(self) -> "tuple[CompactionRun, ...]":
         """What the recorded kernel's kcompactd did."""
 
     def load(self, machine: "Machine") -> None:

@@ -165,8 +165,10 @@ def test_exact_replay_ends_in_the_recorded_state(recorded):
     assert metrics["trace_drains_model"] == metrics["trace_drains_kernel"]
 
 
-# How far free blocks of an order may be off at the end.
-FREE_BLOCKS_OFF = {"linux-6.12-1cpu-1gib": 1, "linux-6.12-4cpu-512mib": 70}
+# How far free blocks of an order, and refills, may be off at the end. What one replay of the second
+# guest gives scatters (benchmarks/spread.py): two standard deviations.
+FREE_BLOCKS_OFF = {"linux-6.12-1cpu-1gib": 1, "linux-6.12-4cpu-512mib": 85}
+REFILLS_OFF = {"linux-6.12-1cpu-1gib": 0.001, "linux-6.12-4cpu-512mib": 0.05}
 
 
 def test_modelled_replay_comes_close(recorded):
@@ -175,7 +177,7 @@ def test_modelled_replay_comes_close(recorded):
     assert result.violations == {}
     assert abs(metrics["trace_takes_ratio"] - 1) < 0.01
     assert abs(metrics["trace_drains_ratio"] - 1) < 0.01
-    for name, most in (("refills", 0.02), ("free_pages_end", 0.01)):
+    for name, most in (("refills", REFILLS_OFF[recorded.folder.name]), ("free_pages_end", 0.01)):
         model, kernel = metrics[f"trace_{name}_model"], metrics[f"trace_{name}_kernel"]
         assert abs(model / kernel - 1) < most
     (line,) = (note for note in result.notes if note.startswith("free blocks at the end"))
@@ -195,13 +197,13 @@ def test_modelled_replay_comes_close(recorded):
 
 def test_kcompactd_does_as_much_as_the_recorded_one(recorded):
     program = recorded.modelled()
-    steps = program.initial.compaction
-    assert sum(step.pages for step in steps) == (3_769 if recorded.cpus == 4 else 0)
-    assert [step.drain_all for step in steps if step.last] == (
+    runs = program.initial.compaction
+    assert sum(len(run.freed_ns) for run in runs) == (4_660 if recorded.cpus == 4 else 0)
+    assert [run.drain_all for run in runs] == (
         [False, True, True, False] if recorded.cpus == 4 else []
     )
     # The last one, on an idle guest, is for no order: it never empties its CPU's lists.
-    assert [step.proactive for step in steps if step.last] == (
+    assert [run.proactive for run in runs] == (
         [False, False, False, True] if recorded.cpus == 4 else []
     )
 

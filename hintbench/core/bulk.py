@@ -69,9 +69,8 @@ def hand_out_to_hook(
     pfn: cython.int
     while at < len(pfns):
         pfn = pfns[at]
-        if point is not None and point.min_order <= 0:
-            if point.flags is None or point.flags.any_set(pfn, 0):
-                return at
+        if point is not None and sim.test_hook(point, pfn, 0):
+            return at
         hand_out(sim, cpu, pfn)
         at += 1
     return at

@@ -11,4 +11,4 @@ cdef int free_completed(Simulation sim, Vcpu vcpu) except? -1
 cdef int end_free(Simulation sim, Vcpu vcpu) except? -1
 cdef int leave_user(Simulation sim, int pfn, int order) except? -1
 cpdef bint run_drain(Simulation sim, Drain drain) except? -1
-cdef int check_below_high(Simulation sim, Zone zone) except? -1
+cpdef int check_below_high(Simulation sim, Zone zone) except? -1

@@ -199,7 +199,7 @@ def run_drain(sim: Simulation, drain: Drain) -> cython.bint:
     return True
 
 
-@cython.cfunc
+@cython.ccall
 def check_below_high(sim: Simulation, zone: Zone) -> cython.int:
     """The end of free_unref_page_commit(): ZONE_BELOW_HIGH goes when the zone has recovered."""
     if zone.below_high and zone.meets(

@@ -68,6 +68,11 @@ def pcp_allowed(kernel: cython.int, order: cython.int) -> cython.bint:
     return order <= PAGE_ALLOC_COSTLY_ORDER or order == PAGEBLOCK_ORDER
 
 
+def pcp_keeps(kernel: int, order: int) -> bool:
+    """:func:`pcp_allowed` for callers outside the core."""
+    return bool(pcp_allowed(kernel, order))
+
+
 @cython.final
 @cython.cclass
 class PerCpuPages:

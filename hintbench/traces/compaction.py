@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hintbench.compaction import CompactionStep
-from hintbench.compaction_scanners import COMPACT_CLUSTER_MAX
+from hintbench.compaction import CompactionRun
 from hintbench.core.constants import PAGEBLOCK_ORDER
 from hintbench.core.tracelists import CompactionDrainWalk
 from hintbench.traces.destinations import COMPACTION_GAP_NS
@@ -25,8 +24,8 @@ if TYPE_CHECKING:
 
 def compaction_of(
     found: PageHistory, moves: npt.NDArray[np.int64], begin_ns: int
-) -> tuple[CompactionStep, ...]:
-    """Gather the steps of kcompactd.
+) -> tuple[CompactionRun, ...]:
+    """Gather the runs of kcompactd.
 
     Args:
         found: The trace, understood.
@@ -34,7 +33,7 @@ def compaction_of(
         begin_ns: The trace's own time that becomes the virtual time 0.
 
     Returns:
-        Clusters of pages to move, each at the time of its first.
+        What it did in each.
     """
     trace = found.trace
     if not len(moves):
@@ -43,7 +42,7 @@ def compaction_of(
         np.concatenate(([True], np.diff(trace.time_ns[moves]) > COMPACTION_GAP_NS, [True]))
     )
     of_others, flushed = _drains_of_compaction(found)
-    steps = []
+    runs = []
     for low, high in pairwise(bounds.tolist()):
         run = moves[low:high]
         next_row = moves[high] if high < len(moves) else len(trace)
@@ -51,21 +50,16 @@ def compaction_of(
         # Only a run for some order flushes its CPU's list behind the pageblocks that it has left.
         left_some = len(np.unique(trace.pfn[run] >> PAGEBLOCK_ORDER)) > 1
         proactive = left_some and not _any_between(flushed, run[0], next_row)
-        for at in range(0, len(run), COMPACT_CLUSTER_MAX):
-            cluster = run[at : at + COMPACT_CLUSTER_MAX]
-            last = at + COMPACT_CLUSTER_MAX >= len(run)
-            steps.append(
-                CompactionStep(
-                    int(trace.time_ns[cluster[0]]) - begin_ns,
-                    int(trace.cpu[cluster[0]]),
-                    int(trace.pfn[cluster[0]]),
-                    len(cluster),
-                    last,
-                    last and drains_all,
-                    proactive,
-                )
+        runs.append(
+            CompactionRun(
+                (trace.time_ns[run] - begin_ns).tolist(),
+                trace.cpu[run].tolist(),
+                int(trace.pfn[run[0]]),
+                drains_all,
+                proactive,
             )
-    return tuple(steps)
+        )
+    return tuple(runs)
 
 
 def _any_between(rows: npt.NDArray[np.int64], low: int, high: int) -> bool:

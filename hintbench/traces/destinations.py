@@ -85,16 +85,21 @@ class Compaction:
         steps = []
         pending = list(self.silent)
         # From the last episode back: what no earlier one can have taken goes first.
+        by_itself = set(self.frees.tolist())
         for number in reversed(range(len(episodes))):
             before = ends[number - 1] if number else -1
             fitting = [
                 one
                 for one in pending
-                if one[1] < ends[number] and starts[number] < one[2] and ends[number] < one[2]
+                if one[1] < ends[number]
+                and starts[number] < one[2]
+                and (ends[number] < one[2] or one[2] not in by_itself)
             ]
-            fitting.sort(key=lambda one: (one[1] < before, -one[1]))
-            forced = sum(one[1] >= before for one in fitting)
-            chosen[number] = fitting[: max(forced, len(sources[number]))]
+            # In no other episode: back in the buddy since the last, or freed before this one ends.
+            only_here = [one for one in fitting if one[1] >= before or one[2] <= ends[number]]
+            others = sorted(set(fitting).difference(only_here), key=lambda one: -one[1])
+            most = max(len(only_here), len(sources[number]))
+            chosen[number] = (only_here + others)[:most]
             kept = set(chosen[number])
             pending = [one for one in pending if one not in kept]
         for page, _, row in pending:
@@ -136,15 +141,24 @@ class Compaction:
 
 
 def _matched(destinations: list[tuple[int, int, int]], sources: Sequence[int]) -> list[Derived]:
-    """Let each source have its destination right before it was freed."""
-    scanned = sorted(destinations, key=lambda one: (-(one[0] // PAGEBLOCK_PAGES), one[0]))
+    """Let each source have a destination of its own, right before it is freed.
+
+    Args:
+        destinations: Page, the last row that mentions it before, and the next one.
+        sources: Rows of the frees of the sources, rising.
+    """
+    last = sources[-1] if sources else -1
+    waiting = sorted(destinations, key=lambda one: (-(one[0] // PAGEBLOCK_PAGES), one[0]))
     steps = []
-    for number, (page, previous, row) in enumerate(scanned):
-        at = sources[min(number, len(sources) - 1)]
-        if at <= previous:
-            later = np.searchsorted(np.asarray(sources), previous, side="right")
-            at = sources[int(later)] if later < len(sources) else row
-        steps += _isolated(page, min(at, row), "compaction")
+    for source, after in zip(sources, [*sources[1:], last + 1], strict=True):
+        free = [one for one in waiting if one[1] < source <= one[2]]
+        if free:
+            # The next in the scanner's order, unless one is used again before the next source.
+            taken = next((one for one in free if one[2] < after), free[0])
+            steps += _isolated(taken[0], source, "compaction")
+            waiting.remove(taken)
+    for page, previous, row in waiting:
+        steps += _isolated(page, min(last, row) if previous < last else row, "compaction")
     return steps
 
 

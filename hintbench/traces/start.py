@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from hintbench.boot import Machine
-    from hintbench.compaction import CompactionStep
+    from hintbench.compaction import CompactionRun
     from hintbench.traces.events import Trace
 
 
@@ -104,7 +104,7 @@ class TraceStart:
     free_at_end: npt.NDArray[np.bool_] | None = None
     movable: npt.NDArray[np.bool_] | None = None
     check: bool = False
-    compaction: tuple[CompactionStep, ...] = ()
+    compaction: tuple[CompactionRun, ...] = ()
 
     def load(self, machine: Machine) -> None:
         """Put a booted guest whose zones are empty into this state.

@@ -116,14 +116,13 @@ class ModelledMaker:
 
     def _part(self, window: Window) -> Part:
         """Allocations, and frees when they reach the per-CPU lists, in the order of the trace."""
-        steps, source, gone = _silent_steps(window)
+        steps, source, gone, moves = _silent_steps(window)
         silent = (
             *(steps.row, steps.after.view(np.uint8), steps.action, steps.pfn, steps.order),
             *(source, _silent_codes(window, steps)),
         )
         code, value, time_ns, bounds = self.walk.walk(window, silent, gone)
-        moves = steps.row[source >= 0] + window.low
-        return Part(OperationBlock(code, value, time_ns), bounds.tolist(), moves)
+        return Part(OperationBlock(code, value, time_ns), bounds.tolist(), moves + window.low)
 
 
 def plan_tapes(maker: Maker, vcpus: int, kept_operations: int = KEPT_OPERATIONS) -> TapePlan:
@@ -219,7 +218,7 @@ def _copy(block: OperationBlock) -> OperationBlock:
 
 def _silent_steps(
     window: Window,
-) -> tuple[DerivedSteps, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+) -> tuple[DerivedSteps, npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """What happened without an event, with each page that compaction moved as one step.
 
     The model's own kcompactd moves as many pages, those of its choice. For the tapes the owner of
@@ -227,8 +226,9 @@ def _silent_steps(
     and the free of its source goes; so do pages that compaction took and did not need.
 
     Returns:
-        The steps in order, the page that each one's owner left, or -1 when it is no move, and the
-        rows whose events go.
+        The steps in order, the page that each one's owner left, or -1 when it is no move, the rows
+        whose events go, and those at which kcompactd freed the source of a move, also where nothing
+        tells of a destination.
     """
     silent, trace = window.silent, window.trace
     concerns = (silent.action == HAND_OUT) | (silent.action == GIVE_BACK)
@@ -251,7 +251,14 @@ def _silent_steps(
     source = np.full(len(row), -1, dtype=np.int64)
     source[index] = trace.pfn[row[index]]
     gone = np.unique(np.concatenate([row[index], row[unused]]))
-    return silent.only(np.flatnonzero(~unused)), source[~unused], gone
+    freed = np.flatnonzero(
+        (trace.flags & tracewords.BY_KCOMPACTD != 0)
+        & (window.action == GIVE_BACK)
+        & ~window.deferred
+        & (window.order == 0)
+    )
+    moved = np.setdiff1d(freed, row[unused])
+    return silent.only(np.flatnonzero(~unused)), source[~unused], gone, moved
 
 
 def _silent_codes(window: Window, silent: DerivedSteps) -> npt.NDArray[np.uint32]:
