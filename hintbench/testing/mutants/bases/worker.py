@@ -31,10 +31,12 @@ class Mutant:
     Attributes:
         breaks: The rules that it breaks; each is found, given the time.
         may_break: Rules that break in the wake of those, in few schedules.
+        rare: It takes thousands of schedules to find, as many as the command explores.
     """
 
     breaks: ClassVar[tuple[str, ...]] = ()
     may_break: ClassVar[tuple[str, ...]] = ()
+    rare: ClassVar[bool] = False
 
 
 class Worker(Strategy):
