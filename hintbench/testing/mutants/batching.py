@@ -305,7 +305,7 @@ class RotatesToWhatIsGone(Mutant, PageReporting):  # type: ignore[misc]
         ok = bool(await self._report(sgl))
         async with zone.lock:
             self._drain(zone, sgl, ok)
-            if len(found) > BATCH:
+            if ok and len(found) > BATCH:
                 zone.rotate_to_front(found[BATCH])
                 self.state = State.REQUESTED
         return ok

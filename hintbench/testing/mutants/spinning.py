@@ -125,7 +125,8 @@ class MarksEachBlockByUnit(Mutant, Marking):
 
     name = "marks-a-block-for-each-unit"
     breaks = ("owned-while-reported",)
-    may_break = ("bounded-in-flight",)
+    # A unit that is told is marked again with its buddy.
+    may_break = ("bounded-in-flight", "once")
 
     async def mark(self, zone: Zone) -> list[Block]:
         """Wrong: both units of a block of order 10 lead to it."""
