@@ -179,7 +179,7 @@ class ChainedByAnswers(Strategy):
         self.guest, self.ending = guest, False
         self.told = guest.flags("told", order=ORDER, meaning="told", forget="taken")
         self.out = None
-        self.idle, self.home = True, guest.event()
+        self.idle, self.again, self.home = True, False, guest.event()
         self.hold_off, self.failures, self.timer = 0, 0, None
         self.kick(0)
 
@@ -191,8 +191,10 @@ class ChainedByAnswers(Strategy):
         self.kick(cpu)
 
     def kick(self, cpu):
-        if self.idle and not self.ending:
-            self.idle = False
+        if not self.idle:
+            self.again = True
+        elif not self.ending:
+            self.idle = self.again = False
             delay = DELAY << min(self.failures, 6)
             self.timer = self.guest.spawn(self.next(), cpu=cpu, name="kick", delay_ns=delay)
 
@@ -203,19 +205,24 @@ class ChainedByAnswers(Strategy):
                 block = None
                 if self.ending or self.guest.now < self.hold_off:
                     break
-                found = zone.free_blocks(ORDER, without=self.told, limit=1)
+                found = zone.free_blocks(ORDER, without=self.told)
                 if not found:
                     continue
-                block = zone.isolate(found[0].pfn)
-                self.out = block
+                # Near the watermark a smaller one may still be taken.
+                isolated = map(zone.isolate, [each.pfn for each in found])
+                self.out = block = next(filter(None, isolated), None)
             if block is None:
-                break
+                self.again = True
+                continue
             if await self.guest.host.post([block], self.answered):
                 return
             await self.back(block, False)
             break
         else:
             self.idle = True
+            if self.again:
+                self.failures += 1
+                self.kick(self.guest.cpu)
             return
         self.idle = True
         self.failures += 1
