@@ -265,7 +265,8 @@ class SendsAgain(Mutant, Isolating):
 
     name = "sends-again-what-is-late"
     breaks = ("owned-while-reported",)
-    may_break = ("ack-before-return", "teardown")
+    # The answer may come just before it sends again.
+    may_break = ("ack-before-return", "teardown", "once")
 
     async def report(self, zone: Zone, taken: list[Block]) -> bool:
         """Wrong: the host has it twice, and works on the second when the first is back."""
