@@ -60,7 +60,7 @@ class ContextRules:
         """
         if context.kind != HOOK or context.name != "block_merged":
             self.check_wait(context, "ended")
-        elif self._held_by(context) is None:
+        elif not self._has_lock_of_merge(context):
             self.lock_lost(context)
 
     def lock_lost(self, context: Context) -> None:
@@ -155,6 +155,11 @@ class ContextRules:
                 held: Zone = zone
                 return held
         return None
+
+    def _has_lock_of_merge(self, context: Context) -> bool:
+        """Whether a block_merged hook ends with the lock of the zone that its vCPU frees to."""
+        zone: Zone = self.simulation.zone_of(self.simulation.vcpus[context.cpu].pfn)
+        return bool(zone.lock.held and zone.lock.holder == context.number)
 
     def _forbid(self, context: Context, rule: str, what: str, advice: str) -> None:
         self.waiting = context

@@ -58,6 +58,7 @@ class Host:
         attached: whether there is a device to report to.
         accepts: False while the host refuses whatever it serves: it discards nothing, and answers
             that it failed.
+        resets: how often the device has been reset.
         shared: what it does with an allocator whose state it can read.
         unmapping: how it takes memory back, and what that costs.
         acknowledgements: how the guest hears of its answers.
@@ -72,6 +73,7 @@ class Host:
         self.backing = simulation.backing
         self.attached = True
         self.accepts = True
+        self.resets = 0
         self.shared = SharedMemory(self)
         self.unmapping = Unmapping(self)
         self.acknowledgements = Acknowledgements(self)
@@ -199,6 +201,7 @@ class Host:
 
     def reset(self) -> None:
         """The device is reset: what it has not discarded yet it never will, and it says so."""
+        self.resets += 1
         for report in self._unanswered:
             report.reset = True
             report.ok = False

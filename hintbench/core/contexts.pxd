@@ -23,7 +23,8 @@ cdef class Context:
     cdef public str parked
     cdef Park park
     cdef readonly long long token
-    cdef long long parked_at, delay_ns, booked_ns
+    cdef readonly long long parked_at
+    cdef long long delay_ns, booked_ns
     cdef public long long irqs_off_ns
     cdef readonly LockTimeline pending_lock
     cdef bint pending_irqs_on

@@ -26,6 +26,9 @@ class Checker:
     def at_stuck(self) -> None:
         """Nobody can go on any more."""
 
+    def at_endless(self) -> None:
+        """Steps are taken without end, though time may pass."""
+
     def at_stopping(self) -> None:
         """The strategy is about to be told to stop."""
 

@@ -129,6 +129,15 @@ class EndedRun(NestedRun):
         if self.outcome.counts.keys().isdisjoint(known):
             self._quietly("teardown", str(error), "tasks")
 
+    def _explain_endless(self) -> bool:
+        """Steps are taken without end: whether that breaks rules, and is not merely a loop."""
+        for look in (self._look_for_spinners, *(each.at_endless for each in self.checkers)):
+            try:
+                look()
+            except ScheduleStoppedError:
+                continue
+        return bool(self.outcome.counts)
+
     def _stuck(self) -> HintbenchError:
         """Nothing can go on: a spinner that nobody ends is a rule of its own."""
         error = super()._stuck()

@@ -26,6 +26,7 @@ from hintbench.testing.scenario import Scenario
 from hintbench.watching import Watcher
 
 if TYPE_CHECKING:
+    from hintbench.reports import Completion
     from hintbench.strategy import Strategy
     from hintbench.testing.races.race import Race
 
@@ -148,10 +149,11 @@ class ExploredRun(EndedRun):
         except TaskLeakError as error:
             self._leaked(error)
         except EndlessRunError as error:
-            now = int(self.machine.clock.now)
-            self.outcome.error = (
-                f"{self.scheduler.plugin}: {error} (at {now:,} virtual ns, {self.context_name})"
-            )
+            now, where = int(self.machine.clock.now), self.context_name
+            if not self._explain_endless():
+                self.outcome.error = (
+                    f"{self.scheduler.plugin}: {error} (at {now:,} virtual ns, {where})"
+                )
         except HintbenchError as error:
             if not self.outcome.violations:
                 self.outcome.error = str(error)
@@ -255,13 +257,25 @@ class ExploredRun(EndedRun):
         if not (self.dead or self._polls_in_event()):
             self._preempt("what follows the clearing of a mark")
 
+    def fetched(self, completion: Completion) -> None:
+        """An event of the watcher's: what it tells of is nobody's now but the running context's."""
+        if self.dead or self._polls_in_event():
+            return
+        zone = self.guest.zone_of(completion.blocks[0].pfn) if completion.blocks else None
+        if zone is not None and self.faults.at_answer(zone):
+            self._let_interrupt_in()
+        self._preempt("what follows the fetch of an answer")
+
     def _interrupts_on(self) -> None:
         """A section with interrupts off has ended: one that waited comes before anything else."""
-        if self.dead or self.depth or self.interrupts_off:
-            return
-        if self._polls_in_event():
+        if self.dead or self.depth or self.interrupts_off or self._polls_in_event():
             return
         if self.faults.at_restore():
+            self._run_others(0)
+
+    def _let_interrupt_in(self) -> None:
+        """An interrupt has been raised in the middle of a step: it comes now, if it may."""
+        if not (self.depth or self.interrupts_off):
             self._run_others(0)
 
     def _polls_in_event(self) -> bool:

@@ -29,6 +29,7 @@ KINDS: Final = {
     "interrupt-in-allocation": "an interrupt frees while memory for a buffer is sought",
     "interrupt-in-hand": "an interrupt allocates right after the strategy has taken a block",
     "large-interrupt-in-hand": "the same, of a large block, which it frees again",
+    "interrupt-at-answer": "an interrupt allocates right after an answer of the host was fetched",
     "interrupt-at-restore": "an interrupt frees a large block as soon as interrupts are on again",
     "interrupt-at-stop": "an interrupt drains a CPU's lists while the strategy is being stopped",
     "interrupt": "an interrupt drains a per-CPU list in the middle of something",
@@ -36,9 +37,9 @@ KINDS: Final = {
 }
 """Kinds of faults; `Fault.number` counts submissions of several descriptors, submissions, reports
 served, descriptors, answers, interrupts, submissions, submissions, isolations, buffers, buffers,
-blocks isolated or marked (twice), ends of sections with interrupts off, and (for the other
-interrupts) is their time; `Fault.amount` of interrupts is how many batches or pages they drain or
-allocate, at least one; that of the one at the stop is how long after its begin it comes
+blocks isolated or marked (twice), answers fetched, ends of sections with interrupts off, and (for
+the other interrupts) is their time; `Fault.amount` of interrupts is how many batches or pages they
+drain or allocate, at least one; that of the one at the stop is how long after its begin it comes
 [virtual ns]."""
 
 TIMED: Final = frozenset({"interrupt", "interrupt-allocates"})
@@ -48,8 +49,10 @@ ON_REQUEST: Final = "queue-allocates"
 """Never drawn: a strategy may ask for a queue that allocates nothing, and those that mark what they
 report and let takers spin have to. It is what virtqueue_add_split() does with more than one
 descriptor and VIRTIO_RING_F_INDIRECT_DESC: alloc_indirect_split() calls kmalloc_array()."""
+AT_ANSWER: Final = "interrupt-at-answer"
+"""Drawn for itself, where memory is small enough that the interrupt meets what was told."""
 COUNTED: Final = tuple(
-    kind for kind in KINDS if kind not in TIMED and kind not in (AT_STOP, ON_REQUEST)
+    kind for kind in KINDS if kind not in TIMED and kind not in (AT_STOP, AT_ANSWER, ON_REQUEST)
 )
 """Kinds that happen the so-manieth time that they could."""
 INTERRUPTING: Final = (
@@ -70,6 +73,7 @@ _OF_THE_GUEST: Final = frozenset(
     {
         *("isolation-refused", "buffer-fails", "interrupt-in-allocation"),
         *IN_HAND,
+        AT_ANSWER,
         AT_RESTORE,
     }
 )
@@ -207,6 +211,15 @@ class Faults:
             self._raise(cpu, lambda: self._handlers.refill(cpu, pages, zone), "interrupt")
         if self._now("large-interrupt-in-hand") >= 0:
             self._raise(cpu, lambda: self._handlers.borrow(cpu, zone), "interrupt")
+
+    def at_answer(self, zone: Zone) -> bool:
+        """Somebody has fetched an answer, of a zone's blocks; whether an interrupt comes here."""
+        cpu = self._run.machine.clock.cpu
+        if cpu < 0 or (amount := self._now(AT_ANSWER)) < 0:
+            return False
+        pages = min(max(1, amount), IN_HAND_PAGES)
+        self._raise(cpu, lambda: self._handlers.refill(cpu, pages, zone), "interrupt")
+        return True
 
     def at_restore(self) -> bool:
         """The strategy has switched interrupts on again; whether one waits for that."""

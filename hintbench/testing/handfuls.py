@@ -16,6 +16,7 @@ import numpy as np
 from hintbench.operations import Flag, Migratetype, Operation, encode
 from hintbench.testing.encounters import everybody_spins, split_and_merged
 from hintbench.testing.faults import (
+    AT_ANSWER,
     AT_RESTORE,
     AT_STOP,
     COUNTED,
@@ -44,8 +45,12 @@ ORDERS: Final = (0, 3, 3, 4, 5, 7, 8, 9, 9, 10, 10)
 BURSTS: Final = (1, 1, 1, 2, 2, 3, 4, 6, 8)
 """How many blocks of one order a CPU allocates, and frees, in one go."""
 MOST_BURSTS: Final = 5
+BEGIN_NS: Final = (280_000, 600_000)
+"""When the vCPUs begin in some of them: while strategies with a delay of 300 us are at work."""
 MOST_RESTORES: Final = 24
 """About so often a strategy's tasks and hooks switch interrupts on in such a scenario."""
+LATE_NS: Final = 4_000_000
+"""Longer than strategies wait for an interrupt before they look for themselves [virtual ns]."""
 DRAINED: Final = 1_000
 """Batches of a list that is emptied."""
 _FREE: Final = int(encode(Operation.FREE))
@@ -103,11 +108,17 @@ def _rows(rng: random.Random, vcpus: int) -> list[_Row]:
             waiting.append((cpu if rng.random() < 0.7 else rng.randrange(vcpus), mine))
         else:
             cpu, mine = waiting.pop(rng.randrange(len(waiting)))
-            if rng.random() < 0.8:
-                rows += [(cpu, _FREE, slot, 0) for slot in mine]
+            # Every other one leaves what neither merges nor lies where it lay before.
+            share = rng.random()
+            freed = mine if share < 0.7 else mine[::2] if share < 0.85 else []
+            rows += [(cpu, _FREE, slot, 0) for slot in freed]
         if rng.random() < 0.3:
             kind = rng.choice((Operation.IDLE, Operation.COMPUTE))
             rows.append((rng.randrange(vcpus), int(encode(kind)), 0, delay_ns(rng)))
+    if rng.random() < 0.4:
+        # Else most of it is over when strategies begin to tell of what was free before.
+        idle, begin_ns = int(encode(Operation.IDLE)), rng.randint(*BEGIN_NS)
+        rows[:0] = [(cpu, idle, 0, begin_ns + rng.randrange(1_000)) for cpu in range(vcpus)]
     return rows
 
 
@@ -145,9 +156,9 @@ def _faults(rng: random.Random, vcpus: int) -> tuple[Fault, ...]:
                 Fault("interrupt", rng.randint(1_000, 2_000_000), DRAINED, rng.randrange(vcpus))
             )
     if rng.random() < 0.15:
-        # One that frees what the other has taken.
-        first = rng.randint(1, MOST_RESTORES)
-        faults += [Fault(AT_RESTORE, number) for number in (first, first + rng.randint(1, 4))]
+        # Each frees what the one before it has taken.
+        first, times = rng.randint(1, MOST_RESTORES), rng.choice((2, 3, 6, 24))
+        faults += [Fault(AT_RESTORE, number) for number in range(first, first + times)]
     if rng.random() < 0.15:
         amount = 1 << rng.randrange(6)
         time_ns = rng.randint(1_000, 2_000_000)
@@ -155,4 +166,9 @@ def _faults(rng: random.Random, vcpus: int) -> tuple[Fault, ...]:
     if rng.random() < 0.15:
         at_ns = 1 << rng.randint(6, 19)
         faults += [Fault(AT_STOP, 1, at_ns, cpu) for cpu in range(vcpus)]
+    if rng.random() < 0.15:
+        # Whoever looks for answers himself comes before an interrupt that is late.
+        answers, amount = range(1, rng.randint(2, 5)), 1 << rng.randrange(5)
+        faults += [Fault(AT_ANSWER, number, amount) for number in answers]
+        faults += [Fault("interrupt-late", number, LATE_NS) for number in answers]
     return tuple(sorted(set(faults)))

@@ -9,6 +9,7 @@ import pytest
 
 from hintbench.plugins import find_strategy
 from hintbench.strategy import Strategy
+from hintbench.testing.checking import check_here
 from hintbench.testing.comparisons import compare
 from hintbench.testing.exploration import Exploration, explore, explore_handfuls
 from hintbench.testing.mutants import BASES, MUTANTS
@@ -31,8 +32,9 @@ CASES = [
     pytest.param(name, rule, id=f"{name}-{rule}")
     for name, mutant in MUTANTS.items()
     for rule in mutant.breaks
-    if rule not in COMPARED
+    if rule not in COMPARED and not mutant.rare
 ]
+RARE = [name for name, mutant in MUTANTS.items() if mutant.rare]
 
 
 def refute(name: str, rule: str, base: int) -> Exploration:
@@ -47,10 +49,10 @@ def refute(name: str, rule: str, base: int) -> Exploration:
 
     first = base * 10_000
     seeds = range(first, first + MOST_SCHEDULES)
-    exploration = explore(make, seeds)
-    if not exploration.counts and exploration.error is None:
-        # A check has both kinds of scenarios.
-        exploration.merge(explore_handfuls(make, seeds))
+    # A check has both kinds of scenarios, in this order.
+    exploration = explore_handfuls(make, seeds)
+    if rule not in exploration.counts and exploration.error is None:
+        exploration.merge(explore(make, seeds))
     return exploration
 
 
@@ -85,6 +87,18 @@ def test_a_mutant_is_refuted(name, rule):
 def test_a_mutant_is_refuted_from_any_seed(name, rule):
     explorations = check_refuted(name, rule, ALL_SEED_BASES)
     assert statistics.median(each.seconds for each in explorations) <= 5
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", RARE)
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_a_rare_mutant_is_refuted_by_a_whole_check(name, seed):
+    mutant = MUTANTS[name]
+    check = check_here(lambda: mutant(**mutant.check_parameters), seed=seed)
+    broken = set(check.failing("broken"))
+    assert broken & {*mutant.breaks}
+    assert broken <= {*mutant.breaks, *mutant.may_break}
+    assert check.error == ""
 
 
 COMPARISONS = [

@@ -4,14 +4,25 @@ Each is a small correct strategy (`hintbench.testing.mutants.bases`) with one th
 names the rules which that breaks. A checker that misses one, or that flags another rule, is wrong.
 """
 
-from hintbench.testing.mutants import answers, family, locking, ownership, progress, slips, truth
+from hintbench.testing.mutants import (
+    answers,
+    batching,
+    family,
+    locking,
+    ownership,
+    progress,
+    records,
+    slips,
+    spinning,
+    truth,
+)
 from hintbench.testing.mutants.bases import BASES, Mutant
 
 __all__ = ["BASES", "MUTANTS", "Mutant"]
 
-MUTANTS = {
-    mutant.name: mutant
-    for module in (ownership, answers, locking, progress, truth, family, slips)
-    for mutant in module.MUTANTS
-}
+_MODULES = (
+    *(ownership, answers, locking, progress, truth, family, slips),
+    *(records, spinning, batching),
+)
+MUTANTS = {mutant.name: mutant for module in _MODULES for mutant in module.MUTANTS}
 """Every mutant by name."""

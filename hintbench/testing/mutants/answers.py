@@ -66,7 +66,8 @@ class GivesUpWaiting(Mutant, Posting):
 
     name = "gives-up-waiting"
     breaks = ("ack-before-return",)
-    may_break = ("once", "returned", "no-false-oom", "lock-takes")
+    # An answer to what it gave up counts for what it has taken since.
+    may_break = ("once", "returned", "no-false-oom", "lock-takes", "bounded-in-flight")
 
     async def report(self, zone: Zone, taken: list[Block]) -> bool:
         """Wrong: a time-out is no answer; the host may still discard what it has been told of."""

@@ -66,7 +66,8 @@ class MarksAfterAGap(Mutant, Marking):
 
     name = "marks-after-a-gap"
     breaks = ("owned-while-reported",)
-    may_break = ("no-discard-in-use", "flag-truth", "liveness", "lock-takes")
+    # What is freed in the gap is nominated and marked once more.
+    may_break = ("no-discard-in-use", "flag-truth", "liveness", "lock-takes", "once")
 
     async def mark(self, zone: Zone) -> list[Block]:
         """Wrong: what was free then may be in use now."""

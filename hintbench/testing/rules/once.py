@@ -3,6 +3,9 @@
 A block changes when it is handed out, split, or merged with a block that is newly freed. And put
 back never notifies, or a strategy would tell for ever what it has just told.
 
+Who resets a device that is slow, and then takes its blocks back, need not know of an answer that
+came at the last moment: what he takes back after a reset counts as not told.
+
 Source: kernel-facts R13, R15; FPI_SKIP_REPORT_NOTIFY.
 """
 
@@ -18,14 +21,25 @@ from hintbench.testing.holdings import is_held
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hintbench.core.flags import UnitFlags
     from hintbench.core.hooks import Block
+    from hintbench.core.zone import Zone
     from hintbench.reports import Report
+
+NOT_TOLD = -1
+"""The order that a block was told as which was not."""
 
 
 class RuleChecker(Checker):
     """Compares every report with what has been acknowledged and has kept its identity."""
 
     rule = "once"
+
+    flag_meanings = ("in-flight",)
+
+    def __init__(self, run: Any) -> None:
+        super().__init__(run)
+        self.resets: dict[int, int] = {}  # of the device, when a block was acknowledged
 
     def reported(self, report: Report, context: Any) -> None:
         """Has the host been told of just this block before?"""
@@ -43,6 +57,21 @@ class RuleChecker(Checker):
         """What the host took, and nobody has taken meanwhile, it knows now."""
         if report.ok:
             self._note(report.blocks)
+            for block in report.blocks:
+                self.resets[block.pfn] = self.run.guest.host.resets
+
+    def put_back(self, zone: Zone, pfn: int, order: int) -> None:
+        """An isolated block comes back."""
+        self._came_back(pfn)
+
+    def flag_cleared(self, flags: UnitFlags, pfn: int, order: int) -> None:
+        """A unit is not marked any more."""
+        self._came_back(pfn)
+
+    def _came_back(self, pfn: int) -> None:
+        resets = self.run.guest.host.resets
+        if self.resets.pop(pfn, resets) != resets:
+            self.run.auditor.acknowledged(pfn, NOT_TOLD)
 
     def _compare(self, blocks: Sequence[Block]) -> None:
         for block in blocks:

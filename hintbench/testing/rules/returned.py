@@ -74,6 +74,10 @@ class RuleChecker(Checker):
         """Nobody can go on, so nothing will come back that is not with the host."""
         self._look(int(self.run.machine.clock.now))
 
+    def at_endless(self) -> None:
+        """Whoever turns in a circle for so long gives nothing back."""
+        self._look(int(self.run.machine.clock.now) - GRACE_NS)
+
     def at_stopping(self) -> None:
         """Note what is lost before the stop; `teardown` sees to what gets lost by it."""
         late_ns = max((each.delay_ns for each in self.run.scenario.preemptions), default=0)

@@ -1,7 +1,23 @@
 """Correct strategies in many styles, as a stranger might write them: `check` must refute none."""
 
 from .answers import BottomHalf, HoldsForAShrinker
+from .pieces import (
+    BackInSlices,
+    BuiltLate,
+    CallsWithItsBatch,
+    ManyHands,
+    OnlyWhenTight,
+    PerNode,
+    TwoGenerations,
+)
 from .queues import QueuePerZone, SmallBlocks, ThreadPerNode
+from .resets import (
+    ChainedByAnswers,
+    PollsOnly,
+    ResetsTheSlow,
+    ResetsUnderPressure,
+    ResetsUnseen,
+)
 from .scans import Ages, Gated, OneAtATime, RingAndScan
 from .threads import AfterTheLock, AtTheFree, CountsOnly, MarkAndCall
 
@@ -21,6 +37,18 @@ CORRECT = {
         CountsOnly,
         BottomHalf,
         HoldsForAShrinker,
+        ResetsTheSlow,
+        ResetsUnseen,
+        ResetsUnderPressure,
+        PollsOnly,
+        ChainedByAnswers,
+        BackInSlices,
+        PerNode,
+        TwoGenerations,
+        BuiltLate,
+        ManyHands,
+        OnlyWhenTight,
+        CallsWithItsBatch,
     )
 }
 """By name."""
