@@ -287,7 +287,7 @@ class Guest:
         watched.watcher = None if self.watcher is None else self.watcher.of_flags(meaning)
         if meaning == "in-flight":
             watched.split = self.machine.backing.split
-            self._scheduler.in_flight_flags.append(flags)
+            self._scheduler.takes.in_flight_flags.append(flags)
         if forget == "taken":
             self.hooks.forget_when_taken.append(flags)
         elif forget == "allocated":

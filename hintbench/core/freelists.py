@@ -186,6 +186,15 @@ class FreeLists(ZoneMemory):
                 raise RuntimeError(f"the list of pfn {pfn:#x} in {self} has no end")
         return (here - self.first_list) % MIGRATE_TYPES
 
+    def pageblock_migratetype(self, pfn: int) -> int:
+        """get_pageblock_migratetype(): 0 UNMOVABLE, 1 MOVABLE, 2 RECLAIMABLE, 3 HIGHATOMIC.
+
+        Raises:
+            ValueError: ``pfn`` is not of this zone.
+        """
+        check_range("pageblock_migratetype", "pfn", pfn, self.start_pfn, self.end_pfn - 1)
+        return int(self.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER])
+
     def scan_range(self, pfn: int, end_pfn: int, min_order: int) -> Block | None:
         """Walk over struct pages up to a free block (:func:`hintbench.core.scan.scan_range`)."""
         check_range("scan_range", "pfn", pfn, 0, self.pages.page_count)

@@ -43,7 +43,7 @@ class RuleChecker(Checker):
             return
         host, scheduler = self.run.guest.host, self.run.scheduler
         batches = host.reported_batches + host.refused_reports
-        takes = scheduler.lock_takes - scheduler.empty_lock_takes
+        takes = scheduler.takes.total - scheduler.takes.empty
         allowed = sum(declared[:2]) * batches
         if len(declared) == 3:
             allowed += declared[2] * self.further_lists
