@@ -2,7 +2,7 @@
 
 Takes under which nothing was isolated, marked or given back are counted apart.
 
-Source: Duyck on v9 2/6: "acquire the lock once ... return the memory" (kernel-facts D3, R3b).
+Source: Duyck on v9 2/6: "acquire the lock once ... return the memory".
 """
 
 from __future__ import annotations

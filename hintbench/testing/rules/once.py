@@ -3,7 +3,8 @@
 A block changes when it is handed out, split, or merged with a block that is newly freed. And put
 back never notifies, or a strategy would tell for ever what it has just told.
 
-Source: kernel-facts R13, R15; FPI_SKIP_REPORT_NOTIFY.
+Source: FPI_SKIP_REPORT_NOTIFY in __putback_isolated_page(); in v9 if_exist() knows the hints of its
+own CPU only, and does not ask where the freed page is itself the head.
 """
 
 from __future__ import annotations
