@@ -39,6 +39,8 @@ cdef class Buddy(BlockHooks):
     @cython.final
     cdef inline int take_block(self, int pfn, int block_order, int order, int migratetype, int reason) except -1
     @cython.final
+    cdef int take_part(self, int head, int block_order, int pfn, int order, int migratetype, int kind) except -1
+    @cython.final
     cdef inline int list_of(self, int order, int migratetype) noexcept
     @cython.final
     cdef inline int charge_block(self, int pfn) except -1

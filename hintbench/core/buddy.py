@@ -284,6 +284,48 @@ class Buddy(BlockHooks):
             self.split.taken(pfn, block_order, order)
         return 0
 
+    def take_part(
+        self,
+        head: cython.int,
+        block_order: cython.int,
+        pfn: cython.int,
+        order: cython.int,
+        migratetype: cython.int,
+        kind: cython.int,
+    ) -> cython.int:
+        """page_del_and_expand() that keeps a part of its caller's choice: an exact replay's.
+
+        Args:
+            head: the free block's first page.
+            block_order: its order.
+            pfn: first page of the part.
+            order: the part's order.
+            migratetype: of the list that the block is on, which the halves go back to.
+            kind: where the part is now, ``TRANSIT`` or ``PCP``.
+        """
+        half: cython.int
+        high: cython.int = block_order
+        self.charge_block(head)
+        self.pages.remove(head)
+        self.nr_free[block_order] -= 1
+        self.free_pages -= 1 << order
+        if migratetype == HIGHATOMIC and self.kernel >= KERNEL_6_12:
+            self.free_highatomic -= 1 << order
+        self.pages.state[head] = TRANSIT | high
+        self.call_block_taken(head, high, REASON_SPLIT if high > order else REASON_ALLOCATION)
+        self.pages.state[head] = 0
+        while high > order:
+            # The half without the part, which begins where that has the other bit.
+            high -= 1
+            half = (pfn ^ (1 << high)) & ~((1 << high) - 1)
+            self.pages.state[half] = BUDDY | high
+            self.pages.add_head(self.list_of(high, migratetype), half)
+            self.nr_free[high] += 1
+        self.pages.state[pfn] = kind | order
+        if self.split is not None:
+            self.split.taken(pfn, block_order, order)
+        return 0
+
     def rmqueue_smallest(self, order: cython.int, migratetype: cython.int) -> cython.int:
         """__rmqueue_smallest(): the first block of the smallest sufficient order; -1 if none."""
         head: cython.int

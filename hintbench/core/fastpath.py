@@ -249,6 +249,45 @@ def _free(
 
 @cython.cfunc
 @cython.inline
+def _zone_that_may_give(
+    sim: Simulation, vcpu: Vcpu, highest_zone: cython.int, no_fragment: cython.bint
+) -> cython.Py_ssize_t:
+    """get_page_from_freelist(), as long as it changes nothing.
+
+    Returns:
+        The place of the zone in the vCPU's zonelist; -1 where only the whole function knows.
+    """
+    at: cython.Py_ssize_t
+    share: cython.longlong
+    for at in range(len(vcpu.zonelist)):
+        zone: Zone = cython.cast(Zone, vcpu.zonelist[at])
+        if no_fragment and zone.node != vcpu.preferred_node:
+            return -1
+        if zone.number <= highest_zone:
+            share = zone.free_pages - zone.free_highatomic - zone.watermark_boost
+            share -= zone.lowmem_reserve[highest_zone]
+            if sim.kernel >= KERNEL_6_12 and not zone.below_high:
+                return at if share > zone.watermark_high else -1
+            if share > zone.watermark_low:
+                return at
+    return -1
+
+
+@cython.cfunc
+@cython.inline
+def _clear(sim: Simulation, vcpu: Vcpu) -> cython.longlong:
+    """The guest clears the page; what that takes [ns], with as many others as do the same."""
+    share: cython.longlong = max(
+        sim.clock.costs.memory_page_ns * (sim.clearing + 1), sim.clock.costs.clear_page_ns
+    )
+    count_latency(sim, 0, CAUSE_ZEROING, share)
+    vcpu.clearing = True
+    sim.clearing += 1
+    return share
+
+
+@cython.cfunc
+@cython.inline
 def _allocate(
     sim: Simulation, vcpu: Vcpu, word: cython.ulonglong, now: cython.longlong
 ) -> cython.bint:
@@ -259,7 +298,6 @@ def _allocate(
     highest_zone: cython.int = ZONE_MOVABLE if flags & FLAG_MOVABLE_ZONE else ZONE_NORMAL
     no_fragment: cython.bint = False
     begun: cython.longlong = now
-    share: cython.longlong
     backed: cython.bint
     pfn: cython.int
     at: cython.Py_ssize_t
@@ -269,24 +307,13 @@ def _allocate(
         no_fragment = vcpu.avoids_fragments
     if sim.slots[slot] <= SLOT_WAITED or migratetype >= HIGHATOMIC:
         return False
-    # get_page_from_freelist(), as long as it changes nothing.
-    for at in range(len(vcpu.zonelist)):
-        zone: Zone = cython.cast(Zone, vcpu.zonelist[at])
-        if no_fragment and zone.node != vcpu.preferred_node:
-            return False
-        if zone.number <= highest_zone:
-            share = zone.free_pages - zone.free_highatomic - zone.watermark_boost
-            share -= zone.lowmem_reserve[highest_zone]
-            if sim.kernel >= KERNEL_6_12 and not zone.below_high:
-                if share <= zone.watermark_high:
-                    return False
-                break
-            if share > zone.watermark_low:
-                break
-        now += sim.clock.costs.zone_fallback_ns
-    else:
+    at = _zone_that_may_give(sim, vcpu, highest_zone, no_fragment)
+    if at < 0:
         return False
-    pcp: PerCpuPages = cython.cast(PerCpuPages, vcpu.pcps[zone.index])
+    now += at * sim.clock.costs.zone_fallback_ns
+    pcp: PerCpuPages = cython.cast(
+        PerCpuPages, vcpu.pcps[cython.cast(Zone, vcpu.zonelist[at]).index]
+    )
     pfn = sim.pages.next[pcp.first_list + migratetype]
     if pfn >= sim.pages.page_count:
         # The list's own head: it is empty.
@@ -302,13 +329,7 @@ def _allocate(
     log_event(sim, now, vcpu.number, EVENT_ALLOCATED, pfn, 0)
     sim.pages.state[pfn] = IN_USE_MOVABLE if migratetype == MOVABLE else IN_USE
     if flags & FLAG_ZERO:
-        share = max(
-            sim.clock.costs.memory_page_ns * (sim.clearing + 1), sim.clock.costs.clear_page_ns
-        )
-        now += share
-        count_latency(sim, 0, CAUSE_ZEROING, share)
-        vcpu.clearing = True
-        sim.clearing += 1
+        now += _clear(sim, vcpu)
     elif flags & FLAG_TOUCHED:
         now += sim.clock.costs.touch_page_ns
     change_used(sim, now, backed)

@@ -25,7 +25,6 @@ STEP: Final = 0
 HOLD: Final = 1
 EDIT: Final = 2
 EVENT: Final = 3
-POINT_NAMES: Final = ("step", "hold", "edit", "event")
 """Where a context can be late: before a step, holding a lock, inside an unlocked edit, before a
 step of a task, an interrupt or the host."""
 
