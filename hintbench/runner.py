@@ -111,19 +111,6 @@ def _instance(kind: str, find: Any, base: type, plugin: Any) -> Any:
     return plugin
 
 
-def _setting(config: GuestConfig, seed: int) -> WorkloadSetting:
-    """What a workload may know of the guest that it is made for."""
-    layout = config.layout()
-    return WorkloadSetting(
-        memory_pages=config.memory_pages,
-        vcpus=config.vcpus,
-        kernel=config.kernel,
-        seed=seed,
-        zones=tuple(zone.name for zone in layout),
-        zone_pages=tuple(zone.managed for zone in layout),
-    )
-
-
 class Run:
     """One simulation in its phases: boot, start, tapes, stop, result.
 
@@ -160,7 +147,7 @@ class Run:
                 " or pass the class"
             )
         strategy.had_its_run = True
-        self.program: Program = self._program(_setting(config, seed))
+        self.program: Program = self._program(WorkloadSetting.of(config, seed))
         initial = self.program.initial
         self.machine = Machine(
             config,
