@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hintbench.testing.explored import Checker
+from hintbench.testing.checker import Checker
 
 if TYPE_CHECKING:
     from hintbench.core.contexts import Context
     from hintbench.reports import Report
-    from hintbench.testing.explored import ExploredRun, Violation
+    from hintbench.testing.explored import ExploredRun
+    from hintbench.testing.outcome import Violation
 
 
 class Race(Checker):

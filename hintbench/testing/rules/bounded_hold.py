@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from hintbench.core.holds import HoldMeter
-from hintbench.testing.explored import Checker
+from hintbench.testing.checker import Checker
 
 
 class RuleChecker(Checker):

@@ -7,7 +7,7 @@ they at the end (`hintbench.core.consistency`).
 Source: Duyck on v9 2/6, "I'm pretty sure this code is not thread safe".
 """
 
-from hintbench.testing.explored import Checker
+from hintbench.testing.checker import Checker
 
 
 class RuleChecker(Checker):

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hintbench.core.constants import PAGEBLOCK_ORDER
-from hintbench.testing.explored import Checker
+from hintbench.testing.checker import Checker
 
 if TYPE_CHECKING:
     from hintbench.core.flags import UnitFlags

@@ -11,7 +11,7 @@ Source: HINTING_THRESHOLD of v9 2/6: what stays below it is never told; page_rep
 
 from __future__ import annotations
 
-from hintbench.testing.explored import Checker
+from hintbench.testing.checker import Checker
 from hintbench.testing.untold import untold_blocks
 
 

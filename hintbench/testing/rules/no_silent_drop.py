@@ -4,7 +4,7 @@ Source: guest_free_page_enqueue() of v9 2/6 returns without a word when its arra
 guest_free_page_try_hinting() forgets all hints when kmalloc() fails; nobody looks for them again.
 """
 
-from hintbench.testing.explored import Checker
+from hintbench.testing.checker import Checker
 from hintbench.testing.untold import untold_blocks
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hintbench.core.constants import OWNER_BUDDY, OWNER_STRATEGY
 from hintbench.hookspecs import Origin
-from hintbench.testing.explored import Checker
+from hintbench.testing.checker import Checker
 from hintbench.testing.holdings import is_held
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hintbench.core.constants import OWNER_STRATEGY
-from hintbench.testing.explored import Checker
+from hintbench.testing.checker import Checker
 
 if TYPE_CHECKING:
     from hintbench.reports import Report
