@@ -72,7 +72,8 @@ class BuildCore(build_ext):
 
         The extensions themselves are kept: those that cythonize() returns have lost `optional`.
         """
-        from Cython import __version__ as cython_version
+        from importlib.metadata import version
+
         from Cython.Build import cythonize
 
         plain = [
@@ -80,7 +81,7 @@ class BuildCore(build_ext):
         ]
         results = cythonize(
             plain,
-            build_dir=str(build_folder / f"cython-{cython_version}"),
+            build_dir=str(build_folder / f"cython-{version('Cython')}"),
             compiler_directives=DIRECTIVES,
             nthreads=jobs if sys.platform == "linux" else 0,
             force=bool(self.force),

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Final, Literal
 
-from hintbench.cells import Pair, match
 from hintbench.directions import better
 from hintbench.errors import ResultFileError, UsageError
+from hintbench.matching import Pair, match
 from hintbench.results import Metric, Result, ResultFile
 from hintbench.seeds import beyond_chance, chance_of, interval
 

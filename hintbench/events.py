@@ -50,7 +50,14 @@ class Event:
         self._set = False
 
     async def wait(self, timeout_ns: int | None = None) -> bool:
-        """Sleep until it is set, at most ``timeout_ns`` of virtual time; whether it was set."""
+        """Sleep until it is set.
+
+        Args:
+            timeout_ns: at most so long [virtual ns]; None: for ever.
+
+        Returns:
+            Whether it was set; False when the time was over before.
+        """
         if timeout_ns is not None:
             timeout_ns = whole_ns("Event.wait: timeout_ns", timeout_ns)
         if self._set:

@@ -8,8 +8,6 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from hintbench.arguments import check_coroutine, whole_ns
-from hintbench.core import scan
-from hintbench.core.constants import KIND_MASK, ORDER_MASK, SLAB
 from hintbench.core.contexts import Context, Park, Step
 from hintbench.core.flags import UnitFlags
 from hintbench.core.hooks import CoreHooks
@@ -17,6 +15,7 @@ from hintbench.core.measures import Integral
 from hintbench.events import Event
 from hintbench.host import Host
 from hintbench.per_cpu import PerCpu, State
+from hintbench.struct_pages import StructPages
 from hintbench.tasks import Scheduler, Task
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ _ATOMIC_SLEEP_NS = 20_000
 MOST_MARKS = 10_000
 
 
-class Guest:
+class Guest(StructPages):
     """The modelled VM, as a strategy sees it.
 
     Attributes:
@@ -42,7 +41,7 @@ class Guest:
         host: who takes memory back.
         costs: the prices, for what a strategy charges itself.
         rng: random numbers that repeat with the seed.
-        machine: the model underneath, for the framework and for tests.
+        machine, scheduler: the model underneath, for the framework and for tests.
         discarded_at_start: whether the host has taken back every free block of order 9 and more
             before the start; a strategy that remembers what it told then begins with that.
     """
@@ -50,12 +49,10 @@ class Guest:
     def __init__(
         self, machine: Machine, scheduler: Scheduler, config: GuestConfig, seed: int
     ) -> None:
+        super().__init__(machine.simulation)
         self.machine = machine
-        self._simulation = machine.simulation
-        self._scheduler = scheduler
         self.scheduler = scheduler
         self._clock = machine.clock
-        self._pages = machine.pages
         self.config = config
         self.discarded_at_start: bool = config.discarded_at_start
         self.kernel: str = config.kernel
@@ -98,7 +95,10 @@ class Guest:
         return self._clock.cpu
 
     def spend(self, ns: int) -> None:
-        """Charge the running context ``ns`` of virtual time.
+        """Charge the running context virtual time.
+
+        Args:
+            ns: how much [virtual ns].
 
         Raises:
             TypeError: ``ns`` is no whole number.
@@ -143,17 +143,20 @@ class Guest:
             raise
         if cpu >= 0 and not delay_ns:
             self._clock.now += self.costs.task_wake_ns
-        return self._scheduler.spawn(coroutine, cpu, name, delay_ns=delay_ns)
+        return self.scheduler.spawn(coroutine, cpu, name, delay_ns=delay_ns)
 
     async def sleep(self, ns: int) -> None:
-        """Give the CPU away for ``ns`` of virtual time; only where sleeping is allowed.
+        """Give the CPU away for a while; only where sleeping is allowed.
+
+        Args:
+            ns: for how long [virtual ns].
 
         Raises:
             TypeError: ``ns`` is no whole number, such as the seconds of ``asyncio.sleep``.
             ValueError: ``ns`` is negative.
         """
         ns = whole_ns("sleep", ns)
-        scheduler = self._scheduler
+        scheduler = self.scheduler
 
         def register(context: Context) -> None:
             scheduler.simulation.schedule(
@@ -197,7 +200,7 @@ class Guest:
         self, context: Context, condition: Callable[[], bool], poll: Callable[[], None] | None
     ) -> None:
         self._spinners = [*self._spinners, (context, condition)]
-        self._scheduler.look_again = self._look_again
+        self.scheduler.look_again = self._look_again
         if poll is not None:
             self.host.acknowledgements.watch(context, poll)
 
@@ -211,33 +214,42 @@ class Guest:
         for context, condition in self._spinners:
             if context.parked == "spin" and not condition():
                 self.host.acknowledgements.unwatch(context)
-                self._scheduler.unpark(context, None)
+                self.scheduler.unpark(context, None)
         self._spinners = [each for each in self._spinners if each[0].parked == "spin"]
         if not self._spinners:
-            self._scheduler.look_again = None
+            self.scheduler.look_again = None
 
     def event(self) -> Event:
         """Something that tasks can wait for."""
-        return Event(self._scheduler, self.costs.task_wake_ns)
+        return Event(self.scheduler, self.costs.task_wake_ns)
 
     def interrupts_off(self) -> AbstractContextManager[None]:
         """``with guest.interrupts_off():`` as local_irq_save(); nests."""
-        return self._scheduler.interrupts_off()
+        return self.scheduler.interrupts_off()
 
     # -- memory of the strategy's own -----------------------------------------------------------
 
     def per_cpu(self, factory: Callable[[], State]) -> PerCpu[State]:
-        """State of which each CPU touches its own only, with interrupts off."""
+        """State of which each CPU touches its own only, with interrupts off.
+
+        Args:
+            factory: makes one CPU's state; called once for each CPU.
+        """
         return PerCpu(self, factory)
 
     async def allocate_buffer(self, size: int) -> bool:
-        """kmalloc(``size`` bytes, GFP_KERNEL): may sleep, so not in atomic context.
+        """kmalloc(size, GFP_KERNEL): may sleep, so not in atomic context.
+
+        It costs `Costs.buffer_ns`, and takes nothing from the guest's memory.
+
+        Args:
+            size: how much [bytes].
 
         Returns:
             Whether there was memory.
         """
         fails = self.buffer_fails is not None and self.buffer_fails()
-        if self._scheduler.atomic or any(zone.lock.held_here for zone in self.zones):
+        if self.scheduler.atomic or any(zone.lock.held_here for zone in self.zones):
             self.violate("atomic-context", f"allocate_buffer({size}) in atomic context", "buffer")
             if self.watcher is not None:
                 # It sleeps all the same: interrupts are on meanwhile, and others run.
@@ -249,11 +261,11 @@ class Guest:
 
     async def _sleep_in_atomic_context(self) -> None:
         """might_sleep() where nobody may: whoever has been kept out comes in."""
-        context = self._scheduler.current
+        context = self.scheduler.current
         if context is None:
             return
         depth, context.interrupts_off = context.interrupts_off, 0
-        self._scheduler.processors.release_soon(context.cpu)
+        self.scheduler.processors.release_soon(context.cpu)
         self._clock.now += _ATOMIC_SLEEP_NS
         await Step()
         context.interrupts_off = depth
@@ -287,56 +299,22 @@ class Guest:
         watched.watcher = None if self.watcher is None else self.watcher.of_flags(meaning)
         if meaning == "in-flight":
             watched.split = self.machine.backing.split
-            self._scheduler.in_flight_flags.append(flags)
+            self.scheduler.takes.in_flight_flags.append(flags)
         if forget == "taken":
             self.hooks.forget_when_taken.append(flags)
         elif forget == "allocated":
             self.hooks.forget_when_allocated.append(flags)
         return flags
 
-    # -- struct page ----------------------------------------------------------------------------
-
-    def zone_of(self, pfn: int) -> Zone:
-        """page_zone(); a pfn that no zone spans belongs to the nearest below it."""
-        zone: Zone = self._simulation.zone_of(pfn)
-        return zone
-
-    def page_ref_count(self, pfn: int) -> int:
-        """The page's reference count. Zero does not mean that the page is free."""
-        self._check(pfn)
-        return scan.ref_count(self._pages, pfn)
-
-    def is_compound(self, pfn: int) -> bool:
-        """PageCompound(): head or tail of a compound page in use."""
-        self._check(pfn)
-        return scan.compound_head(self._pages, pfn) >= 0
-
-    def compound_head(self, pfn: int) -> int:
-        """The head of the compound page around it; itself when it is not compound."""
-        self._check(pfn)
-        head = scan.compound_head(self._pages, pfn)
-        return head if head >= 0 else pfn
-
-    def compound_order(self, pfn: int) -> int:
-        """The order of the compound page around it; 0 when it is not compound."""
-        self._check(pfn)
-        head = scan.compound_head(self._pages, pfn)
-        return self._pages.state[head] & ORDER_MASK if head >= 0 else 0
-
-    def is_slab(self, pfn: int) -> bool:
-        """Whether the page belongs to a slab."""
-        self._check(pfn)
-        head = self._pages.head_of(pfn)
-        return head >= 0 and self._pages.state[head] & KIND_MASK == SLAB
-
-    def _check(self, pfn: int) -> None:
-        if not 0 <= pfn < self._pages.page_count:
-            raise ValueError(f"pfn {pfn:#x} is outside the guest's memory")
-
     # -- telling --------------------------------------------------------------------------------
 
     def count_drop(self, reason: str, count: int = 1) -> None:
-        """A hint was lost; metrics show how many and why."""
+        """A hint was lost; the metric `dropped_hints` shows how many.
+
+        Args:
+            reason: why, in a few words, such as "ring full".
+            count: how many hints.
+        """
         self.drops[reason] = self.drops.get(reason, 0) + count
         if self.watcher is not None:
             self.watcher.dropped(reason, count)
@@ -346,12 +324,20 @@ class Guest:
 
         Whoever looks at a run finds it in ``guest.marks`` as (virtual ns, CPU, name); only the
         first 10,000 are kept.
+
+        Args:
+            name: what has happened.
         """
         if len(self.marks) < MOST_MARKS:
             self.marks.append((self._clock.now, self._clock.cpu, name))
 
     def oops(self, rule: str, text: str) -> None:
-        """The kernel would have died or warned here: a violation of ``rule``, and on it goes."""
+        """The kernel would have died or warned here: a violation, and on it goes.
+
+        Args:
+            rule: which is broken, one of `hintbench.testing.rules`.
+            text: how.
+        """
         self.violate(rule, text, "oops")
 
     def violate(self, rule: str, text: str, kind: str = "") -> None:

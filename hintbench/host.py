@@ -15,7 +15,7 @@ from hintbench.core.constants import (
 from hintbench.core.contexts import Context, Park, Step
 from hintbench.core.measures import Integral
 from hintbench.reports import Completion, Report, nothing
-from hintbench.shared import SharedMemory
+from hintbench.shared_memory import SharedMemory
 from hintbench.tasks import Scheduler
 from hintbench.unmapping import Unmapping
 

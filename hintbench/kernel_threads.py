@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from bisect import bisect_left
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,8 @@ nothing to reclaim here; in the recorded guest of 4 vCPUs kswapd freed no page e
 time is to get a busy CPU: half of a base slice, which is 0.75 ms times three for four CPUs
 (sysctl_sched_base_slice of 6.12).
 """
+KSWAPD_LONGEST_RUN_NS = 10_000_000
+"""What a recording shows later than that belongs to another run."""
 
 
 class KernelThreads:
@@ -65,6 +68,7 @@ class KernelThreads:
         self.frees = TaskFrees(machine.simulation, guest, scheduler)
         self.stopped = False
         self.kswapd_awake = False
+        self._kswapd_ends_ns: Sequence[int] = ()
         self._several_nodes = len({zone.node for zone in machine.zones}) > 1
         self._expires: dict[tuple[int, int], int] = {}
         self._seen: dict[tuple[int, int], tuple[int, ...]] = {}
@@ -207,9 +211,26 @@ class KernelThreads:
         self.kswapd_awake = True
         for zone in self.simulation.zones:
             zone.reclaim_active = True
-        now = self.simulation.clock.now
-        self.simulation.schedule(now + KSWAPD_RUN_NS, RANK_TASK, cpu, self._kswapd)
+        end_ns = self._end_of_run(self.simulation.clock.now)
+        self.simulation.schedule(end_ns, RANK_TASK, cpu, self._kswapd)
         return True
+
+    def reclaim(self, ends_ns: Sequence[int]) -> None:
+        """Let kswapd's runs end when those of a recorded one did, as far as that is known.
+
+        Args:
+            ends_ns: when, rising [virtual ns].
+        """
+        self._kswapd_ends_ns = ends_ns
+
+    def _end_of_run(self, now_ns: int) -> int:
+        """When a run for which kswapd is woken now ends."""
+        at = bisect_left(self._kswapd_ends_ns, now_ns)
+        if at < len(self._kswapd_ends_ns):
+            end_ns = self._kswapd_ends_ns[at]
+            if end_ns - now_ns <= KSWAPD_LONGEST_RUN_NS:
+                return end_ns
+        return now_ns + KSWAPD_RUN_NS
 
     def _kswapd(self) -> None:
         """balance_pgdat(): nothing to reclaim in this model, but the boost ends."""

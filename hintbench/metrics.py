@@ -163,8 +163,8 @@ def locks_per_batch(machine: Machine, guest: Guest) -> Metrics:
         zone.lock.wait_ns[_LOCK_PAYERS[payer]] for zone in machine.zones for payer in strategy
     )
     reported = guest.host.reported_pages * PAGE_SIZE / GIB
-    empty = guest.scheduler.empty_lock_takes
-    useful = guest.scheduler.lock_takes - empty
+    empty = guest.scheduler.takes.empty
+    useful = guest.scheduler.takes.total - empty
     batches = guest.host.reported_batches
     blocks = guest.host.reported_blocks
     return {

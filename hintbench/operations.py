@@ -131,7 +131,17 @@ def encode(
     migratetype: npt.ArrayLike = 0,
     flags: npt.ArrayLike = 0,
 ) -> Codes:
-    """Pack code words; arguments are scalars or arrays, ValueError says which one is wrong."""
+    """Pack code words. Arguments are scalars or arrays, which are broadcast.
+
+    Args:
+        operation: What each does, of `Operation`.
+        order: 0..10.
+        migratetype: Of `Migratetype`.
+        flags: Of `Flag`, or-ed together.
+
+    Raises:
+        ValueError: An argument is out of its range; the message names it.
+    """
     _check_range("operation", np.asarray(operation), max(Operation))
     _check_range("order", np.asarray(order), constants.MAX_PAGE_ORDER)
     _check_range("migratetype", np.asarray(migratetype), max(Migratetype))
@@ -150,37 +160,74 @@ def allocate(
     flags: npt.ArrayLike = Flag.ZERO,
     time_ns: npt.ArrayLike = 0,
 ) -> OperationBlock:
-    """Fill each slot with a block of 2**order pages, none before `time_ns` [virtual ns]."""
+    """Fill each slot with a block. Arguments but the slots may be one value for all of them.
+
+    Args:
+        slots: One for each allocation.
+        order: Each block has 2**order pages.
+        migratetype: Of `Migratetype`.
+        flags: How it is asked for, of `Flag`.
+        time_ns: Not before this virtual time [ns].
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
     return _block(encode(Operation.ALLOCATE, order, migratetype, flags), slots, time_ns)
 
 
 def free(slots: npt.ArrayLike, time_ns: npt.ArrayLike = 0) -> OperationBlock:
-    """Free what each slot holds, waiting for it to be allocated if it is not yet."""
+    """Free what each slot holds, waiting for it to be allocated if it is not yet.
+
+    Args:
+        slots: One for each free.
+        time_ns: Not before this virtual time [ns].
+    """
     return _block(encode(Operation.FREE), slots, time_ns)
 
 
 def touch(slots: npt.ArrayLike, time_ns: npt.ArrayLike = 0) -> OperationBlock:
-    """Touch all pages of what each slot holds."""
+    """Touch all pages of what each slot holds.
+
+    Args:
+        slots: One for each touch.
+        time_ns: Not before this virtual time [ns].
+    """
     return _block(encode(Operation.TOUCH), slots, time_ns)
 
 
 def compute(duration_ns: npt.ArrayLike) -> OperationBlock:
-    """Keep the vCPU busy for each duration [virtual ns]; interrupts are taken meanwhile."""
-    return _block(encode(Operation.COMPUTE), np.zeros_like(duration_ns, np.int32), duration_ns)
+    """Keep the vCPU busy; interrupts are taken meanwhile.
+
+    Args:
+        duration_ns: For how long, one operation each [virtual ns].
+    """
+    return _passing(Operation.COMPUTE, "duration_ns", duration_ns)
 
 
 def idle(duration_ns: npt.ArrayLike) -> OperationBlock:
-    """Leave the vCPU without work for each duration [virtual ns]."""
-    return _block(encode(Operation.IDLE), np.zeros_like(duration_ns, np.int32), duration_ns)
+    """Leave the vCPU without work: tasks run on it for free.
+
+    Args:
+        duration_ns: For how long, one operation each [virtual ns].
+    """
+    return _passing(Operation.IDLE, "duration_ns", duration_ns)
 
 
 def idle_until(time_ns: npt.ArrayLike) -> OperationBlock:
-    """Leave the vCPU without work up to each virtual time [ns]; nothing when it has passed."""
-    return _block(encode(Operation.IDLE_UNTIL), np.zeros_like(time_ns, np.int32), time_ns)
+    """Leave the vCPU without work up to a virtual time; nothing when that has passed.
+
+    Args:
+        time_ns: Until when, one operation each [virtual ns since the tapes began].
+    """
+    return _passing(Operation.IDLE_UNTIL, "time_ns", time_ns)
 
 
 def concatenate(blocks: Iterable[OperationBlock]) -> OperationBlock:
-    """Join blocks one after the other; none give an empty block."""
+    """Join blocks one after the other.
+
+    Args:
+        blocks: Any number of them; none give an empty block.
+    """
     parts = tuple(blocks) or (_block(encode(Operation.FREE), (), 0),)
     return OperationBlock(
         *(np.concatenate([getattr(part, name) for part in parts]) for name in _DTYPES)
@@ -188,11 +235,25 @@ def concatenate(blocks: Iterable[OperationBlock]) -> OperationBlock:
 
 
 def interleave(first: OperationBlock, second: OperationBlock) -> OperationBlock:
-    """Alternate between two equally long blocks, beginning with the first."""
+    """Alternate between two blocks.
+
+    Args:
+        first: Whose operations come first, third ...
+        second: As long as that.
+
+    Raises:
+        ValueError: They are not equally long.
+    """
     if len(first) != len(second):
         raise ValueError(f"blocks of {len(first)} and {len(second)} operations cannot alternate")
     pairs = ((getattr(first, name), getattr(second, name)) for name in _DTYPES)
     return OperationBlock(*(np.column_stack(pair).ravel() for pair in pairs))
+
+
+def _passing(operation: Operation, name: str, time_ns: npt.ArrayLike) -> OperationBlock:
+    """Build a block of operations that use no slot; `name` is that of the argument."""
+    _check_range(name, np.asarray(time_ns), constants.NEVER - 1)
+    return _block(encode(operation), np.zeros_like(time_ns, np.int32), time_ns)
 
 
 def _block(code: Codes, slots: npt.ArrayLike, time_ns: npt.ArrayLike) -> OperationBlock:

@@ -17,13 +17,22 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from hintbench.errors import HintbenchError, PluginError, UnknownNameError, UsageError, describe
 from hintbench.hookspecs import PROJECT
+from hintbench.registry import (
+    OWN,
+    classes_in,
+    contribute,
+    contributed,
+    forget,
+    kind_of,
+    own_class,
+)
 from hintbench.watchdog import watch
 
 if TYPE_CHECKING:
@@ -36,47 +45,8 @@ DISABLE_VARIABLE: Final = "HINTBENCH_DISABLE_PLUGINS"
 LOAD_LIMIT_SECONDS: Final = 60
 """How long the import of a plugin may take, which may import large libraries."""
 
-
-def _own(room: str, *names: str) -> MappingProxyType[str, str]:
-    return MappingProxyType({name: f"hintbench.{room}.{name.replace('-', '_')}" for name in names})
-
-
-OWN_STRATEGIES: Final = _own(
-    "strategies",
-    "none",
-    "oracle",
-    "percpu-array-v9",
-    "bitmap-and-spin",
-    "zone-confined-batching",
-    "sync-hypercall",
-    "zone-bitmap",
-    "page-reporting",
-    "report-then-hold",
-    "shared-state",
-)
-"""Our own strategies by name, with the module of each."""
-
-OWN_WORKLOADS: Final = _own(
-    "workloads",
-    "bulk",
-    "repeat",
-    "rand",
-    "page-fault1",
-    "memhog",
-    "churn",
-    "slab",
-    "zones",
-    "build",
-    "trace",
-)
-"""Our own workloads by name, with the module of each."""
-
-_OWN: Final = {"strategy": OWN_STRATEGIES, "workload": OWN_WORKLOADS}
-
-# What `load_plugin` and the entry points have contributed to this process, by kind and name.
-_contributed: Final[dict[str, dict[str, type[Any]]]] = {"strategy": {}, "workload": {}}
+# The files that were loaded, each with its time and size then and its module.
 _files: Final[dict[Path, tuple[tuple[int, int], ModuleType]]] = {}
-_sources: Final[dict[str, str]] = {}
 
 
 def find_strategy(name: str) -> "type[Strategy]":
@@ -175,28 +145,12 @@ def make(kind: str, plugin: type[Any], parameters: Mapping[str, Any] | None = No
         raise PluginError(name, f"making the {kind}", cause) from error
 
 
-def source_of(plugin: type) -> str:
-    """Say where a strategy or workload comes from.
-
-    Args:
-        plugin: Its class.
-
-    Returns:
-        "hintbench", the distribution that installed it, the path of its file, or its module.
-    """
-    module = plugin.__module__
-    if module in OWN_STRATEGIES.values() or module in OWN_WORKLOADS.values():
-        return PROJECT
-    return _sources.get(module, module)
-
-
 def _find(kind: str, name: str) -> type[Any]:
-    found = _contributed[kind].get(name)
+    found = contributed[kind].get(name)
     if found is not None:
         return found
-    module = _OWN[kind].get(name)
-    if module is not None:
-        return _own_class(kind, name, module)
+    if name in OWN[kind]:
+        return own_class(kind, name)
     broken: list[PluginError] = []
     # The entry point of that very name first: it is nearly always the one, and then all others
     # need not be imported.
@@ -208,12 +162,12 @@ def _find(kind: str, name: str) -> type[Any]:
             if point.name == name:
                 raise
             broken.append(error)
-        if name in _contributed[kind]:
-            return _contributed[kind][name]
+        if name in contributed[kind]:
+            return contributed[kind][name]
     hint = "or load a plugin with -p FILE.py"
     if broken:
         hint += f"; not loaded: {', '.join(error.plugin for error in broken)}"
-    raise UnknownNameError(kind, name, [*_OWN[kind], *_contributed[kind]], hint)
+    raise UnknownNameError(kind, name, [*OWN[kind], *contributed[kind]], hint)
 
 
 def _known(kind: str, broken: list[PluginError] | None) -> dict[str, type[Any]]:
@@ -223,15 +177,8 @@ def _known(kind: str, broken: list[PluginError] | None) -> dict[str, type[Any]]:
         except PluginError as error:
             if broken is not None:
                 broken.append(error)
-    own = {name: _own_class(kind, name, module) for name, module in _OWN[kind].items()}
-    return own | dict(sorted(_contributed[kind].items()))
-
-
-def _own_class(kind: str, name: str, module: str) -> type[Any]:
-    imported = importlib.import_module(module)
-    return next(
-        found for of, found in classes_in(imported, name) if of == kind and found.name == name
-    )
+    own = {name: own_class(kind, name) for name in OWN[kind]}
+    return own | dict(sorted(contributed[kind].items()))
 
 
 def _entry_points() -> "list[EntryPoint]":
@@ -240,7 +187,7 @@ def _entry_points() -> "list[EntryPoint]":
         return []
     from importlib.metadata import entry_points
 
-    own = {*OWN_STRATEGIES.values(), *OWN_WORKLOADS.values()}
+    own = {module for table in OWN.values() for module in table.values()}
     return [point for point in entry_points(group=PROJECT) if point.module not in own]
 
 
@@ -254,13 +201,13 @@ def _load_entry_point(point: "EntryPoint") -> None:
         raise _import_error(point.name, error) from error
     source = point.dist.name if point.dist else point.value
     if isinstance(loaded, type):
-        kind = _kind_of(loaded)
+        kind = kind_of(loaded)
         if kind is None or not getattr(loaded, "name", ""):
             text = f"{point.value} is not a Strategy or Workload with a name"
             raise PluginError(point.name, "", text)
-        _contribute(point.name, [(kind, loaded)], source)
+        contribute(point.name, [(kind, loaded)], source)
     elif isinstance(loaded, ModuleType):
-        _contribute(point.name, list(classes_in(loaded, point.name)), source)
+        contribute(point.name, list(classes_in(loaded, point.name)), source)
     else:
         raise PluginError(point.name, "", f"{point.value} is neither a module nor a class")
 
@@ -286,7 +233,7 @@ def _load_module(name: str) -> ModuleType:
                 f"plugin {name!r} is neither a FILE.py nor the name of a module"
             ) from error
         raise _import_error(name, error) from error
-    _contribute(name, list(classes_in(module, name)), name)
+    contribute(name, list(classes_in(module, name)), name)
     return module
 
 
@@ -311,8 +258,8 @@ def _load_file(plugin: str, by_name: bool) -> ModuleType:
     try:
         with watch(lambda: plugin, limit_seconds=LOAD_LIMIT_SECONDS):
             spec.loader.exec_module(module)
-        _forget(name)
-        _contribute(plugin, list(classes_in(module, plugin)), str(path), by_name)
+        forget(name)
+        contribute(plugin, list(classes_in(module, plugin)), str(path), by_name)
     except PluginError:
         del sys.modules[name]
         raise
@@ -321,75 +268,6 @@ def _load_file(plugin: str, by_name: bool) -> ModuleType:
         raise _import_error(plugin, error, path) from error
     _files[path] = version, module
     return module
-
-
-def _forget(module: str) -> None:
-    """Drop what an earlier version of a file has contributed."""
-    for classes in _contributed.values():
-        for name in [name for name, found in classes.items() if found.__module__ == module]:
-            del classes[name]
-
-
-def _contribute(
-    plugin: str, classes: list[tuple[str, type[Any]]], source: str, by_name: bool = True
-) -> None:
-    """Make classes known by name, unless another plugin has the name already."""
-    if not classes:
-        raise PluginError(plugin, "", "defines no Strategy and no Workload")
-    named: dict[tuple[str, str], type[Any]] = {}
-    for kind, found in classes:
-        namesake = named.setdefault((kind, found.name), found)
-        if namesake is not found:
-            both = f"{namesake.__qualname__} and {found.__qualname__}"
-            raise PluginError(plugin, "", f"{both} have one name, {kind} {found.name!r}")
-        taken = _contributed[kind].get(found.name)
-        if found.name in _OWN[kind] and _OWN[kind][found.name] != found.__module__:
-            raise PluginError(plugin, "", f"{kind} {found.name!r} is one of hintbench's own names")
-        if by_name and taken is not None and taken is not found:
-            other = source_of(taken)
-            raise PluginError(plugin, "", f"{kind} {found.name!r} is already defined by {other}")
-        if kind == "strategy" and found.name not in _OWN[kind]:
-            _check_hooks(found)
-    for kind, found in classes:
-        if found.name in _OWN[kind]:
-            continue  # a table finds it already
-        _contributed[kind].setdefault(found.name, found)
-        _sources.setdefault(found.__module__, source)
-
-
-def _check_hooks(found: type[Any]) -> None:
-    """Misspelt hooks are an error when a plugin is loaded, not when its cell's turn comes."""
-    from hintbench.binding import check_hooks
-
-    check_hooks(found)
-
-
-def classes_in(module: ModuleType, plugin: str) -> Iterator[tuple[str, type[Any]]]:
-    """The plugins that are defined in a module or, for a package, below it, each with its kind.
-
-    Raises:
-        PluginError: One of them has no name of its own.
-    """
-    for found in vars(module).values():
-        if not isinstance(found, type):
-            continue
-        if not f"{found.__module__}.".startswith(f"{module.__name__}."):
-            continue
-        kind = _kind_of(found)
-        # A class with a leading underscore, or that inherits its name, is a base for others.
-        if kind is None or found.__name__.startswith("_"):
-            continue
-        if not vars(found).get("name"):
-            text = f"class {found.__qualname__} has no name of its own: add, say, name = 'mine'"
-            raise PluginError(plugin, "", text)
-        yield kind, found
-
-
-def _kind_of(found: type) -> str | None:
-    """Say what a class is: a strategy, a workload, or neither."""
-    from hintbench.plugin_class import PluginClass
-
-    return found.kind or None if issubclass(found, PluginClass) else None
 
 
 def _import_error(plugin: str, error: BaseException, path: Path | None = None) -> PluginError:

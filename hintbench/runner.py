@@ -147,16 +147,7 @@ class Run:
                 " or pass the class"
             )
         strategy.had_its_run = True
-        layout = config.layout()
-        setting = WorkloadSetting(
-            memory_pages=config.memory_pages,
-            vcpus=config.vcpus,
-            kernel=config.kernel,
-            seed=seed,
-            zones=tuple(zone.name for zone in layout),
-            zone_pages=tuple(zone.managed for zone in layout),
-        )
-        self.program: Program = self._program(setting)
+        self.program: Program = self._program(WorkloadSetting.of(config, seed))
         initial = self.program.initial
         self.machine = Machine(
             config,
@@ -166,20 +157,7 @@ class Run:
             sample_ns,
             empty=initial is not None,
         )
-        costs = config.costs
-        self.scheduler = Scheduler(
-            self.machine.simulation,
-            self.strategy_name,
-            self.machine.irqs_off_until_ns,
-            interrupt_ns=costs.interrupt_ns,
-            switch_ns=costs.task_switch_ns,
-            wake_ns=costs.context_spin_wake_ns,
-        )
-        if config.kernel == "5.0":
-            self.scheduler.atomic_hooks = frozenset({"free_completed", "block_merged"})
-        else:
-            self.scheduler.atomic_hooks = frozenset({"block_merged"})
-        self.machine.simulation.driver = self.scheduler
+        self.scheduler = self._scheduler()
         self.guest = Guest(self.machine, self.scheduler, config, seed)
         self.threads = KernelThreads(self.machine, self.guest, self.scheduler)
         self.threads.hung = self._stuck
@@ -189,6 +167,25 @@ class Run:
         self._follow()
         if config.discarded_at_start:
             self._discard_free()
+
+    def _scheduler(self) -> Scheduler:
+        """Who drives the strategy's coroutines, and what waits in a tape."""
+        costs = self.config.costs
+        scheduler = Scheduler(
+            self.machine.simulation,
+            self.strategy_name,
+            self.machine.irqs_off_until_ns,
+            interrupt_ns=costs.interrupt_ns,
+            switch_ns=costs.task_switch_ns,
+            wake_ns=costs.context_spin_wake_ns,
+        )
+        atomic = {"block_merged"}
+        if self.config.kernel == "5.0":
+            # Its free paths have interrupts off until after this hook; 6.12's do not.
+            atomic.add("free_completed")
+        scheduler.atomic_hooks = frozenset(atomic)
+        self.machine.simulation.driver = scheduler
+        return scheduler
 
     def _program(self, setting: WorkloadSetting) -> Program:
         name = self.workload_name
@@ -212,8 +209,7 @@ class Run:
         try:
             claimed = None if self.off else self.strategy.claims().min_order
         except (Exception, SystemExit) as error:
-            name = self.strategy.name or type(self.strategy).__name__
-            raise PluginError(name, "claims", error) from error
+            raise PluginError(self.strategy_name, "claims", error) from error
         return PAGEBLOCK_ORDER if claimed is None else claimed
 
     def _discard_free(self) -> None:
@@ -240,6 +236,8 @@ class Run:
                 start_ns = self._start()
                 initial = self.program.initial
                 self.threads.start(None if initial is None else initial.vmstat_ticks_ns)
+                if initial is not None:
+                    self.threads.reclaim(initial.kswapd_ends_ns)
                 self.threads.compact(() if initial is None else initial.compaction)
                 self.threads.watch_for_hung_tapes()
                 simulation.begin_vcpus(start_ns)

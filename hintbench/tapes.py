@@ -42,7 +42,11 @@ class Draws:
         self._generator = np.random.PCG64([seed, *stream])
 
     def raw(self, count: int) -> npt.NDArray[np.uint64]:
-        """Draw numbers below 2**64."""
+        """Draw numbers below 2**64.
+
+        Args:
+            count: How many.
+        """
         return np.asarray(self._generator.random_raw(count), dtype=np.uint64)
 
     def below(self, bound: npt.ArrayLike, count: int) -> Indices:
@@ -90,7 +94,11 @@ class Shuffle:
         self._steps = [(keys[i] | np.uint64(1), keys[i + 4]) for i in range(4)]
 
     def __call__(self, positions: npt.ArrayLike) -> Indices:
-        """Look up what stands at positions in 0..size-1."""
+        """Look up what stands at positions.
+
+        Args:
+            positions: In 0..size-1.
+        """
         values = self._mix(np.asarray(positions, dtype=np.uint64))
         outside = np.flatnonzero(values >= self._size)
         while outside.size:
@@ -107,7 +115,12 @@ class Shuffle:
 
 
 def user_flags(order: int, zero: bool = True) -> Flag:
-    """Flags of a user's block: compound above order 0, and cleared unless `zero` is False."""
+    """Flags of a user's block, which is compound above order 0.
+
+    Args:
+        order: Its order.
+        zero: Whether the guest clears it.
+    """
     flags = USER_PAGE if zero else Flag.MOVABLE_ZONE
     return flags | Flag.COMPOUND if order else flags
 
@@ -128,13 +141,26 @@ def spans(start: int, stop: int, most: int = BLOCK_OPERATIONS) -> Iterator[tuple
 
 
 def pieces(make: Callable[[Indices], OperationBlock], slots: Indices) -> Iterator[OperationBlock]:
-    """Do one thing, such as `operations.free`, with each of many slots."""
+    """Do one thing with each of many slots.
+
+    Args:
+        make: What is done, such as `operations.free`.
+        slots: With which, in this order.
+
+    Yields:
+        Blocks of at most `BLOCK_OPERATIONS`.
+    """
     for first, last in spans(0, len(slots)):
         yield make(slots[first:last])
 
 
 def allocate_coded(codes: npt.ArrayLike, slots: npt.ArrayLike) -> OperationBlock:
-    """Allocate slots with packed codes (`operations.encode`), which repeat if they are fewer."""
+    """Allocate slots with packed codes.
+
+    Args:
+        codes: As `operations.encode` packs them; they repeat if they are fewer than the slots.
+        slots: One for each allocation.
+    """
     value = np.asarray(slots, dtype=np.int32)
     pattern = np.atleast_1d(np.asarray(codes, dtype=np.uint32))
     # Rows of the pattern: numpy's own resize takes twenty times as long.
@@ -151,14 +177,33 @@ def allocate_range(
     migratetype: Migratetype = Migratetype.MOVABLE,
     flags: Flag = USER_PAGE,
 ) -> Iterator[OperationBlock]:
-    """Fill slots start..stop-1, one after the other."""
+    """Fill slots, one after the other.
+
+    Args:
+        start: The first slot.
+        stop: The slot after the last.
+        order: Of every block.
+        migratetype: Of every block.
+        flags: Of every allocation.
+
+    Yields:
+        Blocks of at most `BLOCK_OPERATIONS`.
+    """
     for first, last in spans(start, stop):
         slots = np.arange(first, last)
         yield allocate(slots, order=order, migratetype=migratetype, flags=flags)
 
 
 def free_range(start: int, stop: int) -> Iterator[OperationBlock]:
-    """Free slots start..stop-1, one after the other."""
+    """Free slots, one after the other.
+
+    Args:
+        start: The first slot.
+        stop: The slot after the last.
+
+    Yields:
+        Blocks of at most `BLOCK_OPERATIONS`.
+    """
     for first, last in spans(start, stop):
         yield free(np.arange(first, last))
 

@@ -95,10 +95,6 @@ class Watcher:
                 if getattr(call, "__self__", None) is checker:
                     calls[at] = _nobody
 
-    def wants(self, event: str) -> bool:
-        """Whether any checker has a method for an event."""
-        return getattr(self, event) is not _nobody
-
     def of_flags(self, meaning: str) -> FlagWatcher | None:
         """Who watches flags of a meaning; None when nobody does.
 

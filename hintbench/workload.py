@@ -1,7 +1,7 @@
 """What every workload derives from, what it is told about the guest, and what it hands back."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -14,6 +14,7 @@ from hintbench.plugin_class import PluginClass
 if TYPE_CHECKING:
     from hintbench.boot import Machine
     from hintbench.compaction import CompactionRun
+    from hintbench.config import GuestConfig
 
 PAGES_PER_MIB: Final = 256
 MOST_OPERATIONS: Final = 100_000_000_000
@@ -56,8 +57,33 @@ class WorkloadSetting:
         if not (as_on_a_pc and not self.zone_pages) and len(self.zone_pages) != len(self.zones):
             raise ParameterError("setting: zone_pages must give the pages of each of zones")
 
+    @classmethod
+    def of(cls, config: "GuestConfig", seed: int) -> "WorkloadSetting":
+        """What a workload may know of a guest.
+
+        Args:
+            config: The guest.
+            seed: Seed of every random choice.
+        """
+        layout = config.layout()
+        return cls(
+            memory_pages=config.memory_pages,
+            vcpus=config.vcpus,
+            kernel=config.kernel,
+            seed=seed,
+            zones=tuple(zone.name for zone in layout),
+            zone_pages=tuple(zone.managed for zone in layout),
+        )
+
     def pages_of(self, zone: str) -> int:
-        """Managed pages of all zones of one name, 0 when the guest has none."""
+        """Managed pages of all zones of one name.
+
+        Args:
+            zone: The name, such as "Normal".
+
+        Returns:
+            Pages; 0 when the guest has no such zone.
+        """
         if self.zone_pages:
             named = zip(self.zones, self.zone_pages, strict=True)
             return sum(pages for name, pages in named if name == zone)
@@ -87,6 +113,10 @@ class InitialState(Protocol):
     @property
     def timer_phase_ns(self) -> int:
         """A time at which the recorded kernel's timer wheel stood at its beginning [virtual ns]."""
+
+    @property
+    def kswapd_ends_ns(self) -> Sequence[int]:
+        """When runs of the recorded kernel's kswapd ended, as far as is known [virtual ns]."""
 
     @property
     def compaction(self) -> "tuple[CompactionRun, ...]":

@@ -1,12 +1,14 @@
 """Writes the text of kernel traces, and reads what was made of them, for tests."""
 
+import dataclasses
+
 import numpy as np
 
 from hintbench.core.tracepages import GIVE_BACK, HAND_OUT, RETURN, TAKE
 from hintbench.operations import Operation, concatenate
 from hintbench.traces import read_trace
 from hintbench.traces.hidden import HiddenPages, list_steps
-from hintbench.traces.steps import steps_in_order
+from hintbench.traces.steps import Steps, steps_in_order
 
 KERNEL_PAGE = "GFP_KERNEL_ACCOUNT|__GFP_COMP|__GFP_ZERO"
 USER_PAGE = "GFP_HIGHUSER_MOVABLE|__GFP_COMP|__GFP_ZERO"
@@ -75,9 +77,23 @@ class Recording:
         return read_trace(file)
 
 
+def all_steps(found):
+    """The steps of a history, those of one window behind those of another."""
+    windows = list(found.windows())
+    steps = [steps_in_order(window) for window in windows]
+    columns = {
+        field.name: np.concatenate([getattr(some, field.name) for some in steps])
+        for field in dataclasses.fields(Steps)
+    }
+    columns["row"] = np.concatenate(
+        [some.row + window.low for some, window in zip(steps, windows, strict=True)]
+    )
+    return Steps(**columns)
+
+
 def told(found):
     """The steps of a history in words."""
-    steps = steps_in_order(found)
+    steps = all_steps(found)
     return [
         (NAMES[action], pfn, "derived" if derived else "event")
         for action, pfn, derived in zip(

@@ -99,11 +99,16 @@ class TestOne:
         assert hook_owner(hooks["memory_low"]) == "mine"
 
     def test_a_hook_that_waits_returns_its_coroutine(self):
+        seen = []
+
         @hookimpl
         async def guest_started(self, guest):
-            pass
+            seen.append(guest)
 
-        drive(bind_hooks(strategy_with(guest_started=guest_started))["guest_started"]("guest"))
+        waiting = bind_hooks(strategy_with(guest_started=guest_started))["guest_started"]("guest")
+        assert seen == []
+        drive(waiting)
+        assert seen == ["guest"]
 
     def test_another_name_through_specname(self):
         @hookimpl(specname="free_completed")

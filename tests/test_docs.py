@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hintbench.core import BUILD
-from hintbench.plugins import OWN_STRATEGIES
+from hintbench.registry import OWN_STRATEGIES
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -77,7 +77,8 @@ def test_interleaving_alternates():
         (lambda: operations.free(-1), "slots must be whole numbers"),
         (lambda: operations.free([0.5]), "slots must be whole numbers"),
         (lambda: operations.free(1 << 31), "slots must be whole numbers"),
-        (lambda: operations.idle(-1), "time_ns must be whole numbers"),
+        (lambda: operations.idle(-1), "duration_ns must be whole numbers"),
+        (lambda: operations.idle_until(-1), "time_ns must be whole numbers"),
         (lambda: operations.free([1, 2], time_ns=-5), "time_ns must be whole numbers"),
     ],
 )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hintbench import defaults, plugins
+from hintbench import defaults, registry
 from hintbench.core import BUILD, _builds, constants
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -318,8 +318,8 @@ def test_every_plugin_is_listed() -> None:
     assert set(listed.values()) == found
     assert all(name.replace("-", "_") == value.split(".")[-1] for name, value in listed.items())
     # The lists that are there so that nobody has to read entry points first.
-    assert listed == {**plugins.OWN_STRATEGIES, **plugins.OWN_WORKLOADS}
-    assert sorted(defaults.STRATEGIES) == sorted(plugins.OWN_STRATEGIES)
+    assert listed == {**registry.OWN_STRATEGIES, **registry.OWN_WORKLOADS}
+    assert sorted(defaults.STRATEGIES) == sorted(registry.OWN_STRATEGIES)
 
 
 @pytest.mark.parametrize("room", ["strategies", "workloads"])

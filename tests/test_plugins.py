@@ -9,7 +9,7 @@ from typing import Literal, get_origin
 
 import pytest
 
-from hintbench import plugins
+from hintbench import plugins, registry
 from hintbench.errors import ParameterError, PluginError, UnknownNameError, UsageError
 from hintbench.strategy import Strategy
 
@@ -27,10 +27,10 @@ class Mine(Strategy):
 
 
 @pytest.fixture(autouse=True)
-def registry(monkeypatch):
+def only_our_own(monkeypatch):
     """Each test starts from what hintbench brings along, and leaves nothing behind."""
     for kind in ("strategy", "workload"):
-        monkeypatch.setitem(plugins._contributed, kind, {})
+        monkeypatch.setitem(registry.contributed, kind, {})
     monkeypatch.setattr(plugins, "_files", {})
     monkeypatch.delenv(plugins.DISABLE_VARIABLE, raising=False)
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [])
@@ -59,15 +59,15 @@ def write(path, text):
 
 
 class TestOwn:
-    @pytest.mark.parametrize("name", plugins.OWN_STRATEGIES)
+    @pytest.mark.parametrize("name", registry.OWN_STRATEGIES)
     def test_strategy_is_found_by_its_name(self, name):
         found = plugins.find_strategy(name)
         assert found.name == name
         assert issubclass(found, Strategy)
         assert found.summary
-        assert plugins.source_of(found) == "hintbench"
+        assert registry.source_of(found) == "hintbench"
 
-    @pytest.mark.parametrize("name", plugins.OWN_STRATEGIES)
+    @pytest.mark.parametrize("name", registry.OWN_STRATEGIES)
     def test_every_parameter_says_what_it_is(self, name):
         fields = plugins.find_strategy(name).Parameters.model_fields
         for field in fields.values():
@@ -84,7 +84,7 @@ class TestOwn:
 
     def test_known_lists_our_own_first(self, installed):
         installed("aaa", MINE.replace('"mine"', '"aaa"'))
-        assert list(plugins.known_strategies()) == [*plugins.OWN_STRATEGIES, "aaa"]
+        assert list(plugins.known_strategies()) == [*registry.OWN_STRATEGIES, "aaa"]
 
     def test_importing_a_strategy_imports_neither_core_nor_workloads(self):
         code = (
@@ -130,7 +130,7 @@ class TestFiles:
         plugins.load_plugin(path)
         found = plugins.find_strategy("mine")
         assert found.summary == "Tells nobody."
-        assert plugins.source_of(found) == path
+        assert registry.source_of(found) == path
         assert "mine" in plugins.known_strategies()
 
     def test_a_file_is_not_imported_under_its_bare_name(self, tmp_path):
@@ -300,7 +300,7 @@ class TestEntryPoints:
         installed("broken", "1 / 0")
         installed("number", "value = 3", attribute="value")
         broken = []
-        assert list(plugins.known_strategies(broken)) == list(plugins.OWN_STRATEGIES)
+        assert list(plugins.known_strategies(broken)) == list(registry.OWN_STRATEGIES)
         assert [error.plugin for error in broken] == ["broken", "number"]
 
 

@@ -38,7 +38,8 @@ class TestResult:
         assert found.metrics["ratio"] is None
 
     def test_what_json_cannot_hold_does_not_apply(self):
-        assert result(metrics={"ratio": float("nan"), "x": float("inf")}).metrics["ratio"] is None
+        found = result(metrics={"ratio": float("nan"), "x": float("inf"), "y": -float("inf")})
+        assert [found.metrics[name] for name in ("ratio", "x", "y")] == [None] * 3
 
     @pytest.mark.parametrize("digest", ["", "0123", "X" * 16, "0" * 17])
     def test_a_digest_is_16_hex_digits(self, digest):

@@ -16,7 +16,7 @@ from hintbench.defaults import STRATEGIES
 from hintbench.errors import ParameterError, TraceError
 from hintbench.traces import SAMPLE, SAMPLE_PAGES, SAMPLE_PAGES_END, read_trace
 from hintbench.traces.compare import counted, refill_sizes
-from hintbench.traces.history import history
+from hintbench.traces.history import page_history
 from hintbench.traces.program import replayed_rows
 from hintbench.traces.state import free_blocks, read_page_flags
 from hintbench.workloads.trace import TraceReplay
@@ -96,14 +96,14 @@ class TestImport:
 
     def test_nothing_happens_without_an_event(self, trace):
         begin, end = replayed_rows(trace)
-        found = history(trace, read_page_flags(SAMPLE_PAGES), begin=begin, end=end)
+        found = page_history(trace, read_page_flags(SAMPLE_PAGES), begin=begin, end=end)
         assert found.derived == ()
 
 
 class TestReplay:
     def test_modelled_repeats_every_refill_and_drain(self, trace, replays):
         begin, end = replayed_rows(trace)
-        found = history(trace, read_page_flags(SAMPLE_PAGES), begin=begin, end=end)
+        found = page_history(trace, read_page_flags(SAMPLE_PAGES), begin=begin, end=end)
         result = replays[False]
         assert result.violations == {}
         lines = "\n".join(result.notes)

@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hintbench.errors import TraceError
-from hintbench.traces.history import history
+from hintbench.traces.history import page_history
 from hintbench.traces.program import (
     replayed_rows,
 )
 from hintbench.traces.state import free_blocks, read_page_flags, read_page_types
-from recording import Recording, flags, told
+from hintbench.traces.windows import committed_row, order_at
+from recording import Recording, all_steps, flags, told
 
 
 @pytest.fixture
@@ -84,23 +85,23 @@ class TestPageFlags:
 class TestHistory:
     def test_the_ordinary_life_of_a_page(self, recording, tmp_path):
         recording.lock(16).alloc(16).free(16).batched(16).drain(16)
-        found = history(recording.read(tmp_path))
+        found = page_history(recording.read(tmp_path))
         assert told(found) == [
             (name, 16, "event") for name in ("take", "hand out", "give back", "return")
         ]
-        assert found.commit[2] == 3
+        assert committed_row(found.trace, found.paired, 2) == 3
 
     def test_a_steal_takes_its_block_and_a_small_claim_does_not_take_twice(
         self, recording, tmp_path
     ):
         recording.extfrag(16, 0).lock(64).extfrag(64, 8, change=1).extfrag(1024, 10, change=1)
-        assert told(history(recording.read(tmp_path))) == [
+        assert told(page_history(recording.read(tmp_path))) == [
             ("take", pfn, "event") for pfn in (16, 64, 1024)
         ]
 
     def test_a_free_that_missed_the_lists(self, recording, tmp_path):
         recording.alloc(16).free(16).mark("later").lock(16)
-        assert told(history(recording.read(tmp_path))) == [
+        assert told(page_history(recording.read(tmp_path))) == [
             ("hand out", 16, "event"),
             ("give back", 16, "event"),
             ("return", 16, "derived"),
@@ -109,13 +110,13 @@ class TestHistory:
 
     def test_orders_without_lists_return_at_once(self, recording, tmp_path):
         recording.lock(16, 4).alloc(16, 4).free(16, 4)
-        steps = told(history(recording.read(tmp_path)))
+        steps = told(page_history(recording.read(tmp_path)))
         assert [name for name, _, _ in steps] == ["take", "hand out", "give back", "return"]
         recording.lines.clear()
         recording.lock(16, 3).alloc(16, 3).free(16, 3)
         trace = recording.read(tmp_path)
-        assert len(told(history(trace))) == 3
-        assert len(told(history(trace, kernel="5.0"))) == 4
+        assert len(told(page_history(trace))) == 3
+        assert len(told(page_history(trace, kernel="5.0"))) == 4
 
     def test_pages_of_alloc_pages_bulk_are_handed_out_together(self, recording, tmp_path):
         for pfn in (16, 17, 18):
@@ -123,23 +124,24 @@ class TestHistory:
         recording.alloc(40, task="other-7")
         for pfn in (18, 17, 16):
             recording.free(pfn, task="cat-203").batched(pfn, task="cat-203")
-        steps = told(history(recording.read(tmp_path)))[4:]
+        steps = told(page_history(recording.read(tmp_path)))[4:]
         assert steps[:3] == [("hand out", pfn, "derived") for pfn in (18, 17, 16)]
         assert steps[3:] == [("give back", pfn, "event") for pfn in (18, 17, 16)]
 
     def test_a_batched_line_without_its_free(self, recording, tmp_path):
         recording.alloc(16).batched(16)
-        assert told(history(recording.read(tmp_path)))[1] == ("give back", 16, "event")
+        assert told(page_history(recording.read(tmp_path)))[1] == ("give back", 16, "event")
 
     def test_a_huge_page_is_printed_as_order_0_when_batched(self, recording, tmp_path):
         recording.alloc(512, 9).free(512, 9).batched(512).drain(512, 9)
-        found = history(recording.read(tmp_path))
-        assert found.order.tolist() == [9, 9, 9, 9]
+        found = page_history(recording.read(tmp_path))
+        assert all_steps(found).order.tolist() == [9, 9, 9]
+        assert [order_at(found.trace, found.paired, row) for row in range(4)] == [9, 9, 9, 9]
         assert found.derived == ()
 
     def test_lost_events_are_made_up_for(self, recording, tmp_path):
         recording.alloc(16).alloc(16).drain(16).drain(16).alloc(16)
-        steps = told(history(recording.read(tmp_path)))
+        steps = told(page_history(recording.read(tmp_path)))
         assert steps == [
             ("hand out", 16, "event"),
             ("give back", 16, "derived"),
@@ -155,7 +157,7 @@ class TestHistory:
     def test_destinations_of_compaction(self, recording, tmp_path):
         trace = recording.compaction().read(tmp_path)
         free = flags(2048, (1025, 1027), (1030, 1100))
-        found = history(trace, free, begin=4)
+        found = page_history(trace, free, begin=4)
         assert found.derived_counts() == {"compaction": 6}
         taken = [
             pfn for name, pfn, derived in told(found) if (name, derived) == ("take", "derived")
@@ -167,7 +169,7 @@ class TestHistory:
 
     def test_compaction_leaves_wholly_free_pageblocks_alone(self, recording, tmp_path):
         trace = recording.compaction().read(tmp_path)
-        found = history(trace, flags(4096, (1025, 1100), (3072, 4095)), begin=4)
+        found = page_history(trace, flags(4096, (1025, 1100), (3072, 4095)), begin=4)
         assert max(step.pfn for step in found.derived) < 3072
 
     def test_the_dump_decides_where_pages_were(self, recording, tmp_path):
@@ -175,7 +177,7 @@ class TestHistory:
         trace = recording.read(tmp_path)
         begin, end = replayed_rows(trace)
         assert (begin, end) == (3, 6)
-        found = history(trace, flags(64, (20, 23)), begin=begin, end=end)
+        found = page_history(trace, flags(64, (20, 23)), begin=begin, end=end)
         assert found.derived == ()
         assert [int(found.first[pfn]) for pfn in (16, 17, 20, 24)] == [3, 2, 1, 0]
 

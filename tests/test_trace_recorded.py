@@ -17,7 +17,7 @@ from hintbench.runner import Run
 from hintbench.traces import read_trace
 from hintbench.traces.compare import refill_sizes
 from hintbench.traces.contradictions import contradictions
-from hintbench.traces.history import history
+from hintbench.traces.history import page_history
 from hintbench.traces.program import (
     exact_program,
     modelled_program,
@@ -29,9 +29,8 @@ from hintbench.traces.state import (
     read_page_flags,
     read_page_types,
 )
-from hintbench.traces.steps import steps_in_order
 from hintbench.workloads.trace import TraceReplay
-from recording import hidden_pages
+from recording import all_steps, hidden_pages
 from recordings import ABSENT, RECORDINGS
 from small_guest import Silent
 
@@ -66,7 +65,7 @@ class Recorded:
         self.before = read_page_flags(self.folder / "kpageflags-before.u64.gz")
         self.after = read_page_flags(self.folder / "kpageflags-after.u64.gz")
         begin, end = replayed_rows(self.trace)
-        self.history = history(self.trace, self.before, begin=begin, end=end)
+        self.history = page_history(self.trace, self.before, begin=begin, end=end)
         self.guest = load_guest(name)
         self.cpus = self.guest.vcpus
 
@@ -94,7 +93,7 @@ def evolve(recorded, watch=()):
     No step may take a page that is not free, or return one that is.
     """
     free = recorded.before.copy()
-    steps = steps_in_order(recorded.history)
+    steps = all_steps(recorded.history)
     moves = np.flatnonzero((steps.action == TAKE) | (steps.action == RETURN))
     watched = iter(sorted(watch))
     next_row = next(watched, None)

@@ -316,7 +316,8 @@ class TestExact:
         for pfn in range(20, 36):
             recording.alloc(pfn).free(pfn)
         trace = recording.read(tmp_path)
-        modelled_program(trace, free=flags(64, (16, 63)), vcpus=1)
+        program = modelled_program(trace, free=flags(64, (16, 63)), vcpus=1)
+        assert program.operations == 2 * 16
 
     def test_the_phase_of_the_timers(self, recording, tmp_path):
         recording.lock(16)

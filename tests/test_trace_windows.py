@@ -8,7 +8,7 @@ from hintbench import Workload
 from hintbench.operations import concatenate
 from hintbench.traces import SAMPLE, SAMPLE_PAGES, read_trace
 from hintbench.traces.compare import counted, refill_sizes
-from hintbench.traces.history import history
+from hintbench.traces.history import page_history
 from hintbench.traces.program import exact_program, modelled_program, replayed_rows
 from hintbench.traces.state import read_page_flags
 from recording import Recording, flags, hidden_pages
@@ -112,10 +112,18 @@ def test_what_each_event_does(sample, rows):
     trace, free = sample
     begin, end = replayed_rows(trace)
     known = {"begin": begin, "end": end}
-    one = history(trace, free, window_rows=rows, **known)
-    other = history(trace, free, window_rows=777, **known)
-    for name in ("action", "order", "claim", "commit", "first", "last_row"):
+    one = page_history(trace, free, window_rows=rows, **known)
+    other = page_history(trace, free, window_rows=777, **known)
+    for name in ("first", "last_row", "first_row", "first_action", "paired", "claims"):
         assert np.array_equal(getattr(one, name), getattr(other, name)), name
+    for name in ("action", "order", "settles"):
+        whole, pieces = (
+            np.concatenate([getattr(window, name) for window in found.windows()])
+            for found in (one, other)
+        )
+        assert np.array_equal(whole, pieces), name
+    claimed = [window.low + row for window in other.windows() for row in window.claims.tolist()]
+    assert claimed == one.claims.tolist()
     assert one.derived == other.derived
 
 

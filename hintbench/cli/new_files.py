@@ -67,7 +67,7 @@ def write_new_workload(name: str, folder: Path | None = None) -> Path:
 
 def _write_plugin(kind: str, name: str, folder: Path | None) -> Path:
     """Write a strategy or a workload under a name that is free."""
-    from hintbench.plugins import OWN_STRATEGIES, OWN_WORKLOADS
+    from hintbench.registry import OWN_STRATEGIES, OWN_WORKLOADS
 
     module = name.replace("-", "_")
     if not PLUGIN_NAME.fullmatch(name) or not module.isidentifier() or keyword.iskeyword(module):
@@ -155,7 +155,8 @@ def write_new_benchmarks(plugin: str, folder: Path | None = None) -> None:
 
 def _strategies_of(plugin: str) -> list[str]:
     """Names of the strategies that a plugin contributes."""
-    from hintbench.plugins import classes_in, load_plugin
+    from hintbench.plugins import load_plugin
+    from hintbench.registry import classes_in
 
     module = load_plugin(plugin)
     found = [each.name for kind, each in classes_in(module, plugin) if kind == "strategy"]

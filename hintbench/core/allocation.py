@@ -216,10 +216,32 @@ def reserve_step(sim: Simulation, vcpu: Vcpu) -> cython.int:
 
 
 @cython.cfunc
+@cython.inline
+def _take_from(sim: Simulation, vcpu: Vcpu, zone: Zone) -> cython.int:
+    """rmqueue(): from this CPU's list, which is refilled when it is empty, or under the lock."""
+    pfn: cython.int
+    if not pcp_allowed(sim.kernel, vcpu.order):
+        sim.clock.now += sim.clock.costs.direct_path_ns
+        vcpu.phase = DIRECT_TAKE
+        return requeue_at(sim, vcpu.number, sim.clock.now)
+    pcp: PerCpuPages = cython.cast(PerCpuPages, vcpu.pcps[zone.index])
+    # Fewer pages are batch freed after an allocation (rmqueue_pcplist()).
+    pcp.free_count >>= 1
+    sim.clock.now += sim.clock.costs.pcp_hit_ns
+    pfn = pcp.pop(vcpu.order, vcpu.migratetype)
+    if pfn < 0:
+        vcpu.phase = REFILL
+        return requeue_at(sim, vcpu.number, sim.clock.now)
+    vcpu.pfn = pfn
+    if _next_phase(vcpu, zone) == HAND_OVER:
+        return hand_over(sim, vcpu)
+    vcpu.phase = RESERVE
+    return requeue_at(sim, vcpu.number, sim.clock.now)
+
+
+@cython.cfunc
 def find_zone(sim: Simulation, vcpu: Vcpu) -> cython.int:
     """get_page_from_freelist(): the first zone that may give a page, from ``zone_at`` on."""
-    order: cython.int = vcpu.order
-    pfn: cython.int
     count: cython.int = len(vcpu.zonelist)
     while True:
         while vcpu.zone_at < count:
@@ -227,24 +249,8 @@ def find_zone(sim: Simulation, vcpu: Vcpu) -> cython.int:
             if vcpu.no_fragment and zone.node != vcpu.preferred_node:
                 # Locality is worth more than a whole pageblock.
                 break
-            if zone.number <= vcpu.highest_zone and _may_use(sim, zone, vcpu, order):
-                if not pcp_allowed(sim.kernel, order):
-                    sim.clock.now += sim.clock.costs.direct_path_ns
-                    vcpu.phase = DIRECT_TAKE
-                    return requeue_at(sim, vcpu.number, sim.clock.now)
-                pcp: PerCpuPages = cython.cast(PerCpuPages, vcpu.pcps[zone.index])
-                # Fewer pages are batch freed after an allocation (rmqueue_pcplist()).
-                pcp.free_count >>= 1
-                sim.clock.now += sim.clock.costs.pcp_hit_ns
-                pfn = pcp.pop(order, vcpu.migratetype)
-                if pfn >= 0:
-                    vcpu.pfn = pfn
-                    if _next_phase(vcpu, zone) == HAND_OVER:
-                        return hand_over(sim, vcpu)
-                    vcpu.phase = RESERVE
-                    return requeue_at(sim, vcpu.number, sim.clock.now)
-                vcpu.phase = REFILL
-                return requeue_at(sim, vcpu.number, sim.clock.now)
+            if zone.number <= vcpu.highest_zone and _may_use(sim, zone, vcpu, vcpu.order):
+                return _take_from(sim, vcpu, zone)
             sim.clock.now += sim.clock.costs.zone_fallback_ns
             vcpu.zone_at += 1
         if vcpu.no_fragment:

@@ -12,7 +12,7 @@ cdef class Auditor(EventListener):
     cdef public unsigned char[::1] untold
     cdef public unsigned char[::1] told_order
     cdef unsigned int serial
-    cdef readonly long long events, allocations, frees, isolations, put_backs
+    cdef readonly long long events, allocations, frees, isolations
     cdef int event(self, long long time_ns, int cpu, int kind, int pfn, int order) except -1
     cdef int block_taken(self, int pfn, int order, int reason) except -1
     cpdef int give(self, int pfn, int order) except -1

@@ -68,7 +68,7 @@ class Auditor(EventListener):
         journal: called with events, for stories.
         page_calls: by kind of event (``EVENT_...``), tuples of what is called with (CPU, kind, pfn,
             order); None when nothing is.
-        allocations, frees, isolations, put_backs: events seen.
+        allocations, frees, isolations: events seen.
     """
 
     def __init__(
@@ -91,7 +91,6 @@ class Auditor(EventListener):
         self.allocations = 0
         self.frees = 0
         self.isolations = 0
-        self.put_backs = 0
 
     def begin(self, zones: list[Any]) -> None:
         """Enter what the buddy allocators hold at the start."""
@@ -145,7 +144,6 @@ class Auditor(EventListener):
             if self.notice is not None:
                 self.notice(kind, pfn, order)
         elif kind == EVENT_PUT_BACK:
-            self.put_backs += 1
             self._move(pfn, order, OWNER_STRATEGY, OWNER_BUDDY, "is put back")
             if self.notice is not None:
                 self.notice(kind, pfn, order)

@@ -155,41 +155,17 @@ class Backing:
         Returns:
             The virtual nanoseconds of the refaults (not charged here).
         """
-        missing: cython.int
-        unit: cython.int
-        last: cython.int
-        page: cython.int
         small: cython.int = 0
-        counted: cython.int = 0
         huge: cython.int = 0
-        brought: cython.int = 0
+        brought: cython.int
         cost: cython.longlong
-        missing = (1 << order) - self.backed_pages(pfn, order)
-        if missing == 0:
+        if self.backed_pages(pfn, order) == 1 << order:
             return 0
         if self.huge_granule:
-            unit = pfn >> PAGEBLOCK_ORDER
-            last = (pfn + (1 << order) - 1) >> PAGEBLOCK_ORDER
-            while unit <= last:
-                if (
-                    self.backed_pages(unit << PAGEBLOCK_ORDER, PAGEBLOCK_ORDER) == 0
-                    and not self.small_units[unit]
-                ):
-                    brought += self._back_unit(unit)
-                    self._count_early(unit << PAGEBLOCK_ORDER, PAGEBLOCK_PAGES)
-                    huge += 1
-                unit += 1
-        if huge == 0 or order < PAGEBLOCK_ORDER or self.backed_pages(pfn, order) != (1 << order):
-            for page in range(pfn, pfn + (1 << order)):
-                if not self.is_backed(page):
-                    self.words[page >> 6] |= _ONE << (page & 63)
-                    small += 1
-                    counted += 1
-                if page & (PAGEBLOCK_PAGES - 1) == PAGEBLOCK_PAGES - 1:
-                    self._count_early(page, counted)
-                    counted = 0
-            self._count_early(pfn, counted)
-        brought += small
+            huge = self._bring_units(pfn, order)
+        if huge == 0 or order < PAGEBLOCK_ORDER or self.backed_pages(pfn, order) != 1 << order:
+            small = self._bring_pages(pfn, order)
+        brought = huge * PAGEBLOCK_PAGES + small
         self.small_refaults += small
         self.huge_refaults += huge
         self.refaulted_pages += brought
@@ -199,6 +175,38 @@ class Backing:
             return 0
         cost = small * self.clock.costs.refault_small_ns
         return cost + huge * self.clock.costs.refault_huge_ns
+
+    def _bring_units(self, pfn: cython.int, order: cython.int) -> cython.int:
+        """Bring back, as huge pages, the 2 MiB units of a block that lack every page; how many."""
+        unit: cython.int = pfn >> PAGEBLOCK_ORDER
+        last: cython.int = (pfn + (1 << order) - 1) >> PAGEBLOCK_ORDER
+        huge: cython.int = 0
+        while unit <= last:
+            if (
+                self.backed_pages(unit << PAGEBLOCK_ORDER, PAGEBLOCK_ORDER) == 0
+                and not self.small_units[unit]
+            ):
+                self._back_unit(unit)
+                self._count_early(unit << PAGEBLOCK_ORDER, PAGEBLOCK_PAGES)
+                huge += 1
+            unit += 1
+        return huge
+
+    def _bring_pages(self, pfn: cython.int, order: cython.int) -> cython.int:
+        """Bring back, one by one, the pages of a block that are not backed; how many."""
+        page: cython.int
+        small: cython.int = 0
+        counted: cython.int = 0
+        for page in range(pfn, pfn + (1 << order)):
+            if not self.is_backed(page):
+                self.words[page >> 6] |= _ONE << (page & 63)
+                small += 1
+                counted += 1
+            if page & (PAGEBLOCK_PAGES - 1) == PAGEBLOCK_PAGES - 1:
+                self._count_early(page, counted)
+                counted = 0
+        self._count_early(pfn, counted)
+        return small
 
     def populate(self, pfn: int, order: int) -> int:
         """:meth:`fault` by a call of the guest's; what it takes [ns], not charged."""
@@ -220,7 +228,7 @@ class Backing:
         first: cython.int = unit * _WORDS_PER_UNIT
         for index in range(first, first + _WORDS_PER_UNIT):
             self.words[index] = _ALL
-        return PAGEBLOCK_PAGES
+        return 0
 
     def is_huge(self, pfn: int) -> bool:
         """Whether the host maps the 2 MiB unit around a page as one huge page."""

@@ -1,15 +1,12 @@
 cimport cython
 
-from hintbench.core.clock cimport VirtualClock
-from hintbench.core.hooks cimport Block, CoreHooks, HookPoint
+from hintbench.core.blockhooks cimport BlockHooks
 from hintbench.core.pages cimport Pages
 from hintbench.core.retained cimport RetainedSplit
 
 
-cdef class Buddy:
+cdef class Buddy(BlockHooks):
     cdef readonly Pages pages
-    cdef readonly VirtualClock clock
-    cdef public CoreHooks hooks
     cdef readonly int kernel
     cdef readonly int start_pfn
     cdef readonly int end_pfn
@@ -23,13 +20,12 @@ cdef class Buddy:
     cdef public bint below_high
     cdef public bint boosted
     cdef public bint reclaim_active
-    cdef public bint quiet, editing_refused
+    cdef public bint quiet
     cdef public object claim
     cdef public long long visits
     cdef public int claim_order
     cdef public long long high_watermark_pages
     cdef public RetainedSplit split
-    cdef Block last_block
     # where a merge stands whose block_merged hook waits
     cdef public object waiting
     cdef public int merge_pfn, merge_order, merge_type
@@ -40,23 +36,17 @@ cdef class Buddy:
     @cython.final
     cdef inline int finish_free(self, int pfn, int order, int migratetype, int to_tail, int origin, int freed_pfn, int freed_order) except -1
     @cython.final
-    cdef inline int _tell_freed(self, int pfn, int order, int freed_pfn, int freed_order, int origin) except -1
-    @cython.final
-    cdef inline Block block_at(self, int pfn, int order)
-    @cython.final
     cdef int rmqueue_smallest(self, int order, int migratetype) except -2
     @cython.final
     cdef inline int take_block(self, int pfn, int block_order, int order, int migratetype, int reason) except -1
+    @cython.final
+    cdef int take_part(self, int head, int block_order, int pfn, int order, int migratetype, int kind) except -1
     @cython.final
     cdef inline int list_of(self, int order, int migratetype) noexcept
     @cython.final
     cdef inline int charge_block(self, int pfn) except -1
     @cython.final
-    cdef inline bint concerns(self, HookPoint point, int pfn, int order) except? -1
-    @cython.final
     cdef inline int call_block_taken(self, int pfn, int order, int reason) except -1
-    @cython.final
-    cdef int _tell_taken(self, int pfn, int order, int reason) except -1
     @cython.final
     cdef int set_pageblock_types(self, int pfn, int order, int migratetype) except -1
     @cython.final

@@ -10,7 +10,7 @@ from typing import Any
 import cython
 
 if cython.compiled:
-    from cython.cimports.cpython.ref import PyObject, _Py_REFCNT
+    from cython.cimports.hintbench.core.blockhooks import BlockHooks
     from cython.cimports.hintbench.core.clock import VirtualClock
     from cython.cimports.hintbench.core.constants import (
         BUDDY,
@@ -21,24 +21,16 @@ if cython.compiled:
         NR_PAGE_ORDERS,
         ORIGIN_PUT_BACK,
         PAGEBLOCK_ORDER,
-        PAYER_HOOK,
         REASON_ALLOCATION,
         REASON_MERGE,
         REASON_SPLIT,
         TAIL,
         TRANSIT,
     )
-    from cython.cimports.hintbench.core.flags import UnitFlags
-    from cython.cimports.hintbench.core.hooks import (
-        Block,
-        HookPoint,
-        call_block_freed,
-        check_range,
-        make_block,
-        refuse_to_wait,
-    )
+    from cython.cimports.hintbench.core.hooks import check_range
     from cython.cimports.hintbench.core.pages import Pages
 else:
+    from hintbench.core.blockhooks import BlockHooks
     from hintbench.core.clock import VirtualClock
     from hintbench.core.constants import (
         BUDDY,
@@ -49,26 +41,18 @@ else:
         NR_PAGE_ORDERS,
         ORIGIN_PUT_BACK,
         PAGEBLOCK_ORDER,
-        PAYER_HOOK,
         REASON_ALLOCATION,
         REASON_MERGE,
         REASON_SPLIT,
         TAIL,
         TRANSIT,
     )
-    from hintbench.core.flags import UnitFlags
-    from hintbench.core.hooks import (
-        Block,
-        HookPoint,
-        check_range,
-        make_block,
-        refuse_to_wait,
-    )
+    from hintbench.core.hooks import check_range
     from hintbench.core.pages import Pages
 
 
 @cython.cclass
-class Buddy:
+class Buddy(BlockHooks):
     """Free lists per order and migratetype over a range of pages.
 
     Args:
@@ -77,6 +61,7 @@ class Buddy:
         kernel: ``KERNEL_5_0`` or ``KERNEL_6_12``.
         start_pfn: first page, the zone's start.
         end_pfn: one behind the last page.
+        hooks: who listens; None for nobody.
 
     Attributes:
         free_pages: NR_FREE_PAGES.
@@ -103,9 +88,8 @@ class Buddy:
         end_pfn: int,
         hooks: Any = None,
     ) -> None:
+        BlockHooks.__init__(self, clock, hooks)
         self.pages = pages
-        self.clock = clock
-        self.hooks = hooks
         self.kernel = kernel
         self.start_pfn = start_pfn
         self.end_pfn = end_pfn
@@ -126,8 +110,6 @@ class Buddy:
         self.claim = None
         self.visits = 0
         self.claim_order = 0
-        self.editing_refused = False
-        self.last_block = None
         self.waiting = None
         self.merge_pfn = 0
         self.merge_order = 0
@@ -188,10 +170,8 @@ class Buddy:
         freed_order: cython.int,
     ) -> cython.int:
         """The merge loop of __free_one_page(), from wherever it stands."""
-        point: HookPoint
         buddy: cython.int = pfn
         buddy_type: cython.int
-        begun: cython.longlong
         # While a hook waited, the page in hand was marked; its head may now end up inside a block.
         self.pages.state[pfn] = TAIL
         while order < MAX_PAGE_ORDER:
@@ -218,12 +198,9 @@ class Buddy:
                 and origin != ORIGIN_PUT_BACK
                 and self.concerns(self.hooks.block_merged, pfn, order)
             ):
-                point = self.hooks.block_merged
                 # The page in hand is on no list; the hook may drop the lock.
                 self.pages.state[pfn] = TRANSIT | order
-                begun = point.begin(self.clock)
-                waiting = point.function(self.hooks.guest, self.clock.cpu, self, pfn, order)
-                point.end(self.clock, begun)
+                waiting = self.tell_merged(self.hooks.block_merged, pfn, order)
                 if waiting is not None:
                     self.waiting = waiting
                     self.merge_pfn = pfn
@@ -262,107 +239,19 @@ class Buddy:
         if self.claim is not None and order >= self.claim_order:
             self.claim(pfn, order)
         if self.hooks is not None and self.hooks.block_freed is not None and not self.quiet:
-            self._tell_freed(pfn, order, freed_pfn, freed_order, origin)
+            self.tell_freed(pfn, order, freed_pfn, freed_order, origin)
         return order
-
-    def _tell_freed(
-        self,
-        pfn: cython.int,
-        order: cython.int,
-        freed_pfn: cython.int,
-        freed_order: cython.int,
-        origin: cython.int,
-    ) -> cython.int:
-        """Fire block_freed for a block that is on its free list now."""
-        point: HookPoint = self.hooks.block_freed
-        payer: cython.int = self.clock.payer
-        begun: cython.longlong
-        if not self.concerns(point, pfn, order):
-            return 0
-        # Named here, so that it stays what it is while the hook frees something itself.
-        freed: Block = self.block_at(freed_pfn, freed_order)
-        self.hooks.in_block_freed = True
-        # HookPoint.begin() and end(), without a call.
-        begun = self.clock.now
-        self.clock.payer = PAYER_HOOK
-        try:
-            if cython.compiled:
-                outcome = call_block_freed(
-                    point.function,
-                    self.hooks.guest,
-                    self.clock.cpu,
-                    self,
-                    pfn,
-                    order,
-                    freed,
-                    origin,
-                )
-            else:
-                outcome = point.function(
-                    self.hooks.guest, self.clock.cpu, self, pfn, order, freed, origin
-                )
-        finally:
-            self.hooks.in_block_freed = False
-        self.clock.payer = payer
-        point.spent[payer] += self.clock.now - begun
-        if outcome is not None:
-            refuse_to_wait(point, outcome)
-        return 0
-
-    def block_at(self, pfn: cython.int, order: cython.int) -> Block:
-        """A :class:`Block`; the last one serves again if it is the same or nobody has it."""
-        if cython.compiled and self.last_block is not None:
-            if self.last_block.pfn == pfn and self.last_block.order == order:
-                return self.last_block
-            if _Py_REFCNT(cython.cast(cython.pointer(PyObject), self.last_block)) == 1:
-                self.last_block.pfn = pfn
-                self.last_block.order = order
-                return self.last_block
-        self.last_block = make_block(pfn, order, self)
-        return self.last_block
 
     def call_block_taken(
         self, pfn: cython.int, order: cython.int, reason: cython.int
     ) -> cython.int:
-        """A block has left its free list: flags that do not outlive this go, the hook fires."""
+        """A block has left its free list: whoever wants to hear of that is told."""
         if self.clock.digest.listener is None and (
             self.hooks is None
             or (self.hooks.block_taken is None and len(self.hooks.forget_when_taken) == 0)
         ):
             return 0
-        return self._tell_taken(pfn, order, reason)
-
-    def _tell_taken(self, pfn: cython.int, order: cython.int, reason: cython.int) -> cython.int:
-        """Somebody wants to hear of a block that has left its list."""
-        begun: cython.longlong
-        if self.clock.digest.listener is not None:
-            self.clock.digest.listener.block_taken(pfn, order, reason)
-        if self.hooks is None:
-            return 0
-        if self.hooks.forget_when_taken:
-            for flags in self.hooks.forget_when_taken:
-                cython.cast(UnitFlags, flags).forget(pfn, order)
-        if self.hooks.block_taken is not None:
-            point: HookPoint = self.hooks.block_taken
-            if self.concerns(point, pfn, order):
-                self.editing_refused = True
-                begun = point.begin(self.clock)
-                try:
-                    outcome = point.function(self.hooks.guest, self, pfn, order, reason)
-                finally:
-                    self.editing_refused = False
-                point.end(self.clock, begun)
-                if outcome is not None:
-                    refuse_to_wait(point, outcome)
-        return 0
-
-    def concerns(self, point: HookPoint, pfn: cython.int, order: cython.int) -> cython.bint:
-        """Whether a block concerns a hook; the test's cost is charged either way."""
-        if point.cost_ns:
-            point.charge_test(self.clock)
-        if order < point.min_order:
-            return False
-        return point.flags is None or point.flags.any_set(pfn, order) != 0
+        return self.tell_taken(pfn, order, reason)
 
     def take_block(
         self,
@@ -394,6 +283,48 @@ class Buddy:
             self.pages.state[upper] = BUDDY | high
             self.pages.add_head(self.list_of(high, migratetype), upper)
             self.nr_free[high] += 1
+        if self.split is not None:
+            self.split.taken(pfn, block_order, order)
+        return 0
+
+    def take_part(
+        self,
+        head: cython.int,
+        block_order: cython.int,
+        pfn: cython.int,
+        order: cython.int,
+        migratetype: cython.int,
+        kind: cython.int,
+    ) -> cython.int:
+        """page_del_and_expand() that keeps a part of its caller's choice: an exact replay's.
+
+        Args:
+            head: the free block's first page.
+            block_order: its order.
+            pfn: first page of the part.
+            order: the part's order.
+            migratetype: of the list that the block is on, which the halves go back to.
+            kind: where the part is now, ``TRANSIT`` or ``PCP``.
+        """
+        half: cython.int
+        high: cython.int = block_order
+        self.charge_block(head)
+        self.pages.remove(head)
+        self.nr_free[block_order] -= 1
+        self.free_pages -= 1 << order
+        if migratetype == HIGHATOMIC and self.kernel >= KERNEL_6_12:
+            self.free_highatomic -= 1 << order
+        self.pages.state[head] = TRANSIT | high
+        self.call_block_taken(head, high, REASON_SPLIT if high > order else REASON_ALLOCATION)
+        self.pages.state[head] = 0
+        while high > order:
+            # The half without the part, which begins where that has the other bit.
+            high -= 1
+            half = (pfn ^ (1 << high)) & ~((1 << high) - 1)
+            self.pages.state[half] = BUDDY | high
+            self.pages.add_head(self.list_of(high, migratetype), half)
+            self.nr_free[high] += 1
+        self.pages.state[pfn] = kind | order
         if self.split is not None:
             self.split.taken(pfn, block_order, order)
         return 0

@@ -24,9 +24,7 @@ if cython.compiled:
         FLAG_ZERO,
         GIVE_BACK,
         HAND_OUT,
-        HIGHATOMIC,
         ISOLATED,
-        KERNEL_6_12,
         KIND_MASK,
         ORDER_MASK,
         ORIGIN_DIRECT_FREE,
@@ -34,9 +32,7 @@ if cython.compiled:
         PAGEBLOCK_ORDER,
         PAGEBLOCK_PAGES,
         PCP,
-        REASON_SPLIT,
         TAKE,
-        TRANSIT,
     )
     from cython.cimports.hintbench.core.fallback import move_free_blocks
     from cython.cimports.hintbench.core.flags import UnitFlags
@@ -60,9 +56,7 @@ else:
         FLAG_ZERO,
         GIVE_BACK,
         HAND_OUT,
-        HIGHATOMIC,
         ISOLATED,
-        KERNEL_6_12,
         KIND_MASK,
         ORDER_MASK,
         ORIGIN_DIRECT_FREE,
@@ -70,9 +64,7 @@ else:
         PAGEBLOCK_ORDER,
         PAGEBLOCK_PAGES,
         PCP,
-        REASON_SPLIT,
         TAKE,
-        TRANSIT,
     )
     from hintbench.core.fallback import move_free_blocks
     from hintbench.core.flags import UnitFlags
@@ -158,9 +150,7 @@ def _take(sim: Simulation, vcpu: Vcpu, zone: Zone) -> cython.int:
     head: cython.int = pages.head_of(pfn)
     state: cython.int = pages.state[head] if head >= 0 else 0
     high: cython.int = state & ORDER_MASK
-    high_before: cython.int
     migratetype: cython.int
-    other: cython.int
     if (state & KIND_MASK) == ISOLATED:
         return 0
     if (state & KIND_MASK) != BUDDY or high < order:
@@ -181,29 +171,7 @@ def _take(sim: Simulation, vcpu: Vcpu, zone: Zone) -> cython.int:
         _claim(zone, head, high, migratetype)
     else:
         migratetype = zone.list_type(head, high)
-    zone.charge_block(head)
-    pages.remove(head)
-    zone.nr_free[high] -= 1
-    zone.free_pages -= 1 << order
-    if migratetype == HIGHATOMIC and zone.kernel >= KERNEL_6_12:
-        zone.free_highatomic -= 1 << order
-    pages.state[head] = TRANSIT | high
-    zone.call_block_taken(head, high, REASON_SPLIT if high > order else 0)
-    pages.state[head] = 0
-    high_before = high
-    while high > order:
-        # The half without the page goes back to the head of its list, as expand() does.
-        high -= 1
-        if pfn & (1 << high):
-            other = pfn & ~((1 << (high + 1)) - 1)
-        else:
-            other = (pfn & ~((1 << high) - 1)) + (1 << high)
-        pages.state[other] = BUDDY | high
-        pages.add_head(zone.list_of(high, migratetype), other)
-        zone.nr_free[high] += 1
-    pages.state[pfn] = PCP | order
-    if zone.split is not None:
-        zone.split.taken(pfn, high_before, order)
+    zone.take_part(head, high, pfn, order, migratetype, PCP)
     sim.taken_by_order[order] += 1
     sim.clock.digest.add(sim.clock.now, vcpu.number, EVENT_TAKEN, pfn, order)
     return 1

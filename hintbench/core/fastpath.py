@@ -249,6 +249,19 @@ def _free(
 
 @cython.cfunc
 @cython.inline
+@cython.exceptval(check=False)
+def _clear(sim: Simulation, vcpu: Vcpu) -> cython.longlong:
+    """The guest clears the page; what that takes [ns], with as many others as do the same."""
+    share: cython.longlong = sim.clock.costs.memory_page_ns * (sim.clearing + 1)
+    share = max(share, sim.clock.costs.clear_page_ns)
+    count_latency(sim, 0, CAUSE_ZEROING, share)
+    vcpu.clearing = True
+    sim.clearing += 1
+    return share
+
+
+@cython.cfunc
+@cython.inline
 def _allocate(
     sim: Simulation, vcpu: Vcpu, word: cython.ulonglong, now: cython.longlong
 ) -> cython.bint:
@@ -269,7 +282,7 @@ def _allocate(
         no_fragment = vcpu.avoids_fragments
     if sim.slots[slot] <= SLOT_WAITED or migratetype >= HIGHATOMIC:
         return False
-    # get_page_from_freelist(), as long as it changes nothing.
+    # get_page_from_freelist(), as long as it changes nothing; apart it is slower (docs/speed.md).
     for at in range(len(vcpu.zonelist)):
         zone: Zone = cython.cast(Zone, vcpu.zonelist[at])
         if no_fragment and zone.node != vcpu.preferred_node:
@@ -302,13 +315,7 @@ def _allocate(
     log_event(sim, now, vcpu.number, EVENT_ALLOCATED, pfn, 0)
     sim.pages.state[pfn] = IN_USE_MOVABLE if migratetype == MOVABLE else IN_USE
     if flags & FLAG_ZERO:
-        share = max(
-            sim.clock.costs.memory_page_ns * (sim.clearing + 1), sim.clock.costs.clear_page_ns
-        )
-        now += share
-        count_latency(sim, 0, CAUSE_ZEROING, share)
-        vcpu.clearing = True
-        sim.clearing += 1
+        now += _clear(sim, vcpu)
     elif flags & FLAG_TOUCHED:
         now += sim.clock.costs.touch_page_ns
     change_used(sim, now, backed)
@@ -349,9 +356,8 @@ def run_fast(sim: Simulation) -> cython.bint:
     Returns:
         Whether there was one.
     """
-    # Of any migratetype, too.
-    allowed: cython.uint = FLAG_ZERO | FLAG_TOUCHED | FLAG_ATOMIC | FLAG_NORETRY | 0x700
-    allowed |= FLAG_NO_KSWAPD | FLAG_MOVABLE_ZONE | FLAG_COMPOUND
+    allowed: cython.uint = FLAG_ZERO | FLAG_TOUCHED | FLAG_ATOMIC | FLAG_NORETRY
+    allowed |= FLAG_NO_KSWAPD | FLAG_MOVABLE_ZONE | FLAG_COMPOUND | 0x700  # of any migratetype
     mask: cython.int = sim.winner.leaves - 1
     first: cython.int
     before: cython.longlong = sim.progress
@@ -389,7 +395,6 @@ def run_fast(sim: Simulation) -> cython.bint:
         sim.clock.payer = PAYER_THREAD
         sim.clock.context = first
         sim.progress += 1
-        if cython.compiled:
-            if sim.progress & _SIGNAL_CHECK_MASK == 0:
-                PyErr_CheckSignals()
+        if cython.compiled and sim.progress & _SIGNAL_CHECK_MASK == 0:
+            PyErr_CheckSignals()
     return sim.progress != before

@@ -31,6 +31,9 @@ class UnitFlags:
     that wrote it last: if that is another one, ``flag_contended_ns`` is paid for the line, else
     ``flag_ns``. A test costs what its caller says, with :class:`HookFilter` or ``guest.spend``.
 
+    A block is given by its first page and its order; one unit by any page of it. Blocks that are
+    not inside the guest's memory, and orders above 10, are refused with ``ValueError``.
+
     Args:
         name: shown in messages.
         order: the unit's order.

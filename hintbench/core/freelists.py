@@ -42,7 +42,15 @@ class FreeLists(ZoneMemory):
         ZoneMemory.__init__(self, *arguments, **where)
 
     def free_order(self, pfn: cython.int) -> cython.int:
-        """The order of the free block whose head is ``pfn``; -1 when it heads none (PageBuddy)."""
+        """PageBuddy() and buddy_order(): what a page says of itself, for nothing.
+
+        Args:
+            pfn: any page.
+
+        Returns:
+            The order of the free block that it heads; -1 when it heads none, or lies in another
+            zone. Without the lock it may be another one at the next look.
+        """
         state: cython.int
         if not (self.start_pfn <= pfn < self.end_pfn):
             return -1
@@ -54,7 +62,14 @@ class FreeLists(ZoneMemory):
     def free_block_of(self, pfn: cython.int) -> Block | None:
         """The free block that encloses ``pfn``, found by looking at its heads order by order.
 
-        As v9's get_buddy_page(); None when the page is not in the buddy allocator.
+        As v9's get_buddy_page(). It costs `Costs.head_lookup_ns`, and the price of a list entry
+        where the head was last touched by another CPU.
+
+        Args:
+            pfn: any page.
+
+        Returns:
+            The block; None when the page is not in the buddy allocator.
         """
         order: cython.int
         head: cython.int
@@ -136,6 +151,9 @@ class FreeLists(ZoneMemory):
             migratetype: its migratetype.
             without: leave out blocks of which every unit carries this flag.
             limit: stop after so many found; 0 for all. Every block looked at is charged.
+
+        Raises:
+            ValueError: there is no such list.
         """
         found: list = []
         self._check_list(order, migratetype)
@@ -151,14 +169,30 @@ class FreeLists(ZoneMemory):
         return found
 
     def first_free(self, order: int, migratetype: int) -> int:
-        """The first block of a free list; -1 when it is empty. For inspection: it costs nothing."""
+        """The head of a free list's first block; -1 when it is empty. For inspection, for nothing.
+
+        Args:
+            order: order of the list.
+            migratetype: its migratetype.
+
+        Raises:
+            ValueError: there is no such list.
+        """
         self._check_list(order, migratetype)
         head = self.list_of(order, migratetype)
         pfn = self.pages.next[head]
         return -1 if pfn == head else pfn
 
     def list_empty(self, order: int, migratetype: int) -> bool:
-        """Whether one free list has no block; as list_empty(), it may be asked without the lock."""
+        """list_empty(): whether a free list has no block. It may be asked without the lock.
+
+        Args:
+            order: order of the list.
+            migratetype: its migratetype.
+
+        Raises:
+            ValueError: there is no such list.
+        """
         self._check_list(order, migratetype)
         return not self.has_free(order, migratetype)
 
@@ -185,6 +219,15 @@ class FreeLists(ZoneMemory):
             if steps > self.pages.page_count:
                 raise RuntimeError(f"the list of pfn {pfn:#x} in {self} has no end")
         return (here - self.first_list) % MIGRATE_TYPES
+
+    def pageblock_migratetype(self, pfn: int) -> int:
+        """get_pageblock_migratetype(): 0 UNMOVABLE, 1 MOVABLE, 2 RECLAIMABLE, 3 HIGHATOMIC.
+
+        Raises:
+            ValueError: ``pfn`` is not of this zone.
+        """
+        check_range("pageblock_migratetype", "pfn", pfn, self.start_pfn, self.end_pfn - 1)
+        return int(self.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER])
 
     def scan_range(self, pfn: int, end_pfn: int, min_order: int) -> Block | None:
         """Walk over struct pages up to a free block (:func:`hintbench.core.scan.scan_range`)."""

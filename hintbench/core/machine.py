@@ -151,8 +151,19 @@ def _touch(sim: Simulation, vcpu: Vcpu) -> cython.int:
         before = sim.backing.backed_pages(pfn, order)
         touch_pages(sim, vcpu, pfn, order, False)
         sim.backing.used.change(sim.clock.now, (1 << order) - before)
-    sim.touches += 1
     return end_free(sim, vcpu)
+
+
+@cython.cfunc
+def _finish(sim: Simulation, vcpu: Vcpu) -> cython.int:
+    """The tape has ended."""
+    vcpu.phase = FINISHED
+    vcpu.idle = True
+    sim.running -= 1
+    vcpu.finished_ns = sim.clock.now
+    if sim.clock.now > sim.last_ns:
+        sim.last_ns = sim.clock.now
+    return sim.block(vcpu)
 
 
 @cython.cfunc
@@ -164,13 +175,7 @@ def _next_operation(sim: Simulation, vcpu: Vcpu) -> cython.int:
     operation: cython.int
     when: cython.longlong = 0
     if vcpu.position >= vcpu.length and not vcpu.next_block():
-        vcpu.phase = FINISHED
-        vcpu.idle = True
-        sim.running -= 1
-        vcpu.finished_ns = sim.clock.now
-        if sim.clock.now > sim.last_ns:
-            sim.last_ns = sim.clock.now
-        return sim.block(vcpu)
+        return _finish(sim, vcpu)
     vcpu.idle = False
     word = vcpu.words[vcpu.position]
     code = word & _CODE_MASK

@@ -6,6 +6,7 @@ from hintbench.core.contexts cimport Context
 from hintbench.core.locks cimport LockRequest, LockTimeline
 from hintbench.core.processors cimport Processors
 from hintbench.core.simulation cimport Simulation
+from hintbench.core.takes cimport LockTakes
 
 
 cdef extern from *:
@@ -25,10 +26,10 @@ cdef class CoreScheduler:
     cdef readonly VirtualClock clock
     cdef readonly Processors processors
     cdef readonly Accounts accounts
+    cdef readonly LockTakes takes
     cdef readonly object rules
     cdef readonly list hooks
     cdef readonly list contexts
-    cdef public list in_flight_flags
     cdef public Context current
     cdef public object look_again
     cdef public object restored
@@ -36,10 +37,7 @@ cdef class CoreScheduler:
     cdef public long long next_number
     cdef public int off_in_hook
     cdef long long wake_ns
-    cdef readonly long long lock_takes, empty_lock_takes
-    cdef unsigned long long in_hand(self) except? 0
     cdef int take_lock(self, Context context, LockTimeline lock) except -1
-    cpdef int end_take(self, Context context) except -1
     cpdef int resume(self, Context context, long long began_ns=*) except -1
     cpdef int enter(self, Context context) except -1
     cdef int advance(self, Context context, long long began_ns) except -1

@@ -19,21 +19,21 @@ if cython.compiled:
         ROLE_TASK,
     )
     from cython.cimports.hintbench.core.contexts import Context, Park, Step
-    from cython.cimports.hintbench.core.flags import UnitFlags
     from cython.cimports.hintbench.core.locks import LockRequest, LockTimeline
     from cython.cimports.hintbench.core.processors import Processors
     from cython.cimports.hintbench.core.scheduler import send
     from cython.cimports.hintbench.core.simulation import Simulation, requeue_at
+    from cython.cimports.hintbench.core.takes import LockTakes
     from cython.cimports.hintbench.core.vcpu import Vcpu
     from cython.cimports.hintbench.core.zone import Zone
 else:
     from hintbench.core.accounts import Accounts
     from hintbench.core.constants import ROLE_HOOK, ROLE_INTERRUPT, ROLE_TASK
     from hintbench.core.contexts import Context, Park, Step
-    from hintbench.core.flags import UnitFlags
     from hintbench.core.locks import LockRequest, LockTimeline
     from hintbench.core.processors import Processors
     from hintbench.core.simulation import Simulation, requeue_at
+    from hintbench.core.takes import LockTakes
     from hintbench.core.vcpu import Vcpu
     from hintbench.core.zone import Zone
 
@@ -45,8 +45,6 @@ else:
 MAY_SLEEP = "memory_low"
 """The one hook of a vCPU, not of a task, that may sleep."""
 _FIRST_TASK_NUMBER = 1 << 16
-_MULTIPLIER = cython.declare(cython.ulonglong, 0x9E3779B97F4A7C15)
-_MASK_64 = cython.declare(cython.ulonglong, 0xFFFFFFFFFFFFFFFF)
 
 
 @cython.cclass
@@ -66,14 +64,12 @@ class CoreScheduler:
         accounts: whose CPU time it was.
         hooks: by CPU, the hook of its tape that waits.
         contexts: the tasks that have not ended.
-        in_flight_flags: what the strategy marks what is in its hands with.
         look_again: called after every advance of a context while somebody spins.
         restored: called when the running context has switched interrupts on again, by
             ``with guest.interrupts_off()``; None: nobody listens.
         atomic_hooks: hooks that run with interrupts off.
         off_in_hook: how many sections that switch interrupts off a plain hook in a tape is in.
-        lock_takes, empty_lock_takes: takes of zone locks by the strategy's contexts, and those
-            among them under which nothing was isolated, marked or given back.
+        takes: how often the strategy's contexts took zone locks.
     """
 
     def __init__(
@@ -89,12 +85,12 @@ class CoreScheduler:
         self.clock = simulation.clock
         self.rules = rules
         self.accounts = Accounts()
+        self.takes = LockTakes(simulation)
         self.processors = Processors(
             simulation, irqs_off_until_ns, self, self.accounts, interrupt_ns, switch_ns
         )
         self.hooks = self.processors.hooks
         self.contexts = []
-        self.in_flight_flags = []
         self.current = None
         self.look_again = None
         self.restored = None
@@ -102,14 +98,12 @@ class CoreScheduler:
         self.next_number = _FIRST_TASK_NUMBER
         self.off_in_hook = 0
         self.wake_ns = wake_ns
-        self.lock_takes = 0
-        self.empty_lock_takes = 0
 
     def dismantle(self) -> None:
         """The run is over: let go of whoever waits in it."""
         self.processors.dismantle()
         self.contexts.clear()
-        self.in_flight_flags.clear()
+        self.takes.in_flight_flags.clear()
         self.current = None
         self.look_again = None
         self.restored = None
@@ -172,9 +166,7 @@ class CoreScheduler:
         if context.pending_irqs_on:
             self.rules.check_interrupts_off(context, lock)
         if not context.is_of_kernel() and lock.of_zone:
-            self.lock_takes += 1
-            context.took = True
-            context.take_seen = self.in_hand()
+            self.takes.begin(context)
         if context.role == ROLE_HOOK:
             vcpu = self.simulation.vcpus[context.cpu]
             vcpu.lock_wait += waited
@@ -182,34 +174,7 @@ class CoreScheduler:
 
     def taken_in_place(self) -> None:
         """A plain hook or an interrupt handler took a zone lock by ``with``."""
-        self.lock_takes += 1
-        if self.current is not None:
-            self.current.took = True
-            self.current.take_seen = self.in_hand()
-
-    def end_take(self, context: Context) -> cython.int:
-        """What a context finds under the lock that it took is in its hands by now, or nowhere.
-
-        Called before others run, who have something in their hands as well.
-        """
-        if context.took:
-            self.empty_lock_takes += context.take_seen == self.in_hand()
-            context.took = False
-        return 0
-
-    @cython.overflowcheck(False)
-    def in_hand(self) -> cython.ulonglong:
-        """What changes with every block isolated, held, given back or marked as in flight."""
-        seen: cython.ulonglong = 1
-        zone: Zone
-        flags: UnitFlags
-        for zone in self.simulation.zones:
-            seen = (seen * _MULTIPLIER + zone.isolations) & _MASK_64
-            seen = (seen * _MULTIPLIER + zone.isolated_pages) & _MASK_64
-            seen = (seen * _MULTIPLIER + zone.held_pages) & _MASK_64
-        for flags in self.in_flight_flags:
-            seen = (seen * _MULTIPLIER + flags.count) & _MASK_64
-        return seen
+        self.takes.begin(self.current)
 
     def enter(self, context: Context) -> cython.int:
         """What happens now is the context's doing."""
@@ -248,7 +213,7 @@ class CoreScheduler:
         finally:
             self.current = outer
             self.accounts.book(context, self.clock.now)
-            self.end_take(context)
+            self.takes.end(context)
         if ended:
             return 1
         self._wait(context, request)

@@ -48,7 +48,7 @@ cdef class Simulation:
     cdef public int claim_order
     # counters
     cdef public object truth
-    cdef public long long operations, allocations, frees, touches, failed, refault_stall_ns
+    cdef public long long operations, allocations, frees, failed, refault_stall_ns
     cdef public long long kswapd_wakes, slow_paths
     cdef readonly long long[::1] taken_by_order, drained_by_order
     cdef readonly long long[::1] refills, drains

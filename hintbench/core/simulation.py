@@ -118,7 +118,6 @@ class Simulation:
         self.operations = 0
         self.allocations = 0
         self.frees = 0
-        self.touches = 0
         self.failed = 0
         self.refault_stall_ns = 0
         self.truth = truth

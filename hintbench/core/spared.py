@@ -10,21 +10,15 @@ import cython
 if cython.compiled:
     from cython.cimports.hintbench.core.buddy import Buddy
     from cython.cimports.hintbench.core.constants import (
-        BUDDY,
         HIGHATOMIC,
         NR_PAGE_ORDERS,
-        REASON_ALLOCATION,
-        REASON_SPLIT,
         TRANSIT,
     )
 else:
     from hintbench.core.buddy import Buddy
     from hintbench.core.constants import (
-        BUDDY,
         HIGHATOMIC,
         NR_PAGE_ORDERS,
-        REASON_ALLOCATION,
-        REASON_SPLIT,
         TRANSIT,
     )
 
@@ -59,43 +53,8 @@ def take_spared(
                 part = pfn
                 while part < pfn + (1 << current):
                     if not any(named[part : part + (1 << order)]):
-                        _take_part(zone, pfn, current, part, order, kind)
+                        zone.take_part(pfn, current, part, order, kind, TRANSIT)
                         return part
                     part += 1 << order
                 pfn = zone.pages.next[pfn]
     return -1
-
-
-@cython.cfunc
-@cython.exceptval(-1)
-def _take_part(
-    zone: Buddy,
-    head: cython.int,
-    high: cython.int,
-    pfn: cython.int,
-    order: cython.int,
-    migratetype: cython.int,
-) -> cython.int:
-    """page_del_and_expand() that keeps a part of its caller's choice."""
-    whole: cython.int = high
-    other: cython.int
-    zone.charge_block(head)
-    zone.pages.remove(head)
-    zone.nr_free[high] -= 1
-    zone.free_pages -= 1 << order
-    zone.pages.state[head] = TRANSIT | high
-    zone.call_block_taken(head, high, REASON_SPLIT if high > order else REASON_ALLOCATION)
-    zone.pages.state[head] = 0
-    while high > order:
-        high -= 1
-        if pfn & (1 << high):
-            other = pfn & ~((1 << (high + 1)) - 1)
-        else:
-            other = (pfn & ~((1 << high) - 1)) + (1 << high)
-        zone.pages.state[other] = BUDDY | high
-        zone.pages.add_head(zone.list_of(high, migratetype), other)
-        zone.nr_free[high] += 1
-    zone.pages.state[pfn] = TRANSIT | order
-    if zone.split is not None:
-        zone.split.taken(pfn, whole, order)
-    return 0

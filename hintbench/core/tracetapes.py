@@ -16,6 +16,7 @@ else:
 _C_TAKE = cython.declare(cython.int, tracepages.TAKE)
 _C_HAND_OUT = cython.declare(cython.int, tracepages.HAND_OUT)
 _C_GIVE_BACK = cython.declare(cython.int, tracepages.GIVE_BACK)
+_C_RETURN = cython.declare(cython.int, tracepages.RETURN)
 _C_DEFERRED = cython.declare(cython.int, DEFERRED)
 _C_SETTLES = cython.declare(cython.int, SETTLES)
 _C_GFP_BITS = cython.declare(cython.uint, 0xFFFF)
@@ -149,7 +150,7 @@ class TapeWalk:
             if what == _C_TAKE:
                 self.refill_ns[self.cpu[row]] = self.time_ns[row]
             if what != _C_HAND_OUT and what != _C_GIVE_BACK:
-                if what != _C_TAKE and (what or self.settles[row] == _C_SETTLES):
+                if what == _C_RETURN or self.settles[row] == _C_SETTLES:
                     self.refill_ns[self.cpu[row]] = -1
                 continue
             if out_at < left_outs and left_out[out_at] == row:

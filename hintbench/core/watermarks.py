@@ -177,9 +177,16 @@ class ZoneMemory(Buddy):
         return self.free_pages - self.free_highatomic > least
 
     def watermark_ok(self, mark: int, order: int = 0, highest_zone: int = 0) -> bool:
-        """zone_watermark_ok(): whether free pages are above ``mark`` pages for such a request.
+        """zone_watermark_ok(): whether enough pages are free for a request; it costs nothing.
 
-        ``highest_zone`` 0, as page reporting asks, leaves the lowmem reserve out.
+        Args:
+            mark: free pages must be above this.
+            order: of the request; a block of that order must be free as well.
+            highest_zone: number of the highest zone that it may use, whose lowmem_reserve has to
+                stay; 0, as page reporting asks, leaves that out.
+
+        Raises:
+            ValueError: an argument is out of range.
         """
         check_range("watermark_ok", "order", order, 0, MAX_PAGE_ORDER)
         check_range("watermark_ok", "highest_zone", highest_zone, 0, MAX_NR_ZONES - 1)

@@ -248,15 +248,6 @@ class Zone(FreeLists):
 
     # -- pageblocks -----------------------------------------------------------------------------
 
-    def pageblock_migratetype(self, pfn: int) -> int:
-        """get_pageblock_migratetype(): 0 UNMOVABLE, 1 MOVABLE, 2 RECLAIMABLE, 3 HIGHATOMIC.
-
-        Raises:
-            ValueError: ``pfn`` is not of this zone.
-        """
-        check_range("pageblock_migratetype", "pfn", pfn, self.start_pfn, self.end_pfn - 1)
-        return int(self.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER])
-
     def set_pageblock_migratetype(self, pfn: int, migratetype: int) -> None:
         """set_pageblock_migratetype(): change the type of the one pageblock around ``pfn``.
 

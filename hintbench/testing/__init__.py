@@ -6,7 +6,10 @@ does the same in anybody's pytest run.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hintbench.testing.conformance import StrategyConformance
 
 __all__ = ["StrategyConformance"]
 

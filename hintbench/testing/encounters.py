@@ -10,8 +10,6 @@ import random
 from collections.abc import Sequence
 from typing import Any, Final
 
-import numpy as np
-
 from hintbench.boot import pcp_batch
 from hintbench.operations import Flag, Migratetype, Operation, encode
 from hintbench.testing.guests import ZONE_LAYOUTS, small_guest
@@ -79,7 +77,7 @@ def everybody_spins(rng: random.Random, kernels: Sequence[str]) -> Scenario:
     waits = [(cpu, encode(Operation.IDLE_UNTIL), 0, 8_000_000) for cpu in range(vcpus)]
     return Scenario(
         guest=small_guest(kernels[0], "tiny", rng.choice(SLOW_HOSTS), vcpus),
-        operations=_operations(waits),
+        operations=Operations.from_rows(waits),
         faults=faults,
         family="everybody spins",
     )
@@ -102,7 +100,7 @@ def split_and_merged(rng: random.Random, kernels: Sequence[str]) -> Scenario:
         (0, encode(Operation.IDLE_UNTIL), 0, _CROSSING_NS + 80_000),
         (0, encode(Operation.FREE), _LARGEST_OF_CROSSING, 0),
     ]
-    operations = join([_crossing(0, 2, _CROSSING_NS), _operations(last)])
+    operations = join([_crossing(0, 2, _CROSSING_NS), Operations.from_rows(last)])
     return Scenario(guest, operations, faults=tuple(sorted(faults)), family="split and merged")
 
 
@@ -155,7 +153,7 @@ def _crossing(slot: int, vcpus: int, after_ns: int = _AFTER_NS) -> Operations:
     table.append((1, encode(Operation.IDLE_UNTIL), 0, _CROSSING_NS))
     table.append((*rows[-1], 0))
     table += [(cpu, encode(Operation.IDLE_UNTIL), 0, at_ns) for cpu, at_ns in waits]
-    return _operations(table)
+    return Operations.from_rows(table)
 
 
 # -- depletion: large blocks are isolated while only small ones are free --------------------------
@@ -179,14 +177,4 @@ def _depletion(slot: int, zone_pages: int) -> Operations:
     last = slot + 2 + small
     table.append((1, free, slot + 2 + small // 2 & ~1, 0))
     table += [(1, single, last + at, 0) for at in range(40)]
-    return _operations(table)
-
-
-def _operations(table: list[tuple[Any, ...]]) -> Operations:
-    columns = np.array(table, dtype=np.int64)
-    return Operations(
-        columns[:, 0].astype(np.int8),
-        columns[:, 1].astype(np.uint32),
-        columns[:, 2].astype(np.int32),
-        columns[:, 3],
-    )
+    return Operations.from_rows(table)

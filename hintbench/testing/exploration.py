@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from hintbench.testing.explored import Checker, ExploredRun, Outcome, Violation
+from hintbench.testing.checker import Checker
+from hintbench.testing.explored import ExploredRun
 from hintbench.testing.families import OPERATIONS, draw_scenario, is_busy, tiny_scenario
 from hintbench.testing.handfuls import handful_scenario
+from hintbench.testing.outcome import Outcome, Violation
 from hintbench.testing.races import races_of
 from hintbench.testing.rules import RULES
 from hintbench.testing.scenario import EDIT, HOLD, STEP, Scenario

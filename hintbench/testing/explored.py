@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hintbench.strategy import Strategy
     from hintbench.testing.races.race import Race
 
-__all__ = ["RACE", "Checker", "ExploredRun", "Outcome", "ScheduleStoppedError", "Violation"]
+__all__ = ["RACE", "ExploredRun", "Outcome", "Violation"]
 
 LATE_LIMIT_NS: Final = 10_000_000_000
 """How long after the stop something may still happen that should not [virtual ns]."""

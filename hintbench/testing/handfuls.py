@@ -11,10 +11,8 @@ import random
 from collections.abc import Sequence
 from typing import Final
 
-import numpy as np
-
 from hintbench.operations import Flag, Migratetype, Operation, encode
-from hintbench.testing.encounters import everybody_spins, split_and_merged
+from hintbench.testing.encounters import DRAINED, everybody_spins, split_and_merged
 from hintbench.testing.faults import (
     AT_ANSWER,
     AT_RESTORE,
@@ -51,8 +49,6 @@ MOST_RESTORES: Final = 24
 """About so often a strategy's tasks and hooks switch interrupts on in such a scenario."""
 LATE_NS: Final = 4_000_000
 """Longer than strategies wait for an interrupt before they look for themselves [virtual ns]."""
-DRAINED: Final = 1_000
-"""Batches of a list that is emptied."""
 _FREE: Final = int(encode(Operation.FREE))
 
 _Row = tuple[int, int, int, int]
@@ -74,15 +70,9 @@ def handful_scenario(seed: int, kernels: Sequence[str]) -> Scenario:
     host = rng.choice(("device", "small-granule", "slow", *sorted(HOSTS)))
     guest = small_guest(kernel, rng.choice(LAYOUTS), host, vcpus, khugepaged=rng.random() < 0.2)
     rows = _rows(rng, vcpus)
-    table = np.array(rows, dtype=np.int64)
     return Scenario(
         guest=guest,
-        operations=Operations(
-            table[:, 0].astype(np.int8),
-            table[:, 1].astype(np.uint32),
-            table[:, 2].astype(np.int32),
-            table[:, 3],
-        ),
+        operations=Operations.from_rows(rows),
         preemptions=_preemptions(rng, len(rows)),
         faults=_faults(rng, vcpus),
         seed=seed,

@@ -79,7 +79,7 @@ class NestedRun(WatchedRun):
         outer, off = scheduler.current, scheduler.off_in_hook
         hook = self.hook
         if outer is not None:
-            scheduler.end_take(outer)
+            scheduler.takes.end(outer)
         key, suspended = NEVER, 0
         if clock.cpu >= 0:
             # Inside another's step an interrupt might spin for that one, which cannot go on before.

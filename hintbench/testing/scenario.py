@@ -78,6 +78,17 @@ class Operations:
     value: npt.NDArray[np.int32]
     time_ns: npt.NDArray[np.int64]
 
+    @classmethod
+    def from_rows(cls, rows: Sequence[tuple[Any, ...]]) -> Operations:
+        """Operations from (vCPU, code, slot or 0, time) of each."""
+        table = np.array(rows, dtype=np.int64)
+        return cls(
+            table[:, 0].astype(np.int8),
+            table[:, 1].astype(np.uint32),
+            table[:, 2].astype(np.int32),
+            table[:, 3],
+        )
+
     def __len__(self) -> int:
         return len(self.code)
 

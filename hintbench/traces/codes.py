@@ -16,7 +16,6 @@ from hintbench.traces.start import pcp_type
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from hintbench.traces.history import History
     from hintbench.traces.steps import Steps
     from hintbench.traces.windows import Window
 
@@ -77,7 +76,7 @@ def code_tables() -> tuple[npt.NDArray[np.uint32], ...]:
     )
 
 
-def allocation_codes(found: History | Window, steps: Steps) -> npt.NDArray[np.uint32]:
+def allocation_codes(found: Window, steps: Steps) -> npt.NDArray[np.uint32]:
     """Codes of allocations. Compaction takes movable pages, alloc_pages_bulk unmovable ones."""
     trace = found.trace
     by_compaction = trace.flags[steps.row] & tracewords.BY_KCOMPACTD != 0
@@ -114,7 +113,7 @@ def _encode(
     )
 
 
-def _flags(found: History | Window, steps: Steps) -> npt.NDArray[np.uint32]:
+def _flags(found: Window, steps: Steps) -> npt.NDArray[np.uint32]:
     """How each block was asked for; one that nobody announced is written by its owner."""
     told = allocation_flags(found.trace.flags[steps.row])
     return np.where(steps.derived, np.uint32(Flag.TOUCHED), told).astype(np.uint32)

@@ -102,61 +102,6 @@ class PageHistory:
         return windows_of(self)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class History(PageHistory):
-    """A trace, understood, with what each of its events does.
-
-    Attributes:
-        action: For each row TAKE, HAND_OUT, GIVE_BACK, RETURN or NOTHING; uint8.
-        order: The order of each row; batched frees of huge pages are printed as order 0; int8.
-        claim: For each row whether a fallback claimed what it takes with its whole pageblock, which
-            is of the allocation's migratetype from then on; bool.
-        commit: For a free its row of mm_page_free_batched, when it reached the per-CPU list, or
-            its own row; int64.
-    """
-
-    action: npt.NDArray[np.uint8]
-    order: npt.NDArray[np.int8]
-    claim: npt.NDArray[np.bool_]
-    commit: npt.NDArray[np.int64]
-
-
-def history(
-    trace: Trace,
-    free: npt.NDArray[np.bool_] | None = None,
-    *,
-    begin: int = 0,
-    end: int | None = None,
-    kernel: str = "6.12",
-    window_rows: int = WINDOW_ROWS,
-) -> History:
-    """Follow every page of a trace, and keep what each event does: 11 bytes an event.
-
-    Args:
-        trace: The trace.
-        free: Whether each page was in a free block just before the row `begin`, if that is known.
-        begin: First row that counts.
-        end: One past the last row that counts, or None for all.
-        kernel: Preset that says which orders per-CPU lists keep.
-        window_rows: Events that are looked at together.
-    """
-    columns = _Columns(
-        np.zeros(len(trace), dtype=np.uint8),
-        trace.order.copy(),
-        np.zeros(len(trace), dtype=np.bool_),
-        np.arange(len(trace), dtype=np.int64),
-    )
-    last = len(trace) if end is None else end
-    follower = _Follower(trace, free, begin, last, kernel, window_rows, columns)
-    return History(
-        **follower.page_history(),
-        action=columns.action,
-        order=columns.order,
-        claim=columns.claim,
-        commit=columns.commit,
-    )
-
-
 def page_history(
     trace: Trace,
     free: npt.NDArray[np.bool_] | None = None,
@@ -166,20 +111,19 @@ def page_history(
     kernel: str = "6.12",
     window_rows: int = WINDOW_ROWS,
 ) -> PageHistory:
-    """Follow every page of a trace as `history` does, and keep nothing of single events."""
+    """Follow every page of a trace. Of single events nothing is kept; `windows` looks again.
+
+    Args:
+        trace: The trace.
+        free: Whether each page was in a free block just before the row `begin`, if that is known.
+        begin: First row that counts.
+        end: One past the last row that counts, or None for all.
+        kernel: Preset that says which orders per-CPU lists keep.
+        window_rows: Events that are looked at together.
+    """
     last = len(trace) if end is None else end
-    follower = _Follower(trace, free, begin, last, kernel, window_rows, None)
+    follower = _Follower(trace, free, begin, last, kernel, window_rows)
     return PageHistory(**follower.page_history())
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Columns:
-    """What each event does; see `History`."""
-
-    action: npt.NDArray[np.uint8]
-    order: npt.NDArray[np.int8]
-    claim: npt.NDArray[np.bool_]
-    commit: npt.NDArray[np.int64]
 
 
 class _Follower:
@@ -193,10 +137,9 @@ class _Follower:
         end: int,
         kernel: str,
         window_rows: int,
-        columns: _Columns | None,
     ) -> None:
         self.trace, self.begin, self.end = trace, begin, end
-        self.kernel, self.window_rows, self.columns = kernel, window_rows, columns
+        self.kernel, self.window_rows = kernel, window_rows
         self.paired = np.zeros(len(trace) // 8 + 1, dtype=np.uint8)
         pages = max(trace.page_count, 0 if free is None else len(free))
         self.events = EventWalk(pages, trace.cpus, self.paired, True)
@@ -212,8 +155,6 @@ class _Follower:
             self.gaps.clear()
         self.walk.begin()
         self._follow(begin, len(trace))
-        if columns is not None:
-            columns.claim[self.events.claimed()] = True
 
     def page_history(self) -> dict[str, Any]:
         """The fields of a `PageHistory`."""
@@ -252,9 +193,7 @@ class _Follower:
 
     def _window(self, low: int, high: int) -> None:
         piece = piece_of(self.trace, low, high)
-        columns = self.columns
-        commit = NO_COMMIT if columns is None else columns.commit
-        action, order, _, run = self.events.walk(low, piece, commit)
+        action, order, _, run = self.events.walk(low, piece, NO_COMMIT)
         counts = min(max(self.end - low, 0), high - low)
         self.walk.walk(action, piece.pfn, order, counts, low)
         for page, previous, row, state in self.walk.missing():
@@ -266,6 +205,3 @@ class _Follower:
                 piece.flags[:counts] & tracewords.BY_KCOMPACTD != 0
             )
             self.compacted.append(np.flatnonzero(by_compaction) + low)
-        if columns is not None:
-            columns.action[low:high] = action
-            columns.order[low:high] = order

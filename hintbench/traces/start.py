@@ -15,6 +15,7 @@ from hintbench.traces.compaction import compaction_of
 from hintbench.traces.compare import compare
 from hintbench.traces.history import PageHistory
 from hintbench.traces.load import load
+from hintbench.traces.reclaim import ends_of_kswapd
 from hintbench.traces.state import UNKNOWN_TYPE, FreeBlocks, free_blocks
 from hintbench.traces.steps import steps_in_order
 from hintbench.traces.ticks import possible_ticks, seen_ticks, timer_phase_ns
@@ -83,6 +84,8 @@ class TraceStart:
         movable: Whether each page was on an LRU list at the start, so that compaction and claims
             take it for movable; None when unknown: then all that is in use is.
         check: Whether an exact replay asks the model at every choice what it would have chosen.
+        kswapd_ends_ns: When runs of kswapd ended, as far as the trace shows it; nothing in an exact
+            replay [virtual ns].
         compaction: What kcompactd did; nothing in an exact replay, which follows it anyway.
     """
 
@@ -104,6 +107,7 @@ class TraceStart:
     free_at_end: npt.NDArray[np.bool_] | None = None
     movable: npt.NDArray[np.bool_] | None = None
     check: bool = False
+    kswapd_ends_ns: tuple[int, ...] = ()
     compaction: tuple[CompactionRun, ...] = ()
 
     def load(self, machine: Machine) -> None:
@@ -157,9 +161,11 @@ def start_of(
     pcp = _pcp_at_start(found)
     if free is not None:
         in_use = _with_silent_pages(found, free, in_use, pcp)
+    ends: tuple[int, ...] = ()
     ticks: dict[int, list[int]] = {}
     possible: dict[int, list[int]] = {}
     if not exact:
+        ends = tuple((ends_of_kswapd(trace, begin, end) - begin_ns).tolist())
         seen = seen_ticks(trace, begin, end)
         end_ns = begin_ns + end_time_ns(trace, begin, end)
         for cpu, (times, others) in enumerate(
@@ -186,6 +192,7 @@ def start_of(
         free_at_end=free_at_end,
         movable=movable,
         check=check,
+        kswapd_ends_ns=ends,
         compaction=() if moves is None else compaction_of(found, moves, begin_ns),
     )
 

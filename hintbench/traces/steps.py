@@ -9,7 +9,7 @@ import numpy as np
 
 from hintbench.core.constants import NR_PAGE_ORDERS
 from hintbench.core.tracepages import GIVE_BACK, RETURN
-from hintbench.traces.history import PCP_ORDERS, History
+from hintbench.traces.history import PCP_ORDERS
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -61,13 +61,13 @@ class Steps:
         )
 
 
-def steps_in_order(found: History | Window) -> Steps:
+def steps_in_order(found: Window) -> Steps:
     """All that happened to pages, events and derived steps, in order.
 
     A free of an order that per-CPU lists do not keep is followed by the return to the buddy.
 
     Args:
-        found: A trace or a window of it, understood.
+        found: A window of a trace, understood.
     """
     trace = found.trace
     rows = np.flatnonzero(found.action[found.begin : found.end]) + found.begin
@@ -80,7 +80,7 @@ def steps_in_order(found: History | Window) -> Steps:
     )
     kept = np.array([PCP_ORDERS[found.kernel] >> order & 1 for order in range(NR_PAGE_ORDERS)])
     direct = rows[(events.action == GIVE_BACK) & (kept[events.order] == 0)]
-    silent = found.silent() if isinstance(found, History) else found.silent
+    silent = found.silent
     if not len(direct) and not len(silent.row):
         return events
     row = np.concatenate([direct, silent.row])

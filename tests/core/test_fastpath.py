@@ -62,7 +62,7 @@ def tape(
 def facts(bench: Bench) -> dict[str, Any]:
     """All that a run leaves behind."""
     simulation: Simulation = bench.simulation
-    counters = ("operations", "allocations", "frees", "touches", "failed", "progress", "clearing")
+    counters = ("operations", "allocations", "frees", "failed", "progress", "clearing")
     return {
         "digest": bench.machine.clock.digest.hexadecimal(),
         "events": bench.machine.clock.digest.events,

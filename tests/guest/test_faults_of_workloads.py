@@ -204,14 +204,16 @@ class TestSeveralWaitForOneSlot:
     def test_both_touch_it_then(self):
         running = self.waiting([touch([0])], [touch([0])])
         metrics = running.result.metrics
-        assert running.machine.simulation.touches == 2
+        # An allocation and two touches.
+        assert running.machine.simulation.operations == 3
         assert metrics["failed_allocations"] == 0
         finished = [vcpu.finished_ns for vcpu in running.machine.simulation.vcpus]
         assert min(finished) >= self.WHEN
 
     def test_one_touches_and_one_frees(self):
         running = self.waiting([touch([0])], [idle([1]), free([0])])
-        assert (running.machine.simulation.touches, running.machine.simulation.frees) == (1, 1)
+        simulation = running.machine.simulation
+        assert (simulation.operations, simulation.allocations, simulation.frees) == (3, 1, 1)
 
     def test_all_go_on_when_it_fails(self):
         running = self.waiting([touch([0])], [touch([0])], fails=True)

@@ -201,6 +201,7 @@ def test_blocking_allocations_always_find_what_is_soft():
 def test_it_stops_between_two_holds():
     running = share([rest(INTERVAL + 3 * UNMAP)])
     assert running.strategy.thread.done
+    assert running.result.violations == {}
 
 
 def test_observers_see_no_locks_of_the_zone():

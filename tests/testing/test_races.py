@@ -5,9 +5,9 @@ import json
 import pytest
 
 from hintbench.testing.exploration import explore, explore_handfuls, run_scenario
-from hintbench.testing.explored import RACE
 from hintbench.testing.families import draw_scenario
 from hintbench.testing.handfuls import MADE_EVERY, PURPOSEFUL
+from hintbench.testing.outcome import RACE
 from hintbench.testing.races import RACES, races_of
 from hintbench.testing.races.race import Race
 from hintbench.testing.rules import RULES

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hintbench.core.constants import EVENT_ALLOCATED, EVENT_FREED, EVENT_RETURNED, EVENT_TAKEN
-from hintbench.testing.races.race import Race
+from hintbench.testing.races.race import Race, ReportsRace
 
 if TYPE_CHECKING:
     from hintbench.core.flags import UnitFlags
@@ -239,23 +239,11 @@ class EverybodySpins(MarkingRace):
             self.happened(pfn, pages)
 
 
-class InterruptSpinsOnTheWorker(MarkingRace):
+class InterruptSpinsOnTheWorker(ReportsRace, MarkingRace):
     """See `text`."""
 
     name = "interrupt-spins-on-worker-cpu"
     text = "an interrupt spins on the vCPU of the worker whose report it waits for"
-
-    def __init__(self, run: Any) -> None:
-        super().__init__(run)
-        self.open: list[Report] = []
-
-    def reported(self, report: Report, context: Any) -> None:
-        """From where?"""
-        self.open.append(report)
-
-    def answered(self, report: Report) -> None:
-        """It is over."""
-        self.open = [each for each in self.open if each is not report]
 
     def hook_called(self, name: str, arguments: tuple[Any, ...]) -> None:
         """A taker finds the mark."""
@@ -269,15 +257,12 @@ class InterruptSpinsOnTheWorker(MarkingRace):
                     self.happened(arguments[2], 1 << arguments[3])
 
 
-class StoppedInFlight(InterruptSpinsOnTheWorker):
+class StoppedInFlight(ReportsRace):
     """See `text`."""
 
     name = "stop-with-report-in-flight"
     text = "the guest stops while the host has a report"
     strategies = ("bitmap-and-spin", "zone-confined-batching")
-
-    def hook_called(self, name: str, arguments: tuple[Any, ...]) -> None:
-        """Of no interest."""
 
     def at_stopping(self) -> None:
         """Is there one?"""
@@ -306,19 +291,11 @@ class LookedBeforeTheLock(MarkingRace):
             self.happened(pfn, 1 << order)
 
 
-class AnswersSwapped(MarkingRace):
+class AnswersSwapped(ReportsRace, MarkingRace):
     """See `text`."""
 
     name = "two-zones-acks-swapped"
     text = "of two zones' reports the one that was sent later is acknowledged first"
-
-    def __init__(self, run: Any) -> None:
-        super().__init__(run)
-        self.open: list[Report] = []
-
-    def reported(self, report: Report, context: Any) -> None:
-        """In their order."""
-        self.open.append(report)
 
     def answered(self, report: Report) -> None:
         """Is it the oldest?"""
@@ -328,7 +305,7 @@ class AnswersSwapped(MarkingRace):
                 break
             if other.blocks[0].zone is not zone:
                 self.happened(report.blocks[0].pfn, report.blocks[0].pages)
-        self.open = [each for each in self.open if each is not report]
+        super().answered(report)
 
 
 def _units(flags: UnitFlags, pfn: int, order: int) -> Iterator[int]:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hintbench.core.constants import EVENT_TAKEN
 from hintbench.core.holds import HookTakes
+from hintbench.testing.races.race import ReportsRace
 from hintbench.testing.races.torn import Story
 
 if TYPE_CHECKING:
     from hintbench.core.zone import Zone
-    from hintbench.reports import Report
-    from hintbench.testing.explored import Violation
+    from hintbench.testing.outcome import Violation
 
 
 class ArrayStory(Story):
@@ -111,24 +111,12 @@ class Residue(ArrayStory):
                 self.happened(violation.pfn, violation.pages)
 
 
-class AllHoldSome(Story):
+class AllHoldSome(ReportsRace, Story):
     """See `text`."""
 
     name = "12-cpus-isolate-allocation-fails"
     number = 12
     text = "several CPUs have isolated blocks at once; an allocation fails that they would serve"
-
-    def __init__(self, run: Any) -> None:
-        super().__init__(run)
-        self.open: list[Report] = []
-
-    def reported(self, report: Report, context: Any) -> None:
-        """By which CPU?"""
-        self.open.append(report)
-
-    def answered(self, report: Report) -> None:
-        """Not in flight any more."""
-        self.open = [each for each in self.open if each is not report]
 
     def violated(self, violation: Violation) -> None:
         """It fails."""

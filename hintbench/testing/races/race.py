@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hintbench.testing.explored import Checker
+from hintbench.testing.checker import Checker
 
 if TYPE_CHECKING:
     from hintbench.core.contexts import Context
-    from hintbench.testing.explored import ExploredRun, Violation
+    from hintbench.reports import Report
+    from hintbench.testing.explored import ExploredRun
+    from hintbench.testing.outcome import Violation
 
 
 class Race(Checker):
@@ -66,3 +68,23 @@ class Race(Checker):
         if head < 0 or pages.state[head] & KIND_MASK != BUDDY:
             return -1
         return int(pages.state[head] & ORDER_MASK)
+
+
+class ReportsRace(Race):
+    """A race that is about reports which the host has not answered.
+
+    Attributes:
+        open: those reports, in the order of their submission.
+    """
+
+    def __init__(self, run: ExploredRun) -> None:
+        super().__init__(run)
+        self.open: list[Report] = []
+
+    def reported(self, report: Report, context: Any) -> None:
+        """The host has it from now on."""
+        self.open.append(report)
+
+    def answered(self, report: Report) -> None:
+        """It is not in flight any more."""
+        self.open = [each for each in self.open if each is not report]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from hintbench.strategy import Claims
-    from hintbench.testing.explored import Checker
+    from hintbench.testing.checker import Checker
 
 
 @dataclass(frozen=True, slots=True)

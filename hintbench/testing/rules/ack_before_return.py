@@ -3,14 +3,15 @@
 An answer is an acknowledgement, a refusal, or the reset of the device. A time-out is none: the
 host may still discard the memory.
 
-Source: kernel-facts R12, trap 10: safety depends on the pages being isolated until the answer.
+Source: hinting_ack() of v9 3/6: the host discards long after the virtqueue took the request, and
+nothing but the isolation until then keeps the pages from being allocated.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hintbench.testing.explored import Checker
+from hintbench.testing.checker import Checker
 
 if TYPE_CHECKING:
     from hintbench.core.flags import UnitFlags

@@ -4,6 +4,6 @@ Checked by scenarios made for it (`hintbench.testing.comparisons`): one block is
 in three orders that end with its first, a middle and its last page. Told in one and not in
 another, the strategy breaks this rule; told in none, nothing is shown.
 
-Source: kernel-facts D7, D8, R7, R8: "the PFN for all of the higher order pages this page could be
-a part of".
+Source: Duyck on v9 2/6, who asks to look at "the PFN for all of the higher order pages this page
+could be a part of", and finds the code for heads and for others to be twice the same.
 """

@@ -4,10 +4,10 @@ Each event of the run is held against a table of legal transitions of every page
 (`hintbench.core.audit`), after every unlocked edit the free lists are looked through, and so are
 they at the end (`hintbench.core.consistency`).
 
-Source: Duyck on v9 2/6, "I'm pretty sure this code is not thread safe" (kernel-facts D1, R1).
+Source: Duyck on v9 2/6, "I'm pretty sure this code is not thread safe".
 """
 
-from hintbench.testing.explored import Checker
+from hintbench.testing.checker import Checker
 
 
 class RuleChecker(Checker):

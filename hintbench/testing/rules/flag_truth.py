@@ -4,7 +4,8 @@ Looked at whenever a flag that means "told" is set, and when the workload has en
 granules of 2 MiB brings a whole unit back when one of its pages is touched: what a strategy
 believes of smaller units is not judged there, for no guest can know.
 
-Source: kernel-facts trap 6: what merge, split and allocation forget differs between strategies.
+Source: page_del_and_expand() and __del_page_from_free_list(), which forget PageReported with every
+split and merge, where Duyck's memory aeration RFC (May 2019) copied its mark to both halves.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hintbench.core.constants import PAGEBLOCK_ORDER
-from hintbench.testing.explored import Checker
+from hintbench.testing.checker import Checker
 
 if TYPE_CHECKING:
     from hintbench.core.flags import UnitFlags

@@ -5,12 +5,13 @@ initial flush; unless they are behind a gate that it declares, or cannot be isol
 below the min watermark. A residue below a threshold is a failure. Blocks that were dropped are
 the business of no-silent-drop.
 
-Source: kernel-facts R10; v9 never tells a residue below its threshold.
+Source: HINTING_THRESHOLD of v9 2/6: what stays below it is never told; page_reporting_process() of
+5.7 looks at all lists again for as long as it is asked to.
 """
 
 from __future__ import annotations
 
-from hintbench.testing.explored import Checker
+from hintbench.testing.checker import Checker
 from hintbench.testing.untold import untold_blocks
 
 

@@ -2,14 +2,14 @@
 
 Takes under which nothing was isolated, marked or given back are counted apart.
 
-Source: Duyck on v9 2/6: "acquire the lock once ... return the memory" (kernel-facts D3, R3b).
+Source: Duyck on v9 2/6: "acquire the lock once ... return the memory".
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hintbench.testing.explored import Checker
+from hintbench.testing.checker import Checker
 
 if TYPE_CHECKING:
     from hintbench.reports import Report
@@ -43,7 +43,7 @@ class RuleChecker(Checker):
             return
         host, scheduler = self.run.guest.host, self.run.scheduler
         batches = host.reported_batches + host.refused_reports
-        takes = scheduler.lock_takes - scheduler.empty_lock_takes
+        takes = scheduler.takes.total - scheduler.takes.empty
         allowed = sum(declared[:2]) * batches
         if len(declared) == 3:
             allowed += declared[2] * self.further_lists

@@ -3,6 +3,5 @@
 Checked by the zone itself in isolate(), put_back() and rotate_to_front(), in every run
 (`hintbench.core.zone`): the edit is carried out, in parts that others come between, and recorded.
 
-Source: Duyck on v9 2/6, "You shouldn't be accessing __free_one_page without holding the zone lock"
-(kernel-facts D2, R2).
+Source: Duyck on v9 2/6, "You shouldn't be accessing __free_one_page without holding the zone lock".
 """

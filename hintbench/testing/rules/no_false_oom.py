@@ -7,7 +7,7 @@ Source: Hildenbrand and Duyck on v9; the watermark gate of page reporting.
 """
 
 from hintbench.core.scheduler import MAY_SLEEP
-from hintbench.testing.explored import Checker
+from hintbench.testing.checker import Checker
 
 GRACE_NS = 500_000_000
 """Longer than any host of an explored run takes for a report, faults included [virtual ns]."""

@@ -1,9 +1,10 @@
 """no-silent-drop: a dropped hint is counted, and a later pass finds the block.
 
-Source: kernel-facts R10; v9 drops what meets a full array for good.
+Source: guest_free_page_enqueue() of v9 2/6 returns without a word when its array is full, and
+guest_free_page_try_hinting() forgets all hints when kmalloc() fails; nobody looks for them again.
 """
 
-from hintbench.testing.explored import Checker
+from hintbench.testing.checker import Checker
 from hintbench.testing.untold import untold_blocks
 
 

@@ -6,7 +6,8 @@ back never notifies, or a strategy would tell for ever what it has just told.
 Who resets a device that is slow, and then takes its blocks back, need not know of an answer that
 came at the last moment: what he takes back after a reset counts as not told.
 
-Source: kernel-facts R13, R15; FPI_SKIP_REPORT_NOTIFY.
+Source: FPI_SKIP_REPORT_NOTIFY in __putback_isolated_page(); in v9 if_exist() knows the hints of its
+own CPU only, and does not ask where the freed page is itself the head.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from hintbench.core.constants import OWNER_BUDDY, OWNER_STRATEGY
 from hintbench.hookspecs import Origin
-from hintbench.testing.explored import Checker
+from hintbench.testing.checker import Checker
 from hintbench.testing.holdings import is_held
 
 if TYPE_CHECKING:

@@ -2,8 +2,8 @@
 
 By zone, not by zone number, which the zones of all nodes share.
 
-Source: Duyck on v9 2/6: "confining yourself to one zone worth of hints at a time" (kernel-facts
-D3, R3).
+Source: Duyck on v9 2/6: "confining yourself to one zone worth of hints at a time"; page_zonenum(),
+by which v9 sorts its hints.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hintbench.core.constants import OWNER_STRATEGY
-from hintbench.testing.explored import Checker
+from hintbench.testing.checker import Checker
 
 if TYPE_CHECKING:
     from hintbench.reports import Report

@@ -5,7 +5,9 @@ flight with the zone lock held while its block was free, the mark still set; or 
 CPU that calls synchronously: in the hook that was told of it. A reference count, or a look without
 the lock, is no evidence. Asked at the call, and again when the host takes the memory.
 
-Source: kernel-facts D5, D6, R6, R12.
+Source: Duyck on v9 2/6: a reference count of 0 does not say that a page is unused (SLUB's may
+have it), and the buddy allocator has no compound pages; page_is_buddy(), which means something only
+under zone->lock.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from hintbench.core.constants import OWNER_BUDDY, OWNER_STRATEGY
-from hintbench.testing.explored import Checker
+from hintbench.testing.checker import Checker
 from hintbench.testing.holdings import is_held
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ Source: this_cpu_ptr() and Documentation/core-api/this_cpu_ops.rst; Duyck on v9:
 array lacks protection against interrupts.
 """
 
-from hintbench.testing.explored import Checker
+from hintbench.testing.checker import Checker
 
 
 class RuleChecker(Checker):

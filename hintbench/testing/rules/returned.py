@@ -4,8 +4,8 @@ Also when the guest refuses, the host fails, the queue is full or there is no de
 back wrongly is refused by the zone at once; what never comes back is found when the workload has
 ended and the strategy had its time.
 
-Source: kernel-facts R9, R10; v9's array is leaked without a device, and the submitter of a report
-throws away the completions that it polls.
+Source: __isolate_free_page(), which may refuse; v9 3/6, which leaks a batch without a device, and
+whose submitter throws away the completions that it polls (virtqueue_get_buf()).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from hintbench.testing.explored import Checker
+from hintbench.testing.checker import Checker
 
 if TYPE_CHECKING:
     from hintbench.core.hooks import Block

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hintbench.core.constants import OWNER_STRATEGY
 from hintbench.quantities import counted
-from hintbench.testing.explored import Checker
+from hintbench.testing.checker import Checker
 
 if TYPE_CHECKING:
     from hintbench.core.zone import Zone

@@ -13,8 +13,8 @@ _GUEST = "guest"
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """What decides a result, but for its seed.
+class Setup:
+    """What decides a result, but for its seed, as a result file tells it.
 
     Attributes:
         strategy: The strategy's name.
@@ -67,6 +67,10 @@ def match(base: ResultFile, new: ResultFile) -> Matching:
 
     A setting that one version has and the other has not is taken for equal: a new parameter must
     not keep every cell of a version from being compared with the next one's.
+
+    Args:
+        base: The file that is compared with.
+        new: The other one.
     """
     found = Matching()
     unknown = _settings_of_one(base, new)
@@ -99,8 +103,8 @@ def match(base: ResultFile, new: ResultFile) -> Matching:
 
 
 def _pair_changed(
-    before: dict[Cell, dict[int, Result]], after: dict[Cell, dict[int, Result]], found: Matching
-) -> dict[Cell, dict[int, Result]]:
+    before: dict[Setup, dict[int, Result]], after: dict[Setup, dict[int, Result]], found: Matching
+) -> dict[Setup, dict[int, Result]]:
     """Give cells of the base the settings that the new file has, where only these changed.
 
     A strategy or workload that each file has once beyond the common cells, with other settings, is
@@ -131,16 +135,16 @@ def _pair_changed(
 
 def _by_cell(
     file: ResultFile, unknown: frozenset[tuple[str, str]]
-) -> dict[Cell, dict[int, Result]]:
+) -> dict[Setup, dict[int, Result]]:
     """Results by cell and seed."""
-    cells: dict[Cell, dict[int, Result]] = {}
+    cells: dict[Setup, dict[int, Result]] = {}
     for result in file.results:
         settings = frozenset(
             (owner, name, json.dumps(value, sort_keys=True))
             for (owner, name), value in _settings(result).items()
             if (owner, name) not in unknown
         )
-        cell = Cell(result.strategy, result.workload, settings)
+        cell = Setup(result.strategy, result.workload, settings)
         cells.setdefault(cell, {})[result.seed] = result
     return cells
 
@@ -179,9 +183,9 @@ def _settings_of_one(base: ResultFile, new: ResultFile) -> frozenset[tuple[str, 
     )
 
 
-def _names(cells: Iterable[Cell]) -> dict[Cell, str]:
+def _names(cells: Iterable[Setup]) -> dict[Setup, str]:
     """A name for each cell: with those settings that tell it from others of the same plugins."""
-    alike: dict[tuple[str, str], list[Cell]] = {}
+    alike: dict[tuple[str, str], list[Setup]] = {}
     for cell in dict.fromkeys(cells):
         alike.setdefault((cell.strategy, cell.workload), []).append(cell)
     names = {}

@@ -1,0 +1,11 @@
+from hintbench.core.contexts cimport Context
+from hintbench.core.simulation cimport Simulation
+
+
+cdef class LockTakes:
+    cdef Simulation simulation
+    cdef readonly long long total, empty
+    cdef public list in_flight_flags
+    cdef int begin(self, Context context) except -1
+    cpdef int end(self, Context context) except -1
+    cdef unsigned long long in_hand(self) except? 0

@@ -1,0 +1,70 @@
+"""How often a strategy took zone locks, and how often it found nothing to do under them."""
+
+import cython
+
+if cython.compiled:
+    from cython.cimports.hintbench.core.contexts import Context
+    from cython.cimports.hintbench.core.flags import UnitFlags
+    from cython.cimports.hintbench.core.simulation import Simulation
+    from cython.cimports.hintbench.core.zone import Zone
+else:
+    from hintbench.core.contexts import Context
+    from hintbench.core.flags import UnitFlags
+    from hintbench.core.simulation import Simulation
+    from hintbench.core.zone import Zone
+
+_MULTIPLIER = cython.declare(cython.ulonglong, 0x9E3779B97F4A7C15)
+_MASK_64 = cython.declare(cython.ulonglong, 0xFFFFFFFFFFFFFFFF)
+
+
+@cython.final
+@cython.cclass
+class LockTakes:
+    """Counts takes of zone locks by the contexts of a strategy.
+
+    Args:
+        simulation: whose zones they are.
+
+    Attributes:
+        total: takes so far.
+        empty: those among them under which nothing was isolated, held, marked or given back.
+        in_flight_flags: what the strategy marks what is in its hands with.
+    """
+
+    def __init__(self, simulation: Simulation) -> None:
+        self.simulation = simulation
+        self.total = 0
+        self.empty = 0
+        self.in_flight_flags = []
+
+    def begin(self, context: Context) -> cython.int:
+        """A context has taken a zone's lock; None is a plain hook in a tape, which cannot wait."""
+        self.total += 1
+        if context is not None:
+            context.took = True
+            context.take_seen = self.in_hand()
+        return 0
+
+    def end(self, context: Context) -> cython.int:
+        """What a context finds under the lock that it took is in its hands by now, or nowhere.
+
+        Called before others run, who have something in their hands as well.
+        """
+        if context.took:
+            self.empty += context.take_seen == self.in_hand()
+            context.took = False
+        return 0
+
+    @cython.overflowcheck(False)
+    def in_hand(self) -> cython.ulonglong:
+        """What changes with every block isolated, held, given back or marked as in flight."""
+        seen: cython.ulonglong = 1
+        zone: Zone
+        flags: UnitFlags
+        for zone in self.simulation.zones:
+            seen = (seen * _MULTIPLIER + zone.isolations) & _MASK_64
+            seen = (seen * _MULTIPLIER + zone.isolated_pages) & _MASK_64
+            seen = (seen * _MULTIPLIER + zone.held_pages) & _MASK_64
+        for flags in self.in_flight_flags:
+            seen = (seen * _MULTIPLIER + flags.count) & _MASK_64
+        return seen
