@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 
 import hintbench
+from hintbench import hookimpl
 from hintbench.config import load_guest
 from hintbench.core import BUILD, tracewords
-from hintbench.core.tracepages import RETURN, TAKE
+from hintbench.core.tracepages import HAND_OUT, RETURN, TAKE
 from hintbench.errors import TraceError
 from hintbench.runner import Run
 from hintbench.traces import read_trace
 from hintbench.traces.compare import refill_sizes
 from hintbench.traces.contradictions import contradictions
+from hintbench.traces.departures import with_departures
+from hintbench.traces.hidden import list_steps
 from hintbench.traces.history import page_history
 from hintbench.traces.program import (
     exact_program,
@@ -164,34 +167,81 @@ def test_exact_replay_ends_in_the_recorded_state(recorded):
     assert metrics["trace_drains_model"] == metrics["trace_drains_kernel"]
 
 
-# How far free blocks of an order, and refills, may be off at the end. What one replay of the second
-# guest gives scatters (benchmarks/spread.py): two standard deviations.
-FREE_BLOCKS_OFF = {"linux-6.12-1cpu-1gib": 1, "linux-6.12-4cpu-512mib": 85}
-REFILLS_OFF = {"linux-6.12-1cpu-1gib": 0.001, "linux-6.12-4cpu-512mib": 0.05}
+class HandedOut:
+    """Watches which page every allocation gets, by CPU."""
+
+    def __init__(self, cpus):
+        self.pages = [[] for _ in range(cpus)]
+
+    @hookimpl
+    def page_allocated(self, cpu, pfn, order):
+        self.pages[cpu].append((pfn, order))
+
+
+def handed_out(recorded):
+    """The pages that the kernel handed out, by CPU, in order; also those without an event."""
+    found = with_departures(recorded.history)
+    pages = [[] for _ in range(recorded.cpus)]
+    for window, steps, _ in list_steps(found):
+        given = steps.only(steps.action == HAND_OUT)
+        cpus = window.trace.cpu[given.row]
+        for cpu, pfn, order in zip(cpus, given.pfn.tolist(), given.order.tolist(), strict=True):
+            pages[cpu].append((pfn, order))
+    return pages
+
+
+# Allocations of each CPU that get the kernel's own page when the model chooses, from the first on:
+# how many are looked at, and how many of them may differ. Pressure begins behind those of the
+# second guest, and what kswapd and kcompactd did there no recording tells.
+SAME_PAGES = {
+    "linux-6.12-1cpu-1gib": [(55_454, 0)],
+    "linux-6.12-4cpu-512mib": [(15_000, 20), (46_500, 100), (13_700, 60), (13_000, 60)],
+}
+
+
+def test_the_model_left_to_itself_chooses_the_pages_that_the_kernel_chose(recorded):
+    """Beside page-reporting, as the recorded kernels ran: it moves blocks on the free lists."""
+    workload = TraceReplay(
+        path=str(recorded.folder / "trace.txt.gz"),
+        pages=str(recorded.folder / "kpageflags-before.u64.gz"),
+    )
+    seen = HandedOut(recorded.cpus)
+    guest = recorded.guest.model_copy(update={"discarded_at_start": True})
+    hintbench.run("page-reporting", workload, guest, observers=[seen])
+    kernel = handed_out(recorded)
+    for cpu, (count, differ) in enumerate(SAME_PAGES[recorded.folder.name]):
+        assert len(kernel[cpu]) >= count
+        both = zip(kernel[cpu][:count], seen.pages[cpu][:count], strict=True)
+        assert sum(one != other for one, other in both) <= differ
 
 
 def test_modelled_replay_comes_close(recorded):
     result = recorded.run(exact=False)
     metrics = result.metrics
     assert result.violations == {}
-    assert abs(metrics["trace_takes_ratio"] - 1) < 0.01
-    assert abs(metrics["trace_drains_ratio"] - 1) < 0.01
-    for name, most in (("refills", REFILLS_OFF[recorded.folder.name]), ("free_pages_end", 0.01)):
-        model, kernel = metrics[f"trace_{name}_model"], metrics[f"trace_{name}_kernel"]
-        assert abs(model / kernel - 1) < most
     (line,) = (note for note in result.notes if note.startswith("free blocks at the end"))
     kernel, model = (
         [int(count) for count in part.split()]
         for part in re.findall(r"(?:kernel|model) ([\d ]+)", line)
     )
-    most = FREE_BLOCKS_OFF[recorded.folder.name]
-    assert max(abs(one - other) for one, other in zip(kernel, model, strict=True)) <= most
+    off = {
+        name: abs(metrics[f"trace_{name}_model"] / metrics[f"trace_{name}_kernel"] - 1)
+        for name in ("takes", "drains", "refills", "free_pages_end")
+    }
     if recorded.cpus == 1:
+        assert off == dict.fromkeys(off, 0)
         # Nothing disturbs the doubling: 63, 126 .. 2016, and two huge pages at a time.
         sizes = refill_sizes(recorded.history)
         assert set(sizes) == {2, 31, 63, 126, 252, 504, 1008, 2016}
         assert metrics["trace_refills_of_equal_size"] == sum(sizes.values())
-        assert abs(metrics["trace_drains_model"] - metrics["trace_drains_kernel"]) < 10
+        assert model == kernel
+    else:
+        # One of many runs that differ by some 100 ns, and scatter under pressure
+        # (benchmarks/spread.py): by 1.5 % in takes, 5 % in refills, 3 to 13 % in orders 0 to 4.
+        assert max(off["takes"], off["drains"]) < 0.05
+        assert off["refills"] < 0.15
+        assert off["free_pages_end"] < 0.01
+        assert max(abs(one - other) for one, other in zip(kernel, model, strict=True)) <= 125
 
 
 def test_kcompactd_does_as_much_as_the_recorded_one(recorded):
@@ -220,7 +270,7 @@ def test_per_cpu_lists_start_as_high_as_they_were(recorded):
         assert highs == [13_858]
         assert seconds[:12] == [0.6, 1.6, 2.6, 3.6, 4.6, 5.6, 6.6, 7.6, 8.6, 9.6, 10.6, 13.8]
     else:
-        assert highs == [367, 205, 497, 947]
+        assert highs == [351, 205, 501, 1094]
         # 3,522, 3,082 at the first drain; 3,113 after a refill, 2,724, 2,384, and 2,086 is seen.
         assert seconds[:5] == [0.4, 1.4, 2.4, 3.4, 4.4]
 
@@ -232,7 +282,7 @@ def test_some_pages_never_leave_their_per_cpu_list(recorded):
     zone_of = (np.arange(len(recorded.before)) >= zones[1].start_pfn).astype(np.int16)
     high_min = [[zone.watermark_low // recorded.cpus for zone in zones]] * recorded.cpus
     hidden = hidden_pages(start, zone_of, np.array(high_min))
-    assert hidden.tolist() == ([[0, 98]] if recorded.cpus == 1 else [[0, 0]] * 4)
+    assert hidden.tolist() == ([[0, 102]] if recorded.cpus == 1 else [[0, 0]] * 4)
 
 
 def test_few_pages_in_use_are_movable(recorded):

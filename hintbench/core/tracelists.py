@@ -17,6 +17,8 @@ _C_NOTHING = cython.declare(cython.int, tracepages.NOTHING)
 _C_TAKE = cython.declare(cython.int, tracepages.TAKE)
 _C_GIVE_BACK = cython.declare(cython.int, tracepages.GIVE_BACK)
 _C_RETURN = cython.declare(cython.int, tracepages.RETURN)
+_C_FREE = cython.declare(cython.int, tracewords.PAGE_FREE)
+_C_BATCHED = cython.declare(cython.int, tracewords.PAGE_FREE_BATCHED)
 _C_DRAIN = cython.declare(cython.int, tracewords.PCPU_DRAIN)
 _C_EXTFRAG = cython.declare(cython.int, tracewords.EXTFRAG)
 _C_BY_KWORKER = cython.declare(cython.uint, tracewords.BY_KWORKER)
@@ -38,7 +40,7 @@ class DecayWalk:
 
     drained: cython.uchar[::1]
     follows: cython.uchar[::1]
-    seen: cython.uchar[::1]
+    freed: cython.uchar[::1]
     pid: cython.int[::1]
     time_ns: cython.longlong[::1]
 
@@ -47,7 +49,7 @@ class DecayWalk:
 
         self.drained = memoryview(numpy.zeros(cpus, dtype=numpy.uint8))
         self.follows = memoryview(numpy.zeros(cpus, dtype=numpy.uint8))
-        self.seen = memoryview(numpy.zeros(cpus, dtype=numpy.uint8))
+        self.freed = memoryview(numpy.zeros(cpus, dtype=numpy.uint8))
         self.pid = memoryview(numpy.zeros(cpus, dtype=numpy.int32))
         self.time_ns = memoryview(numpy.zeros(cpus, dtype=numpy.int64))
 
@@ -71,13 +73,13 @@ class DecayWalk:
             if is_drain and (not self.drained[cpu] or times[row] - self.time_ns[cpu] > _C_PAUSE_NS):
                 # Each drain is of the kind of its run's first.
                 self.follows[cpu] = (
-                    self.seen[cpu]
+                    self.freed[cpu]
                     and self.pid[cpu] == pids[row]
                     and times[row] - self.time_ns[cpu] < _C_AT_ONCE_NS
                 )
             decay[row] = is_drain and not self.follows[cpu]
             self.drained[cpu] = is_drain
-            self.seen[cpu] = True
+            self.freed[cpu] = kinds[row] == _C_FREE or kinds[row] == _C_BATCHED or is_drain
             self.pid[cpu] = pids[row]
             self.time_ns[cpu] = times[row]
         return decays

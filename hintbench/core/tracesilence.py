@@ -72,7 +72,9 @@ class PassedOverWalk:
         self.taken_last = each(cpus, -1, numpy.int64)
         self.found = []
 
-    def walk(self, steps: Any, low: int, cpu: object, migratetype: object, claim: object) -> None:
+    def walk(
+        self, steps: Any, low: int, cpu: object, migratetype: object, shows_type: object
+    ) -> None:
         """Follow the next steps, with frees when they reach the lists.
 
         Args:
@@ -80,7 +82,7 @@ class PassedOverWalk:
             low: number of the first row in the whole trace.
             cpu: of each step; int16.
             migratetype: of each step's event, as the guest knows it; int8.
-            claim: 1 where a fallback claimed the whole pageblock of what it took; uint8.
+            shows_type: 1 where that is the type of the whole pageblock from then on; uint8.
         """
         rows: cython.longlong[::1] = memoryview(steps.row)
         actions: cython.uchar[::1] = memoryview(steps.action)
@@ -89,14 +91,14 @@ class PassedOverWalk:
         derived: cython.uchar[::1] = memoryview(steps.derived.view("u1"))
         cpus: cython.short[::1] = memoryview(cpu)
         types: cython.schar[::1] = memoryview(migratetype)
-        claims: cython.uchar[::1] = memoryview(claim)
+        shows: cython.uchar[::1] = memoryview(shows_type)
         at: cython.Py_ssize_t
         page: cython.longlong
         for at in range(len(actions)):
             page = pfns[at]
             if page < 0 or page + (1 << orders[at]) > len(self.list_of):
                 raise IndexError("a page of the trace lies beyond the pages that were declared")
-            if claims[at]:
+            if shows[at]:
                 self.pageblock_type[page >> _C_PAGEBLOCK_ORDER] = cython.cast(
                     cython.uchar, types[at]
                 )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from hintbench.core import tracewords
 from hintbench.core.tracepages import HAND_OUT, OUT
 from hintbench.core.tracesilence import PassedOverWalk
 from hintbench.traces.gaps import Derived
@@ -20,7 +21,10 @@ from hintbench.traces.hidden import list_steps
 from hintbench.traces.start import pageblock_types, pcp_type
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from hintbench.traces.history import PageHistory
+    from hintbench.traces.windows import Window
 
 BULK: Final = "bulk"
 
@@ -40,10 +44,21 @@ def with_departures(found: PageHistory) -> PageHistory:
     for window, steps, _ in list_steps(replace(found, begin=0)):
         rows = steps.row
         migratetype = pcp_type(window.trace.migratetype[rows])
-        claims = np.isin(rows, window.claims) & ~steps.derived
+        shows = _shows_type(window, rows) & ~steps.derived
         cpu = window.trace.cpu[rows]
-        walk.walk(steps, window.low, cpu, migratetype, claims.view(np.uint8))
+        walk.walk(steps, window.low, cpu, migratetype, shows.view(np.uint8))
     return _moved(found, walk)
+
+
+def _shows_type(window: Window, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Whether rows say of which type their pageblock is from then on.
+
+    Claims do, drains, and takes from a list of their own type. The type changes unseen where a
+    block is isolated to be reported.
+    """
+    kind = window.trace.kind[rows]
+    plain = (kind == tracewords.ZONE_LOCKED) | (kind == tracewords.PCPU_DRAIN)
+    return plain | np.isin(rows, window.claims)
 
 
 def _moved(found: PageHistory, walk: PassedOverWalk) -> PageHistory:
