@@ -367,7 +367,19 @@ class TestOutput:
         assert told == "hintbench: /dev/full: cannot be written: No space left on device\n"
 
     def test_the_table_says_what_was_run(self):
-        done = hintbench("run", "-s", "none", *QUICK, *SMALL, "-n", "3", "--seed", "5", "--off")
+        done = hintbench(
+            "run",
+            "-s",
+            "none",
+            *QUICK,
+            *SMALL,
+            "-n",
+            "3",
+            "--seed",
+            "5",
+            "--off",
+            env={"COLUMNS": "200"},
+        )
         guest, seeds, off = done.stdout.splitlines()[0].split("; ")
         assert guest == "guest default: 64 MiB, 1 vCPU, Linux 6.12"
         assert (seeds, off) == ("seeds 5 to 7", "every strategy is switched off")
