@@ -71,14 +71,12 @@ class EventWalk:
         self.run_free = memoryview(numpy.full(cpus, -1, dtype=numpy.int8))
         self.claims = []
 
-    def walk(self, low: int, trace: object, commit: object) -> tuple:
+    def walk(self, low: int, trace: object) -> tuple:
         """Follow the next events.
 
         Args:
             low: number of the first one in the whole trace.
             trace: the events: a `Trace` of only these rows.
-            commit: for the whole trace, to note at every free the row of its batched line; int64.
-                Empty: not wanted.
 
         Returns:
             Four arrays over these events: what each does (TAKE, HAND_OUT, GIVE_BACK, RETURN or
@@ -98,7 +96,7 @@ class EventWalk:
                 low,
                 count,
                 (trace.kind, trace.pfn, trace.order, trace.cpu, trace.pid, trace.aux),
-                (action, order, settles, run, commit),
+                (action, order, settles, run),
             )
         return action, order, settles, run
 
@@ -117,7 +115,6 @@ class EventWalk:
         sizes: cython.schar[::1] = memoryview(outputs[1])
         settles: cython.uchar[::1] = memoryview(outputs[2])
         run: cython.longlong[::1] = memoryview(outputs[3])
-        commit: cython.longlong[::1] = memoryview(outputs[4])
         first: cython.longlong = low
         row: cython.longlong
         at: cython.Py_ssize_t
@@ -127,7 +124,6 @@ class EventWalk:
         cpu: cython.int
         pfn: cython.longlong
         known: cython.bint = not self.learning
-        noted: cython.bint = len(outputs[4]) > 0
         pages: cython.longlong = len(self.pending_order)
         cpu_count: cython.int = len(self.last_kind)
         for at in range(rows):
@@ -166,8 +162,6 @@ class EventWalk:
                     settles[at] = SETTLES
                     if not known:
                         self._pair(pfn, row)
-                        if noted:
-                            commit[self.pending_row[pfn]] = row
             elif kind == _C_EXTFRAG:
                 what = self._fallback(row, pfn, cpu, aux[at])
             action[at] = cython.cast(cython.uchar, what)

@@ -5,6 +5,8 @@ eighth, all by the rules of mm/page_alloc.c; and where a list is drained it show
 off a drain has just filled the list to pcp->high, a decay ends there.
 """
 
+from typing import Any
+
 import cython
 
 from hintbench.core import constants, tracepages
@@ -125,7 +127,7 @@ class LevelWalk:
         self.cpus = cpus
         self.zones = zones
 
-    def start(self, pfn: object, order: object, cpu: object, factors: object) -> None:
+    def start(self, pfn: object, order: object, cpu: object, factors: Any) -> None:
         """Blocks are on lists from the beginning.
 
         Args:
@@ -134,7 +136,7 @@ class LevelWalk:
             cpu: whose list; int16.
             factors: pcp->alloc_factor by CPU and zone; int64.
         """
-        self.factor = memoryview(factors.copy())  # type: ignore[attr-defined]
+        self.factor = memoryview(factors.copy())
         pages: cython.int[::1] = memoryview(pfn)
         sizes: cython.schar[::1] = memoryview(order)
         cpus: cython.short[::1] = memoryview(cpu)

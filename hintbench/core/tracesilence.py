@@ -15,9 +15,10 @@ _C_TAKE = cython.declare(cython.int, tracepages.TAKE)
 _C_HAND_OUT = cython.declare(cython.int, tracepages.HAND_OUT)
 _C_GIVE_BACK = cython.declare(cython.int, tracepages.GIVE_BACK)
 _C_PAGEBLOCK_ORDER = cython.declare(cython.int, constants.PAGEBLOCK_ORDER)
-# ZONE_DMA ends at 16 MiB, ZONE_DMA32 at 4 GiB: they have lists of their own.
-_C_DMA_END = cython.declare(cython.longlong, 1 << 12)
-_C_DMA32_END = cython.declare(cython.longlong, 1 << 20)
+ZONE_ENDS = (1 << 12, 1 << 20)
+"""The pfns at which a PC's ZONE_DMA and ZONE_DMA32 end: 16 MiB and 4 GiB."""
+_C_DMA_END = cython.declare(cython.longlong, ZONE_ENDS[0])
+_C_DMA32_END = cython.declare(cython.longlong, ZONE_ENDS[1])
 _ZONES = 3
 _C_ZONES = cython.declare(cython.int, _ZONES)
 # MIGRATE_PCPTYPES: unmovable, movable, reclaimable.

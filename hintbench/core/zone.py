@@ -326,9 +326,10 @@ class Zone(FreeLists):
     def allocate(self, order: int, migratetype: int = 1) -> int:
         """Take a block straight from the free lists: no pcp, no watermark, no virtual hand-over.
 
-        For a strategy that needs a block of its own, such as one to report while it holds it. The
-        zone's lock must be held, as for every other edit. Until :meth:`free` the block is in
-        transit: no caller has it, and no list.
+        For what a strategy allocates for its own use, as its request for the device; a block that
+        is to be reported is taken with :meth:`isolate` or :meth:`hold`. The zone's lock must be
+        held, as for every other edit. Until :meth:`free` the block is in transit: no caller has
+        it, and no list.
 
         Returns:
             Its pfn, -1 when the zone has none.

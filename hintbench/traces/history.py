@@ -25,7 +25,6 @@ from hintbench.core.tracepages import GIVE_BACK
 from hintbench.traces.destinations import Compaction
 from hintbench.traces.gaps import Derived, Gap, as_blocks, bulk_steps, ordinary_steps
 from hintbench.traces.windows import (
-    NO_COMMIT,
     WINDOW_ROWS,
     DerivedSteps,
     Window,
@@ -193,7 +192,7 @@ class _Follower:
 
     def _window(self, low: int, high: int) -> None:
         piece = piece_of(self.trace, low, high)
-        action, order, _, run = self.events.walk(low, piece, NO_COMMIT)
+        action, order, _, run = self.events.walk(low, piece)
         counts = min(max(self.end - low, 0), high - low)
         self.walk.walk(action, piece.pfn, order, counts, low)
         for page, previous, row, state in self.walk.missing():

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from hintbench.core import tracewords
+from hintbench.core.tracesilence import ZONE_ENDS
 from hintbench.traces.windows import WINDOW_ROWS, piece_of
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
     from hintbench.traces.events import Trace
 
-# A PC's zones: DMA ends at 16 MiB, DMA32 at 4 GiB.
-_ZONE_ENDS: Final = (1 << 12, 1 << 20)
 _ANY_ZONE: Final = np.uint32(tracewords.GFP_MOVABLE | tracewords.GFP_HIGHMEM)
 
 
@@ -41,7 +40,7 @@ def ends_of_kswapd(trace: Trace, begin: int, end: int) -> npt.NDArray[np.int64]:
             & (piece.order == 0)
             & ((piece.flags & _ANY_ZONE) == _ANY_ZONE)
         )
-        zone = np.searchsorted(_ZONE_ENDS, piece.pfn[some], side="right")
+        zone = np.searchsorted(ZONE_ENDS, piece.pfn[some], side="right")
         # Only where the zone changes, and the events beside: few of very many.
         changes = np.flatnonzero(np.diff(zone)) if len(zone) else zone
         kept = np.unique(np.concatenate([changes, changes + 1, [0, len(zone) - 1]]))

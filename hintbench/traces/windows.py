@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 WINDOW_ROWS: Final = 1 << 18
 """Events in a window: few enough for its arrays to stay small beside a guest's."""
-NO_COMMIT: Final = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,7 +122,7 @@ def windows_of(found: PageHistory) -> Iterator[Window]:
     for low in range(0, len(trace), found.window_rows):
         high = min(low + found.window_rows, len(trace))
         piece = piece_of(trace, low, high)
-        action, order, settles, _ = events.walk(low, piece, NO_COMMIT)
+        action, order, settles, _ = events.walk(low, piece)
         begin = min(max(found.begin - low, 0), high - low)
         end = min(max(found.end - low, begin), high - low)
         yield Window(
@@ -164,17 +163,6 @@ def order_at(trace: Trace, paired: npt.NDArray[np.uint8], row: int) -> int:
     if trace.kind[row] == tracewords.PAGE_FREE_BATCHED and is_paired(paired, row):
         row = _nearest(trace, tracewords.PAGE_FREE, row, -1)
     return int(trace.order[row])
-
-
-def next_row_of_cpu(trace: Trace, row: int, cpu: int) -> int:
-    """The first row behind `row` that is of a CPU; there must be one."""
-    size = 64
-    while True:
-        hits = np.flatnonzero(trace.cpu[row + 1 : row + 1 + size] == cpu)
-        if len(hits):
-            return row + 1 + int(hits[0])
-        row += size
-        size *= 2
 
 
 def is_paired(paired: npt.NDArray[np.uint8], row: int) -> bool:
