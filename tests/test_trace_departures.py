@@ -59,6 +59,13 @@ class TestDepartures:
             forked.drain(pfn, kind=0, cpu=1)
         assert silent(forked, tmp_path) == []
 
+    def test_a_pageblock_is_of_the_type_that_a_drain_shows(self, tmp_path):
+        """Isolated to be reported, it has become movable: page 17 goes to another list."""
+        recording = Recording().lock(17, kind=0).alloc(17, **KERNEL).drain(40, kind=1)
+        recording.lock(600, kind=0).lock(601, kind=0).alloc(600, **KERNEL)
+        recording.free(17).alloc(601, **KERNEL)
+        assert silent(recording, tmp_path) == []
+
     def test_another_cpu_says_nothing_of_this_list(self, tmp_path):
         recording = Recording()
         for pfn in (16, *STACK, 21):
@@ -145,6 +152,13 @@ def test_what_a_kworker_drains_for_its_own_free_is_no_tick(tmp_path):
     recording.drain(41, wait=900_000, **kworker)
     trace = recording.read(tmp_path)
     assert seen_ticks(trace, 0, len(trace))[0].tolist() == [trace.time_ns[4]]
+
+
+def test_a_probe_that_the_kworker_hit_before_is_no_free(tmp_path):
+    kworker = {"task": "kworker/0:1-9"}
+    recording = Recording().alloc(16).mark("pass over", **kworker).drain(40, **kworker)
+    trace = recording.read(tmp_path)
+    assert seen_ticks(trace, 0, len(trace))[0].tolist() == [trace.time_ns[2]]
 
 
 def test_free_blocks_stand_as_they_were_taken():
