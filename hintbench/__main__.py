@@ -28,6 +28,11 @@ def main() -> int:
     except KeyboardInterrupt:
         sys.stderr.write("hintbench: stopped\n")
         status = 130
+    if status == 130:
+        # An interrupt that passes through exec() of a text, as dataclasses do while modules are
+        # imported, lets Python end by the signal even when it is caught; the next text undoes that
+        # (run_eval_code_obj() in pythonrun.c).
+        exec("")
     return 128 + asked[0] if asked and status == 130 else status
 
 

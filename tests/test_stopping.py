@@ -375,3 +375,31 @@ class Third(ZoneConfinedBatching):
     assert not checks[1]["passed"]
     assert checks[1]["schedules"] >= 299
     assert f"third (interrupted after {checks[1]['schedules']:,} schedules)" in output
+
+
+INTERRUPTED = """
+import sys
+import hintbench.cli
+
+def main():
+    exec("raise KeyboardInterrupt")
+
+hintbench.cli.main = main
+from hintbench.__main__ import main
+sys.exit(main())
+"""
+
+
+def test_an_interrupt_in_the_text_that_a_dataclass_is_made_of_ends_as_any_other(tmp_path):
+    """Python would end by the signal, with no status of its own, although it was caught."""
+    (tmp_path / "interrupted.py").write_text(INTERRUPTED)
+    done = subprocess.run(
+        [sys.executable, "-m", "interrupted"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (130, "hintbench: stopped\n")
