@@ -94,6 +94,8 @@ def run_tests(folder: Path) -> subprocess.CompletedProcess[str]:
     """Run the comparison with the reference on the copy in a folder, up to the first failure."""
     command = ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-W", "ignore"]
     environment = {**os.environ, "HINTBENCH_CORE": "interpreted", "PYTHONPATH": str(folder)}
+    # Two changes of one second and one length would be one to whoever keeps bytecode.
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
     # In one process: interrupted workers would end it with another status.
     environment.pop("PYTEST_ADDOPTS", None)
     return subprocess.run(
