@@ -1,4 +1,4 @@
-"""What all tests share: the order of the long ones, and that none sees another's plugins."""
+"""What all tests share: the order of the long ones, their environment, and no plugins."""
 
 import os
 import random
@@ -11,6 +11,14 @@ from hintbench import plugins, registry
 
 # Started in the background by a shell, we ignore Ctrl-C, and so would the processes of the tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# What rich and typer print follows from the terminal, and from these.
+for _name in (
+    *("COLUMNS", "LINES", "TERMINAL_WIDTH", "NO_COLOR", "FORCE_COLOR", "PY_COLORS"),
+    *("TTY_COMPATIBLE", "TTY_INTERACTIVE", "GITHUB_ACTIONS"),
+):
+    os.environ.pop(_name, None)
+os.environ["TERM"] = "xterm"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
