@@ -73,7 +73,7 @@ def test_it_is_run_with_its_workload(installed, tmp_path):
 def test_it_is_checked(installed, tmp_path):
     done = run(
         installed,
-        *("hintbench", "check", "nightly", "--schedules", "300", "--json", "out.json"),
+        *("hintbench", "check", "nightly", "--schedules", "120", "--json", "out.json"),
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -29,7 +29,9 @@ FAULTS = {
     "exits": ("block_freed", "def block_freed(self): raise SystemExit(0)", "SystemExit"),
     "floods": (
         "guest_started",
-        "def guest_started(self): self.all = [bytearray(1 << 30) for _ in range(64)]",
+        # Zeroes that nobody has written take room in the address space only: no time, and no
+        # harm where nothing limits it.
+        "def guest_started(self): self.all = [bytes(1 << 30) for _ in range(64)]",
         "MemoryError",
     ),
 }
@@ -44,7 +46,7 @@ def write_plugin(folder, name, body):
 
 def test_the_posted_v9_is_refuted_as_it_declares(tmp_path):
     done = hintbench(
-        "check", "percpu-array-v9", "--schedules", "500", "--json", "out.json", cwd=tmp_path
+        "check", "percpu-array-v9", "--schedules", "320", "--json", "out.json", cwd=tmp_path
     )
     assert done.returncode == 0, done.stdout + done.stderr
     check = json.loads((tmp_path / "out.json").read_text())["checks"][0]

@@ -11,6 +11,7 @@ import textwrap
 
 import pytest
 
+from hintbench import cli
 from hintbench.cli import check_commands
 from hintbench.defaults import CHECK_SCHEDULES, CHECK_SECONDS
 from hintbench.errors import PluginError
@@ -155,10 +156,11 @@ class Second(BitmapAndSpin):
         (["same", "-p", "same.py"], 1, "First and Second have one name, strategy 'same'"),
     ],
 )
-def test_files_that_define_not_one_strategy(arguments, status, message, tmp_path):
+def test_files_that_define_not_one_strategy(arguments, status, message, tmp_path, monkeypatch):
     (tmp_path / "two.py").write_text(TWO.format("one", "two"))
     (tmp_path / "same.py").write_text(TWO.format("same", "same"))
-    assert hintbench("new", "workload", "load", cwd=tmp_path).returncode == 0
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["new", "workload", "load"]) == 0
     done = hintbench("check", *arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (status, "")
     (line,) = done.stderr.splitlines()
@@ -233,16 +235,23 @@ def test_the_suite_says_that_few_schedules_prove_nothing(tmp_path):
     assert re.search(r"hintbench: none: \d+ schedules, too few to say", done.stdout)
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """The folder of a suite that has saved a counterexample where it does so by default."""
+    folder = tmp_path_factory.mktemp("saved")
+    (folder / "test_slow.py").write_text(SUITE)
+    run_pytest("-q", "-k", "liveness", cwd=folder)
+    return folder
+
+
 @pytest.mark.parametrize("shown", [True, False])
-def test_a_replay_with_a_fault_of_the_strategys_own(shown, tmp_path, monkeypatch, capsys):
-    (tmp_path / "test_slow.py").write_text(SUITE)
-    run_pytest("-q", "-k", "liveness", cwd=tmp_path)
-    (file,) = (tmp_path / "counterexamples").iterdir()
+def test_a_replay_with_a_fault_of_the_strategys_own(shown, saved, monkeypatch, capsys):
+    (file,) = (saved / "counterexamples").iterdir()
     digest = json.loads(file.read_text())["digest"]
     violation = Violation("liveness", "untold", "late", 1, 0, "vCPU 0")
     outcome = Outcome({violation.key: violation} if shown else {}, digest=digest, error="it fell")
     monkeypatch.setattr(check_commands, "tell", lambda *_, **__: (["a step"], outcome))
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(saved)
     assert check_commands.run_replay(str(file), trace=False) == (0 if shown else 1)
     output = capsys.readouterr().out
     assert "the strategy's own fault: it fell" in output
