@@ -284,9 +284,9 @@ def test_a_block_that_is_never_allocated_shows_nothing():
         name = "largest"
 
         def claims(self):
-            return Claims(min_order=14, any_pfn=True)
+            return Claims(min_order=13, any_pfn=True)
 
-    assert "no whole block of order 14" in compare(Largest, 1_000_000).unshown["any-pfn"]
+    assert "no whole block of order 13" in compare(Largest, 1_000_000).unshown["any-pfn"]
 
 
 def test_the_tasks_do_not_depend_on_who_does_them():
