@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from hintbench.core.tracehigh import PcpHigh
 from hintbench.core.tracelevels import BY_DECAY, IN_BACKGROUND, LevelWalk
 from hintbench.core.tracepages import GIVE_BACK, HAND_OUT, RETURN, TAKE
 from hintbench.traces.ticks import possible_ticks
@@ -15,23 +16,23 @@ class Recorded:
     """One CPU and one zone of 1,000 pages, 600 of them free, far above the high watermark of 50."""
 
     def __init__(self, *possible, on_list=0, zone_free=600):
-        self.walk = LevelWalk(
-            np.zeros(1000, dtype=np.int16),
+        self.lists = PcpHigh(
             1,
             1,
             np.array([[[BATCH, LEAST, MOST]]], dtype=np.int64),
+            np.zeros((1, 1), dtype=np.int64),
             np.array([50], dtype=np.int64),
             np.array([zone_free], dtype=np.int64),
             np.array(possible, dtype=np.int64),
             np.zeros(len(possible), dtype=np.int16),
         )
+        self.walk = LevelWalk(np.zeros(1000, dtype=np.int16), self.lists)
         self.on_list = list(range(on_list))
         self.used, self.buddy, self.now = [], list(range(on_list, 1000)), 0
         self.walk.start(
             np.array(self.on_list, dtype=np.int32),
             np.zeros(on_list, dtype=np.int8),
             np.zeros(on_list, dtype=np.int16),
-            np.zeros((1, 1), dtype=np.int64),
         )
 
     def step(self, action, page, about=0, order=0):
@@ -76,11 +77,11 @@ class Recorded:
 
     @property
     def high(self):
-        return self.walk.level(0, 0)
+        return self.lists.level(0, 0)
 
     @property
     def raised(self):
-        return self.walk.raised_by(0, 0)
+        return self.lists.raised_by(0, 0)
 
 
 def test_refills_raise_it_by_what_they_take_and_no_further_than_high_max():
@@ -116,9 +117,9 @@ def test_a_decay_shows_it_where_it_ends():
 
 def test_a_decay_that_would_have_drained_something_is_refuted():
     full = Recorded(SECOND, on_list=40).until(2 * SECOND).hand_out(1)
-    assert full.walk.refuted_times() == [True]
+    assert full.lists.refuted_times() == [True]
     lean = Recorded(SECOND, on_list=40).hand_out(20).until(2 * SECOND).hand_out(1)
-    assert lean.walk.refuted_times() == [False]
+    assert lean.lists.refuted_times() == [False]
     assert lean.high == 35
 
 
@@ -127,7 +128,7 @@ def test_decays_after_which_the_list_could_not_have_grown_so_far_are_refuted():
     recorded.until(3 * SECOND).give_back(50).drain(BATCH)
     # 80, 70, 62: it is full at 70.
     assert recorded.high == 70
-    assert recorded.walk.refuted_times() == [False, True]
+    assert recorded.lists.refuted_times() == [False, True]
     assert recorded.raised == 0
 
 
@@ -136,14 +137,14 @@ def test_a_list_that_was_full_before_a_decay_refutes_those_before_it():
     recorded.until(3 * SECOND).give_back(14).drain(9, BY_DECAY).hand_out(1)
     # 80 to 70 in this decay, so in none before.
     assert recorded.high == 70
-    assert recorded.walk.refuted_times() == [True, True]
+    assert recorded.lists.refuted_times() == [True, True]
 
 
 def test_what_a_drain_has_shown_is_not_undone():
     recorded = Recorded(SECOND, on_list=80).hand_out(60).until(2 * SECOND)
     recorded.give_back(50).drain(BATCH).hand_out(1)
     recorded.give_back(10, IN_BACKGROUND).drain(BATCH).hand_out(1)
-    assert recorded.walk.refuted_times() == [False]
+    assert recorded.lists.refuted_times() == [False]
 
 
 def test_a_page_beyond_the_guests_is_refused():
@@ -169,14 +170,14 @@ def test_a_list_that_a_free_drains_is_no_shorter_than_high_min():
     recorded = Recorded(on_list=LEAST - 5)
     recorded.hand_out(3).give_back(3)
     recorded.drain(BATCH).hand_out(1)
-    assert recorded.walk.hidden_pages(0, 0) == 5
-    assert recorded.walk.level(0, 0) == LEAST
+    assert recorded.lists.hidden_pages(0, 0) == 5
+    assert recorded.lists.level(0, 0) == LEAST
     assert (
         Recorded(on_list=LEAST)
         .hand_out(3)
         .give_back(3)
         .drain(BATCH)
         .hand_out(1)
-        .walk.hidden_pages(0, 0)
+        .lists.hidden_pages(0, 0)
         == 0
     )
