@@ -94,7 +94,6 @@ class Compaction:
         self.simulation = frees.simulation
         self.guest = frees.guest
         self.scanners = {zone: Scanners(zone) for zone in self.simulation.zones}
-        self.moved_pages = 0
 
     def start(self, zone: Zone, run: CompactionRun) -> None:
         """Begin a run.
@@ -213,7 +212,6 @@ class Compaction:
             await self.guest.sleep(late - self.simulation.clock.now)
         if move_page(self.simulation, source, destination, slot):
             progress.moved += 1
-            self.moved_pages += 1
             await self.frees.free(cpu, progress.zone, source, 0)
         else:
             # Its owner has freed it meanwhile.
