@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from hintbench.events import Event
     from hintbench.guest import Guest
     from hintbench.hookspecs import Freed, Origin, Reason
-    from hintbench.host import Host
+    from hintbench.host.host import Host
+    from hintbench.host.reports import Completion
     from hintbench.operations import Migratetype, OperationBlock
     from hintbench.per_cpu import PerCpu
-    from hintbench.reports import Completion
     from hintbench.results import Result
     from hintbench.runner import run
     from hintbench.strategy import Claims, HookFilter, Strategy, hookimpl
@@ -49,7 +49,7 @@ __version__ = "0.2.0.dev0"
 _HOMES = {
     "Block": "core.hooks",
     "Claims": "strategy",
-    "Completion": "reports",
+    "Completion": "host.reports",
     "Costs": "config",
     "Event": "events",
     "Experiment": "config",
@@ -58,7 +58,7 @@ _HOMES = {
     "GuestConfig": "config",
     "HintbenchError": "errors",
     "HookFilter": "strategy",
-    "Host": "host",
+    "Host": "host.host",
     "HostConfig": "config",
     "InitialState": "workload",
     "LONGEST_NS": "workload",

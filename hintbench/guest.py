@@ -13,7 +13,7 @@ from hintbench.core.flags import UnitFlags
 from hintbench.core.hooks import CoreHooks
 from hintbench.core.measures import Integral
 from hintbench.events import Event
-from hintbench.host import Host
+from hintbench.host.host import Host
 from hintbench.per_cpu import PerCpu, State
 from hintbench.struct_pages import StructPages
 from hintbench.tasks import Scheduler, Task

@@ -26,7 +26,7 @@ from hintbench.testing.scenario import Scenario
 from hintbench.watching import Watcher
 
 if TYPE_CHECKING:
-    from hintbench.reports import Completion
+    from hintbench.host.reports import Completion
     from hintbench.strategy import Strategy
     from hintbench.testing.races.race import Race
 

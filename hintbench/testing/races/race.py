@@ -8,7 +8,7 @@ from hintbench.testing.checker import Checker
 
 if TYPE_CHECKING:
     from hintbench.core.contexts import Context
-    from hintbench.reports import Report
+    from hintbench.host.reports import Report
     from hintbench.testing.explored import ExploredRun
     from hintbench.testing.outcome import Violation
 

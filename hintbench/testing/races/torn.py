@@ -11,7 +11,7 @@ from hintbench.core.constants import EVENT_RETURNED, EVENT_TAKEN
 from hintbench.testing.races.race import Race
 
 if TYPE_CHECKING:
-    from hintbench.reports import Completion, Report
+    from hintbench.host.reports import Completion, Report
     from hintbench.testing.outcome import Violation
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hintbench.core.flags import UnitFlags
     from hintbench.core.hooks import Block
     from hintbench.core.zone import Zone
-    from hintbench.reports import Report
+    from hintbench.host.reports import Report
 
 NOT_TOLD = -1
 """The order that a block was told as which was not."""

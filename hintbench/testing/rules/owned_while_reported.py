@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hintbench.core.contexts import Context
     from hintbench.core.flags import UnitFlags
     from hintbench.core.hooks import Block
-    from hintbench.reports import Report
+    from hintbench.host.reports import Report
 
 _IN_TRANSIT = ("page_freeing", "block_merged", "page_allocated")
 """Hooks whose block is on no list and with no caller as long as they last."""

@@ -15,7 +15,7 @@ from hintbench.testing.checker import Checker
 
 if TYPE_CHECKING:
     from hintbench.core.zone import Zone
-    from hintbench.reports import Report
+    from hintbench.host.reports import Report
 
 
 class RuleChecker(Checker):

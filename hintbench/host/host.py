@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from hintbench.acknowledgements import Acknowledgements
 from hintbench.core.constants import (
     EVENT_ACKNOWLEDGED,
     EVENT_REPORTED,
@@ -14,10 +13,11 @@ from hintbench.core.constants import (
 )
 from hintbench.core.contexts import Context, Park, Step
 from hintbench.core.measures import Integral
-from hintbench.reports import Completion, Report, nothing
-from hintbench.shared_memory import SharedMemory
+from hintbench.host.acknowledgements import Acknowledgements
+from hintbench.host.reports import Completion, Report, nothing
+from hintbench.host.shared_memory import SharedMemory
+from hintbench.host.unmapping import Unmapping
 from hintbench.tasks import Scheduler
-from hintbench.unmapping import Unmapping
 
 if TYPE_CHECKING:
     from hintbench.config import HostConfig

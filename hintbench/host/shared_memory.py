@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from hintbench.core.constants import PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, RANK_HOST
 from hintbench.core.contexts import Context, Park, Step
 from hintbench.core.locks import LockTimeline
-from hintbench.reports import Report, aligned
+from hintbench.host.reports import Report, aligned
 
 if TYPE_CHECKING:
     from hintbench.core.hooks import Block
-    from hintbench.host import Host
+    from hintbench.host.host import Host
 
 _HOST_CONTEXT = -1
 

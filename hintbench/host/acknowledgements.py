@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from hintbench.core.constants import RANK_HOST
 from hintbench.core.contexts import Context
 from hintbench.core.processors import as_coroutine
-from hintbench.reports import Completion
+from hintbench.host.reports import Completion
 
 if TYPE_CHECKING:
-    from hintbench.host import Host
+    from hintbench.host.host import Host
 
 
 class Acknowledgements:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Final
 
 from hintbench.core.constants import EVENT_DISCARDED, PAGE_SIZE, PAGEBLOCK_PAGES
 from hintbench.core.scan import first_used
-from hintbench.reports import aligned
+from hintbench.host.reports import aligned
 
 if TYPE_CHECKING:
-    from hintbench.host import Host
+    from hintbench.host.host import Host
 
 _HUGE_BYTES: Final = PAGEBLOCK_PAGES * PAGE_SIZE
 
