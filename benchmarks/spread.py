@@ -15,8 +15,9 @@ from typing import Final
 from unittest import mock
 
 import hintbench
-from hintbench import OperationBlock, Program, Workload, WorkloadSetting, kernel_threads
+from hintbench import OperationBlock, Program, Workload, WorkloadSetting
 from hintbench.config import load_guest
+from hintbench.kernel import threads as kernel_threads
 from hintbench.plugins import find_workload, make
 
 _MOST_SHIFT_NS: Final = 2_000

@@ -27,7 +27,7 @@ from hintbench.retention import split_of, times_to_reclaim
 if TYPE_CHECKING:
     from hintbench.boot import Machine
     from hintbench.guest import Guest
-    from hintbench.kernel_threads import KernelThreads
+    from hintbench.kernel.threads import KernelThreads
 
 GIB: Final = 1 << 30
 ORDER_CLASSES: Final = ("order0", "order1_3", "order4_8", "order9", "order10")

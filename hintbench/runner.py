@@ -23,7 +23,7 @@ from hintbench.errors import (
 )
 from hintbench.forgotten import forgotten_awaits
 from hintbench.guest import Guest
-from hintbench.kernel_threads import KernelThreads
+from hintbench.kernel.threads import KernelThreads
 from hintbench.metrics import collect, locks_per_batch
 from hintbench.plugins import find_strategy, find_workload, load_plugin, make
 from hintbench.results import Result

@@ -13,8 +13,8 @@ from hintbench.plugin_class import PluginClass
 
 if TYPE_CHECKING:
     from hintbench.boot import Machine
-    from hintbench.compaction import CompactionRun
     from hintbench.config import GuestConfig
+    from hintbench.kernel.compaction import CompactionRun
 
 PAGES_PER_MIB: Final = 256
 MOST_OPERATIONS: Final = 100_000_000_000

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hintbench.kernel_threads import KSWAPD_LONGEST_RUN_NS, KSWAPD_RUN_NS
+from hintbench.kernel.threads import KSWAPD_LONGEST_RUN_NS, KSWAPD_RUN_NS
 from hintbench.traces.reclaim import ends_of_kswapd
 from recording import KERNEL_PAGE, Recording
 from small_guest import boot

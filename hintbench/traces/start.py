@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from hintbench.boot import Machine
-    from hintbench.compaction import CompactionRun
+    from hintbench.kernel.compaction import CompactionRun
     from hintbench.traces.events import Trace
 
 

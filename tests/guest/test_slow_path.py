@@ -3,7 +3,7 @@
 import pytest
 
 from hintbench import Origin, Strategy, hookimpl
-from hintbench.draining import drain_all_pages
+from hintbench.kernel.draining import drain_all_pages
 from hintbench.operations import Flag, Migratetype, allocate, compute, free, idle
 from small_guest import BLOCK, SECOND, START, boot, costs, run, small_guest, zone
 

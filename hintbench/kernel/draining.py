@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hintbench.core.constants import KERNEL_6_12
 
 if TYPE_CHECKING:
-    from hintbench.kernel_threads import KernelThreads
+    from hintbench.kernel.threads import KernelThreads
 
 
 async def drain_all_pages(threads: KernelThreads, cpu: int) -> None:

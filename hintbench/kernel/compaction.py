@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from hintbench.compaction_scanners import COMPACT_CLUSTER_MAX, Scanners, block_start
 from hintbench.core.contexts import Step
 from hintbench.core.migration import move_page
+from hintbench.kernel.compaction_scanners import COMPACT_CLUSTER_MAX, Scanners, block_start
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hintbench.core.zone import Zone
-    from hintbench.task_frees import TaskFrees
+    from hintbench.kernel.task_frees import TaskFrees
 
 MIGRATE_PAGE_NS: Final = 9_000
 """Moving one page: compaction takes 2.3 to 6.6 ms to make a huge page (Aaron Lu's measurement)."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from hintbench.compaction import Compaction, CompactionRun
 from hintbench.core.allocation import would_do
 from hintbench.core.constants import (
     FLAG_ATOMIC,
@@ -25,8 +24,9 @@ from hintbench.core.constants import (
 )
 from hintbench.core.contexts import Step
 from hintbench.core.highatomic import unreserve
-from hintbench.draining import drain_all_pages
-from hintbench.task_frees import TaskFrees
+from hintbench.kernel.compaction import Compaction, CompactionRun
+from hintbench.kernel.draining import drain_all_pages
+from hintbench.kernel.task_frees import TaskFrees
 
 if TYPE_CHECKING:
     from hintbench.boot import Machine
