@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from hintbench.core.hooks import Block
     from hintbench.core.zone import Zone
     from hintbench.errors import HintbenchError, PluginError
-    from hintbench.events import Event
     from hintbench.guest import Guest
     from hintbench.hookspecs import Freed, Origin, Reason
     from hintbench.host.host import Host
@@ -31,7 +30,8 @@ if TYPE_CHECKING:
     from hintbench.results import Result
     from hintbench.runner import run
     from hintbench.strategy import Claims, HookFilter, Strategy, hookimpl
-    from hintbench.tasks import Task
+    from hintbench.tasks.events import Event
+    from hintbench.tasks.scheduler import Task
     from hintbench.validation import validate
     from hintbench.workload import (
         LONGEST_NS,
@@ -51,7 +51,7 @@ _HOMES = {
     "Claims": "strategy",
     "Completion": "host.reports",
     "Costs": "config",
-    "Event": "events",
+    "Event": "tasks.events",
     "Experiment": "config",
     "Freed": "hookspecs",
     "Guest": "guest",
@@ -73,7 +73,7 @@ _HOMES = {
     "Reason": "hookspecs",
     "Result": "results",
     "Strategy": "strategy",
-    "Task": "tasks",
+    "Task": "tasks.scheduler",
     "UnitFlags": "core.flags",
     "Workload": "workload",
     "WorkloadParameters": "workload",

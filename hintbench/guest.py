@@ -7,16 +7,16 @@ from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from hintbench.arguments import check_coroutine, whole_ns
 from hintbench.core.contexts import Context, Park, Step
 from hintbench.core.flags import UnitFlags
 from hintbench.core.hooks import CoreHooks
 from hintbench.core.measures import Integral
-from hintbench.events import Event
 from hintbench.host.host import Host
 from hintbench.per_cpu import PerCpu, State
 from hintbench.struct_pages import StructPages
-from hintbench.tasks import Scheduler, Task
+from hintbench.tasks.arguments import check_coroutine, whole_ns
+from hintbench.tasks.events import Event
+from hintbench.tasks.scheduler import Scheduler, Task
 
 if TYPE_CHECKING:
     from hintbench.boot import Machine

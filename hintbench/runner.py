@@ -30,7 +30,7 @@ from hintbench.results import Result
 from hintbench.retention import follow_backed_memory
 from hintbench.specs import PluginSpec
 from hintbench.strategy import Strategy
-from hintbench.tasks import Scheduler
+from hintbench.tasks.scheduler import Scheduler
 from hintbench.validation import check_end
 from hintbench.watchdog import PROGRAM_LIMIT_SECONDS, watch
 from hintbench.workload import Program, Workload, WorkloadSetting

@@ -5,9 +5,9 @@ import pytest
 
 import hintbench.strategies.none
 from hintbench.errors import TraceError
-from hintbench.jiffies import GRID_NS
 from hintbench.operations import Flag, OperationBlock, concatenate
 from hintbench.runner import Run
+from hintbench.tasks.jiffies import GRID_NS
 from hintbench.traces.program import (
     exact_program,
     modelled_program,

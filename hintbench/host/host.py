@@ -17,7 +17,7 @@ from hintbench.host.acknowledgements import Acknowledgements
 from hintbench.host.reports import Completion, Report, nothing
 from hintbench.host.shared_memory import SharedMemory
 from hintbench.host.unmapping import Unmapping
-from hintbench.tasks import Scheduler
+from hintbench.tasks.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from hintbench.config import HostConfig

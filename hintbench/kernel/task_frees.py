@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hintbench.core.simulation import Simulation
     from hintbench.core.zone import Zone
     from hintbench.guest import Guest
-    from hintbench.tasks import Scheduler
+    from hintbench.tasks.scheduler import Scheduler
 
 
 class TaskFrees:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from hintbench.core.vcpu import Vcpu
     from hintbench.core.zone import Zone
     from hintbench.guest import Guest
-    from hintbench.tasks import Scheduler
+    from hintbench.tasks.scheduler import Scheduler
 
 VMSTAT_INTERVAL_NS = 1_000_000_000
 VMSTAT_SKEW_NS = 12_000_000

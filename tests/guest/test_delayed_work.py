@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from hintbench import PluginError, Strategy, hookimpl
 from hintbench.errors import TaskLeakError
-from hintbench.jiffies import GRID_NS, HZ, JIFFY_NS, timer_fires_ns
 from hintbench.operations import allocate, free, idle
+from hintbench.tasks.jiffies import GRID_NS, HZ, JIFFY_NS, timer_fires_ns
 from small_guest import MS, SECOND, boot, costs, run, small_guest
 
 

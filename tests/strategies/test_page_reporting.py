@@ -2,9 +2,9 @@
 
 import pytest
 
-from hintbench.jiffies import timer_fires_ns
 from hintbench.operations import Migratetype
 from hintbench.strategies.page_reporting import PageReporting, State
+from hintbench.tasks.jiffies import timer_fires_ns
 from small_guest import BLOCK, MS, SECOND, START, US, host, zone
 
 from .stage import Reports, block_at, give, number_of, play, rest, take

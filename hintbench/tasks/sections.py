@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from hintbench.context_rules import is_atomic
 from hintbench.core.accounts import PAYERS
 from hintbench.core.contexts import HOOK, Context
 from hintbench.core.interrupts import InterruptsOff
 from hintbench.core.scheduler import MAY_SLEEP, CoreScheduler
 from hintbench.errors import HintbenchError
+from hintbench.tasks.context_rules import is_atomic
 
 
 class Sections(CoreScheduler):

@@ -3,7 +3,7 @@
 A *context* is a coroutine with a CPU: a hook that waits (it is the vCPU), a task (a kthread or
 work item), an interrupt.  How they wait and go on is in :mod:`hintbench.core.scheduler`, which of
 several has a vCPU in :mod:`hintbench.core.processors`, and what they may do in
-:mod:`hintbench.context_rules` and :mod:`hintbench.sections`.
+:mod:`hintbench.tasks.context_rules` and :mod:`hintbench.tasks.sections`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from hintbench.context_rules import ContextRules
 from hintbench.core.constants import RANK_INTERRUPT, ROLE_TASK
 from hintbench.core.contexts import KERNEL, Context, Park
-from hintbench.jiffies import timer_fires_ns
-from hintbench.sections import Sections
+from hintbench.tasks.context_rules import ContextRules
+from hintbench.tasks.jiffies import timer_fires_ns
+from hintbench.tasks.sections import Sections
 
 if TYPE_CHECKING:
     from hintbench.core.simulation import Simulation

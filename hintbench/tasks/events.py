@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hintbench.arguments import whole_ns
 from hintbench.core.contexts import Context, Park
+from hintbench.tasks.arguments import whole_ns
 
 if TYPE_CHECKING:
-    from hintbench.tasks import Scheduler
+    from hintbench.tasks.scheduler import Scheduler
 
 
 class Event:
