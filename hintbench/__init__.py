@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from hintbench.core.hooks import Block
     from hintbench.core.zone import Zone
     from hintbench.errors import HintbenchError, PluginError
-    from hintbench.guest import Guest
+    from hintbench.guest.guest import Guest
+    from hintbench.guest.per_cpu import PerCpu
+    from hintbench.guest.validation import validate
     from hintbench.hookspecs import Freed, Origin, Reason
     from hintbench.host.host import Host
     from hintbench.host.reports import Completion
     from hintbench.operations import Migratetype, OperationBlock
-    from hintbench.per_cpu import PerCpu
     from hintbench.results import Result
     from hintbench.runner import run
     from hintbench.strategy import Claims, HookFilter, Strategy, hookimpl
     from hintbench.tasks.events import Event
     from hintbench.tasks.scheduler import Task
-    from hintbench.validation import validate
     from hintbench.workload import (
         LONGEST_NS,
         MOST_OPERATIONS,
@@ -54,7 +54,7 @@ _HOMES = {
     "Event": "tasks.events",
     "Experiment": "config",
     "Freed": "hookspecs",
-    "Guest": "guest",
+    "Guest": "guest.guest",
     "GuestConfig": "config",
     "HintbenchError": "errors",
     "HookFilter": "strategy",
@@ -67,7 +67,7 @@ _HOMES = {
     "Migratetype": "operations",
     "OperationBlock": "operations",
     "Origin": "hookspecs",
-    "PerCpu": "per_cpu",
+    "PerCpu": "guest.per_cpu",
     "PluginError": "errors",
     "Program": "workload",
     "Reason": "hookspecs",
@@ -85,7 +85,7 @@ _HOMES = {
     "replay": "",
     "run": "runner",
     "tapes": "",
-    "validate": "validation",
+    "validate": "guest.validation",
 }
 
 __all__ = [

@@ -18,7 +18,7 @@ from hintbench.hookspecs import HOOKS, PROJECT, HintbenchHooks, HookInfo
 from hintbench.strategy import HookFilter
 
 if TYPE_CHECKING:
-    from hintbench.guest import Guest
+    from hintbench.guest.guest import Guest
     from hintbench.strategy import Strategy
 
 BoundHook = Callable[..., Any]

@@ -45,7 +45,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from hintbench.core.zone import Zone
-    from hintbench.guest import Guest
+    from hintbench.guest.guest import Guest
 
 PROJECT = "hintbench"
 """The name that pluggy knows the hooks by, and the group of the entry points."""

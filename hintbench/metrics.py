@@ -25,8 +25,8 @@ from hintbench.core.measures import bucket_upper_ns
 from hintbench.retention import split_of, times_to_reclaim
 
 if TYPE_CHECKING:
-    from hintbench.boot import Machine
-    from hintbench.guest import Guest
+    from hintbench.guest.boot import Machine
+    from hintbench.guest.guest import Guest
     from hintbench.kernel.threads import KernelThreads
 
 GIB: Final = 1 << 30

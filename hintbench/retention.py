@@ -10,8 +10,8 @@ from hintbench.core.constants import KIND_MASK, NR_PAGE_ORDERS, ORDER_MASK, PAGE
 from hintbench.core.retained import RetainedSplit
 
 if TYPE_CHECKING:
-    from hintbench.boot import Machine
     from hintbench.core.measures import Integral
+    from hintbench.guest.boot import Machine
 
 Series = Sequence[tuple[int, int]]
 """(virtual ns, pages) in order of time: from each time on so many."""

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from hintbench.binding import bind_hooks, hook_codes, native_filters
 from hintbench.blamed_tape import BlamedTape
-from hintbench.boot import Machine
 from hintbench.config import MOST_SEED, GuestConfig, load_guest
 from hintbench.core import machine as core_machine
 from hintbench.core.constants import PAGEBLOCK_ORDER
@@ -22,7 +21,9 @@ from hintbench.errors import (
     UsageError,
 )
 from hintbench.forgotten import forgotten_awaits
-from hintbench.guest import Guest
+from hintbench.guest.boot import Machine
+from hintbench.guest.guest import Guest
+from hintbench.guest.validation import check_end
 from hintbench.kernel.threads import KernelThreads
 from hintbench.metrics import collect, locks_per_batch
 from hintbench.plugins import find_strategy, find_workload, load_plugin, make
@@ -31,7 +32,6 @@ from hintbench.retention import follow_backed_memory
 from hintbench.specs import PluginSpec
 from hintbench.strategy import Strategy
 from hintbench.tasks.scheduler import Scheduler
-from hintbench.validation import check_end
 from hintbench.watchdog import PROGRAM_LIMIT_SECONDS, watch
 from hintbench.workload import Program, Workload, WorkloadSetting
 

@@ -12,8 +12,8 @@ from hintbench.operations import MAX_SLOTS, OperationBlock
 from hintbench.plugin_class import PluginClass
 
 if TYPE_CHECKING:
-    from hintbench.boot import Machine
     from hintbench.config import GuestConfig
+    from hintbench.guest.boot import Machine
     from hintbench.kernel.compaction import CompactionRun
 
 PAGES_PER_MIB: Final = 256

@@ -5,7 +5,7 @@ import operator
 
 import pytest
 
-from hintbench.guarded import guard
+from hintbench.guest.guarded import guard
 
 
 class Counter:

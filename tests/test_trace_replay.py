@@ -5,6 +5,7 @@ import pytest
 
 import hintbench.strategies.none
 from hintbench.errors import TraceError
+from hintbench.guest.validation import validate
 from hintbench.operations import Flag, OperationBlock, concatenate
 from hintbench.runner import Run
 from hintbench.tasks.jiffies import GRID_NS
@@ -14,7 +15,6 @@ from hintbench.traces.program import (
 )
 from hintbench.traces.start import UNKNOWN_TYPE
 from hintbench.traces.ticks import seen_ticks
-from hintbench.validation import validate
 from hintbench.workloads.trace import TraceReplay
 from recording import KERNEL_PAGE, USER_PAGE, Recording, flags, tape
 from small_guest import Silent, small_guest, zone

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hintbench.config import HostConfig
     from hintbench.core.hooks import Block
     from hintbench.core.simulation import Simulation
-    from hintbench.watching import Watcher
+    from hintbench.guest.watching import Watcher
 
 
 class HostFaults(Protocol):

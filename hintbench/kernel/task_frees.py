@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hintbench.core.pcp import PerCpuPages
     from hintbench.core.simulation import Simulation
     from hintbench.core.zone import Zone
-    from hintbench.guest import Guest
+    from hintbench.guest.guest import Guest
     from hintbench.tasks.scheduler import Scheduler
 
 

@@ -29,11 +29,11 @@ from hintbench.kernel.draining import drain_all_pages
 from hintbench.kernel.task_frees import TaskFrees
 
 if TYPE_CHECKING:
-    from hintbench.boot import Machine
     from hintbench.core.pcp import PerCpuPages
     from hintbench.core.vcpu import Vcpu
     from hintbench.core.zone import Zone
-    from hintbench.guest import Guest
+    from hintbench.guest.boot import Machine
+    from hintbench.guest.guest import Guest
     from hintbench.tasks.scheduler import Scheduler
 
 VMSTAT_INTERVAL_NS = 1_000_000_000

@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from typing import Any, Final
 
-from hintbench.boot import pcp_batch
+from hintbench.guest.boot import pcp_batch
 from hintbench.operations import Flag, Migratetype, Operation, encode
 from hintbench.testing.guests import ZONE_LAYOUTS, small_guest
 from hintbench.testing.scenario import Fault, Operations, Scenario, join

@@ -17,13 +17,13 @@ from hintbench.core.preemption import EndlessRunError
 from hintbench.core.tearing import Tear
 from hintbench.errors import HintbenchError, PluginError, TaskLeakError
 from hintbench.forgotten import forgotten_awaits
+from hintbench.guest.watching import Watcher
 from hintbench.testing.checker import Checker
 from hintbench.testing.endings import EndedRun
 from hintbench.testing.faults import AT_RESTORE, IN_HAND, Faults
 from hintbench.testing.integrity import Seal
 from hintbench.testing.outcome import RACE, Outcome, ScheduleStoppedError, Violation
 from hintbench.testing.scenario import Scenario
-from hintbench.watching import Watcher
 
 if TYPE_CHECKING:
     from hintbench.host.reports import Completion

@@ -13,9 +13,9 @@ from hintbench.testing.watched import WatchedRun
 
 if TYPE_CHECKING:
     from hintbench.core.contexts import Context
+    from hintbench.guest.watching import Watcher
     from hintbench.strategy import Strategy
     from hintbench.testing.scenario import Scenario
-    from hintbench.watching import Watcher
 
 MOST_NESTED: Final = 2
 """How deep steps may stand inside each other."""

@@ -88,7 +88,7 @@ class _Step:
 
 
 class _Journal:
-    """Collects what happens; it hears of marks as a checker does (`hintbench.watching`)."""
+    """Collects what happens; it hears of marks as a checker does (`hintbench.guest.watching`)."""
 
     def __init__(self) -> None:
         self.steps: list[_Step] = []

@@ -24,7 +24,7 @@ from hintbench.traces.windows import piece_of
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from hintbench.boot import Machine
+    from hintbench.guest.boot import Machine
     from hintbench.kernel.compaction import CompactionRun
     from hintbench.traces.events import Trace
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
+from hintbench.guest.validation import validate
 from hintbench.operations import Flag
-from hintbench.validation import validate
 from reference_guest import Request
 from reference_lists import MOVABLE, RECLAIMABLE, UNMOVABLE
 

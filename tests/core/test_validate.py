@@ -19,9 +19,9 @@ from hintbench.core.constants import (
     PCP,
 )
 from hintbench.core.machine import step_vcpu
+from hintbench.guest.validation import validate
 from hintbench.plugins import find_strategy, find_workload
 from hintbench.runner import Run
-from hintbench.validation import validate
 from reference_guest import Request
 from reference_lists import HIGHATOMIC, MOVABLE, UNMOVABLE
 

@@ -7,10 +7,10 @@ import pytest
 from hintbench import hookimpl
 from hintbench.core.constants import BUDDY, IN_USE, KIND_MASK
 from hintbench.core.migration import isolate_free_blocks, movable_pages
+from hintbench.guest.validation import validate
 from hintbench.kernel.compaction import CompactionRun
 from hintbench.kernel.compaction_scanners import Scanners
 from hintbench.operations import Flag, allocate, free, idle
-from hintbench.validation import validate
 from small_guest import MS, START, Silent, boot, small_guest, zone
 
 PAGEBLOCK = 512

@@ -11,18 +11,18 @@ from hintbench.core.contexts import Context, Park, Step
 from hintbench.core.flags import UnitFlags
 from hintbench.core.hooks import CoreHooks
 from hintbench.core.measures import Integral
+from hintbench.guest.per_cpu import PerCpu, State
+from hintbench.guest.struct_pages import StructPages
 from hintbench.host.host import Host
-from hintbench.per_cpu import PerCpu, State
-from hintbench.struct_pages import StructPages
 from hintbench.tasks.arguments import check_coroutine, whole_ns
 from hintbench.tasks.events import Event
 from hintbench.tasks.scheduler import Scheduler, Task
 
 if TYPE_CHECKING:
-    from hintbench.boot import Machine
     from hintbench.config import Costs, GuestConfig
     from hintbench.core.zone import Zone
-    from hintbench.watching import Watcher
+    from hintbench.guest.boot import Machine
+    from hintbench.guest.watching import Watcher
 
 MEANINGS = ("candidate", "in-flight", "told")
 FORGET = ("never", "taken", "allocated")

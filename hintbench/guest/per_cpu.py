@@ -6,10 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from hintbench.guarded import guard
+from hintbench.guest.guarded import guard
 
 if TYPE_CHECKING:
-    from hintbench.guest import Guest
+    from hintbench.guest.guest import Guest
 
 State = TypeVar("State")
 

@@ -29,9 +29,9 @@ from hintbench.core.constants import (
 if TYPE_CHECKING:
     import numpy
 
-    from hintbench.boot import Machine
     from hintbench.core.zone import Zone
-    from hintbench.guest import Guest
+    from hintbench.guest.boot import Machine
+    from hintbench.guest.guest import Guest
 
 MAX_ORDER_PAGES: Final = 1 << MAX_PAGE_ORDER
 
@@ -66,7 +66,7 @@ def validate(guest: Guest | Machine) -> list[str]:
     """
     import numpy
 
-    from hintbench.guest import Guest
+    from hintbench.guest.guest import Guest
 
     machine = guest.machine if isinstance(guest, Guest) else guest
     states = numpy.asarray(machine.pages.state)
