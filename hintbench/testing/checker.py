@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 class Checker:
     """Base of every rule's checker; one instance sees one run.
 
-    Besides the methods below a checker has methods for the events of `hintbench.guest.watching` that it
-    wants to see.
+    Besides the methods below a checker has methods for the events of `hintbench.guest.watching`
+    that it wants to see.
     """
 
     rule = ""
