@@ -46,7 +46,7 @@ def run(strategy: str, workload: str, guest: Any = GUEST, **parameters: Any) -> 
         The `hintbench.Result`.
     """
     import hintbench
-    from hintbench.plugins import find_strategy, find_workload
+    from hintbench.plugins.finding import find_strategy, find_workload
 
     return hintbench.run(
         strategy=find_strategy(strategy)(),

@@ -7,7 +7,6 @@ from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from hintbench.binding import bind_hooks, hook_codes, native_filters
 from hintbench.blamed_tape import BlamedTape
 from hintbench.config import MOST_SEED, GuestConfig, load_guest
 from hintbench.core import machine as core_machine
@@ -20,19 +19,20 @@ from hintbench.errors import (
     TaskLeakError,
     UsageError,
 )
-from hintbench.forgotten import forgotten_awaits
 from hintbench.guest.boot import Machine
 from hintbench.guest.guest import Guest
 from hintbench.guest.validation import check_end
 from hintbench.kernel.threads import KernelThreads
 from hintbench.metrics import collect, locks_per_batch
-from hintbench.plugins import find_strategy, find_workload, load_plugin, make
+from hintbench.plugins.binding import bind_hooks, hook_codes, native_filters
+from hintbench.plugins.finding import find_strategy, find_workload, load_plugin, make
+from hintbench.plugins.forgotten import forgotten_awaits
+from hintbench.plugins.watchdog import PROGRAM_LIMIT_SECONDS, watch
 from hintbench.results import Result
 from hintbench.retention import follow_backed_memory
 from hintbench.specs import PluginSpec
 from hintbench.strategy import Strategy
 from hintbench.tasks.scheduler import Scheduler
-from hintbench.watchdog import PROGRAM_LIMIT_SECONDS, watch
 from hintbench.workload import Program, Workload, WorkloadSetting
 
 SAMPLE_NS: Final = 1_000_000

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hintbench.errors import ParameterError
 from hintbench.operations import MAX_SLOTS, OperationBlock
-from hintbench.plugin_class import PluginClass
+from hintbench.plugins.plugin_class import PluginClass
 
 if TYPE_CHECKING:
     from hintbench.config import GuestConfig

@@ -2,9 +2,9 @@
 
 import pytest
 
-from hintbench.binding import FanOut, bind_hooks, hook_owner, native_filters
 from hintbench.errors import PluginError, UsageError
 from hintbench.hookspecs import HOOKS, Origin, Reason
+from hintbench.plugins.binding import FanOut, bind_hooks, hook_owner, native_filters
 from hintbench.strategy import HookFilter, Strategy, hookimpl
 
 

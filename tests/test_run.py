@@ -12,7 +12,7 @@ import hintbench
 from hintbench import GuestConfig, Result, Strategy, hookimpl
 from hintbench.defaults import STRATEGIES
 from hintbench.errors import HintbenchError, PluginError, UnknownNameError
-from hintbench.plugins import find_strategy, find_workload, load_plugin
+from hintbench.plugins.finding import find_strategy, find_workload, load_plugin
 
 ROOT = Path(__file__).parents[1]
 SMALL = GuestConfig(memory=256 << 20, vcpus=2)

@@ -134,7 +134,7 @@ class TestReplay:
     def test_under_every_strategy(self, strategy, exact, replays):
         result = hintbench.run(strategy, TraceReplay(exact=exact), GUEST)
         assert set(result.violations) <= set(
-            hintbench.plugins.find_strategy(strategy).declared_failures
+            hintbench.plugins.finding.find_strategy(strategy).declared_failures
         )
         assert result.metrics["failed_allocations"] == 0
         if strategy == "none":

@@ -8,10 +8,11 @@ import time
 import pytest
 
 import hintbench
-from hintbench import Program, Strategy, Workload, hookimpl, watchdog
+from hintbench import Program, Strategy, Workload, hookimpl
 from hintbench.errors import PluginHangError
 from hintbench.operations import Flag, allocate, free
-from hintbench.plugins import load_plugin
+from hintbench.plugins import watchdog
+from hintbench.plugins.finding import load_plugin
 from small_guest import Silent, run, small_guest
 
 TAPE = [allocate([0], order=10, flags=Flag.TOUCHED), free([0])]
@@ -86,7 +87,7 @@ def test_a_workload(where):
 
 
 def test_a_plugin_that_is_loaded(tmp_path, monkeypatch):
-    monkeypatch.setattr("hintbench.plugins.LOAD_LIMIT_SECONDS", 1)
+    monkeypatch.setattr("hintbench.plugins.finding.LOAD_LIMIT_SECONDS", 1)
     path = tmp_path / "endless.py"
     path.write_text("while True:\n    pass\n")
     with pytest.raises(PluginHangError, match=r"endless\.py'.*\(line \d\): no return within 1 s"):

@@ -16,7 +16,8 @@ from hintbench.cli.printing import printing_to_stderr, warn_interpreted
 from hintbench.cli.report_notes import open_console
 from hintbench.defaults import CHECK_SCHEDULES, CHECK_SECONDS, COUNTEREXAMPLES
 from hintbench.errors import PluginError, UsageError
-from hintbench.plugins import load_plugin
+from hintbench.plugins.finding import load_plugin
+from hintbench.plugins.watchdog import watch
 from hintbench.results import STDOUT, check_writable, write_text
 from hintbench.testing import checking
 from hintbench.testing.checking import Check
@@ -24,7 +25,6 @@ from hintbench.testing.counterexamples import read_counterexample, save_countere
 from hintbench.testing.explored import RACE
 from hintbench.testing.stories import describe_violation, tell
 from hintbench.testing.subjects import Subject
-from hintbench.watchdog import watch
 from hintbench.workers import worker_count
 
 _FAILED: Final = 1

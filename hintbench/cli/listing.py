@@ -12,9 +12,9 @@ from rich.console import Console
 
 from hintbench.config import PRESETS, allowed_range, load_guest
 from hintbench.errors import PluginError
-from hintbench.plugins import known_strategies, known_workloads, load_plugin
+from hintbench.plugins.finding import known_strategies, known_workloads, load_plugin
+from hintbench.plugins.registry import source_of
 from hintbench.quantities import format_bytes
-from hintbench.registry import source_of
 
 _MOST_COLUMNS: Final = 120
 _OWN: Final = "hintbench"

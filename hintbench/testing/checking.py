@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from hintbench.defaults import CHECK_SCHEDULES, CHECK_SECONDS
 from hintbench.errors import HintbenchError
+from hintbench.plugins.watchdog import watch
 from hintbench.quantities import counted
 from hintbench.testing.comparisons import COMPARED, compare_digests
 from hintbench.testing.exploration import Exploration
@@ -22,7 +23,6 @@ from hintbench.testing.subjects import Subject
 from hintbench.testing.tasks import Task, Tasks, first_seed, tasks_of
 from hintbench.testing.telling import Told
 from hintbench.testing.verdicts import RuleVerdict, Verdict, judge, too_few
-from hintbench.watchdog import watch
 
 if TYPE_CHECKING:
     from hintbench.strategy import Claims, Strategy

@@ -16,8 +16,8 @@ from hintbench.core.constants import EVENT_ISOLATED
 from hintbench.core.preemption import EndlessRunError
 from hintbench.core.tearing import Tear
 from hintbench.errors import HintbenchError, PluginError, TaskLeakError
-from hintbench.forgotten import forgotten_awaits
 from hintbench.guest.watching import Watcher
+from hintbench.plugins.forgotten import forgotten_awaits
 from hintbench.testing.checker import Checker
 from hintbench.testing.endings import EndedRun
 from hintbench.testing.faults import AT_RESTORE, IN_HAND, Faults

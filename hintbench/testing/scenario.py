@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hintbench.operations import Operation, OperationBlock
-from hintbench.parameters import NoParameters
+from hintbench.plugins.parameters import NoParameters
 from hintbench.workload import Program
 
 if TYPE_CHECKING:

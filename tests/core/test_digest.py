@@ -21,7 +21,7 @@ from hintbench.config import Experiment, GuestConfig
 from hintbench.core import BUILD
 from hintbench.core.clock import Digest
 from hintbench.matrix import run_experiment
-from hintbench.plugins import find_strategy, find_workload
+from hintbench.plugins.finding import find_strategy, find_workload
 
 from .driver import scaled
 

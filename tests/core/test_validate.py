@@ -20,7 +20,7 @@ from hintbench.core.constants import (
 )
 from hintbench.core.machine import step_vcpu
 from hintbench.guest.validation import validate
-from hintbench.plugins import find_strategy, find_workload
+from hintbench.plugins.finding import find_strategy, find_workload
 from hintbench.runner import Run
 from reference_guest import Request
 from reference_lists import HIGHATOMIC, MOVABLE, UNMOVABLE

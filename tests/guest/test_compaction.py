@@ -353,7 +353,7 @@ def test_hooks_see_destinations_and_sources():
 
 @pytest.mark.parametrize("name", ["bitmap-and-spin", "page-reporting", "sync-hypercall"])
 def test_strategies_keep_their_rules(name):
-    from hintbench.plugins import find_strategy
+    from hintbench.plugins.finding import find_strategy
 
     running = compact(fragmented(strategy=find_strategy(name)()), 32, drain_all=True)
     assert running.result.violations == {}

@@ -10,7 +10,7 @@ import pytest
 from hintbench import Block, PluginError, Strategy, hookimpl
 from hintbench.errors import TaskLeakError
 from hintbench.operations import Flag, allocate, compute, free, idle
-from hintbench.plugins import make
+from hintbench.plugins.finding import make
 from small_guest import MS, START, costs, run, small_guest
 
 TAPE = [allocate([0], order=10, flags=Flag.TOUCHED), free([0])]

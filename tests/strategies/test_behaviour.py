@@ -8,7 +8,7 @@ import pytest
 import hintbench
 from hintbench.config import load_guest
 from hintbench.core import BUILD
-from hintbench.plugins import find_strategy, find_workload, known_strategies
+from hintbench.plugins.finding import find_strategy, find_workload, known_strategies
 from small_guest import SECOND
 
 from .stage import Reports, give, play, rest, take

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hintbench.guest.watching import Watcher
-from hintbench.plugins import find_strategy
+from hintbench.plugins.finding import find_strategy
 from hintbench.testing.exploration import explore, run_scenario
 from hintbench.testing.families import draw_scenario
 from hintbench.testing.outcome import Outcome

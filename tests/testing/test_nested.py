@@ -3,7 +3,7 @@
 import pytest
 
 from hintbench import Strategy, hookimpl
-from hintbench.plugins import find_strategy
+from hintbench.plugins.finding import find_strategy
 from hintbench.testing.exploration import run_scenario
 from hintbench.testing.families import draw_scenario, tiny_scenario
 from hintbench.testing.scenario import EDIT, Fault, Preemption

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hintbench.operations import Flag, Migratetype, Operation, encode
-from hintbench.plugins import find_strategy
+from hintbench.plugins.finding import find_strategy
 from hintbench.testing.exploration import explore_handfuls, run_scenario
 from hintbench.testing.families import draw_scenario
 from hintbench.testing.handfuls import handful_scenario

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from hintbench.errors import HintbenchError, PluginError, UnknownNameError, UsageError, describe
 from hintbench.hookspecs import PROJECT
-from hintbench.registry import (
+from hintbench.plugins.registry import (
     OWN,
     classes_in,
     contribute,
@@ -33,7 +33,7 @@ from hintbench.registry import (
     kind_of,
     own_class,
 )
-from hintbench.watchdog import watch
+from hintbench.plugins.watchdog import watch
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint

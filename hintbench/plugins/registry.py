@@ -1,7 +1,7 @@
 """Who has which name: hintbench's own strategies and workloads, and what plugins contributed.
 
 Ours stand in tables, so that a run neither imports nor looks up what it does not use. Everybody
-else's are contributed while their modules are loaded (:mod:`hintbench.plugins`).
+else's are contributed while their modules are loaded (:mod:`hintbench.plugins.finding`).
 """
 
 import importlib
@@ -103,7 +103,7 @@ def contribute(
 
 def _check_hooks(found: type[Any]) -> None:
     """Misspelt hooks are an error when a plugin is loaded, not when its cell's turn comes."""
-    from hintbench.binding import check_hooks
+    from hintbench.plugins.binding import check_hooks
 
     check_hooks(found)
 
@@ -131,7 +131,7 @@ def classes_in(module: ModuleType, plugin: str) -> Iterator[tuple[str, type[Any]
 
 def kind_of(found: type) -> str | None:
     """Say what a class is: a strategy, a workload, or neither."""
-    from hintbench.plugin_class import PluginClass
+    from hintbench.plugins.plugin_class import PluginClass
 
     return found.kind or None if issubclass(found, PluginClass) else None
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Final
 
 from pydantic import BaseModel
 
-from hintbench.parameters import NoParameters, read_parameters
+from hintbench.plugins.parameters import NoParameters, read_parameters
 
 PLUGIN_NAME: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 """What a plugin may be called: something that a command line takes without quotes."""

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Final
 
 from hintbench.errors import PluginError, PluginHangError
-from hintbench.forgotten import forgotten_now, is_being_told
+from hintbench.plugins.forgotten import forgotten_now, is_being_told
 
 LIMIT_SECONDS: Final = 10
 """How long a hook, a task, a tape or a constructor may keep the simulation waiting."""
