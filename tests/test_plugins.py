@@ -88,7 +88,8 @@ class TestOwn:
 
     def test_importing_a_strategy_imports_neither_core_nor_workloads(self):
         code = (
-            "import sys; from hintbench.plugins.finding import find_strategy; find_strategy('oracle');"
+            "import sys; from hintbench.plugins.finding import find_strategy\n"
+            "find_strategy('oracle')\n"
             "print([m for m in sys.modules if m.startswith(('numpy', 'hintbench.core.'))])"
         )
         done = subprocess.run(

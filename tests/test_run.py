@@ -97,7 +97,7 @@ def test_same_seed_same_digest_other_seed_other_digest() -> None:
 
 def test_digest_is_the_same_in_another_process() -> None:
     program = (
-        "import hintbench; from hintbench.plugins import find_workload as f;"
+        "import hintbench; from hintbench.plugins.finding import find_workload as f;"
         "w = f('churn')(operations=5000, final_idle_ns=300000000);"
         "g = hintbench.GuestConfig(memory=256 << 20, vcpus=2);"
         "print(hintbench.run('percpu-array-v9', w, g, seed=2).digest)"
