@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hintbench.host.host import Host
     from hintbench.host.reports import Completion
     from hintbench.operations import Migratetype, OperationBlock
-    from hintbench.results import Result
+    from hintbench.results.result import Result
     from hintbench.runner import run
     from hintbench.strategy import Claims, HookFilter, Strategy, hookimpl
     from hintbench.tasks.events import Event
@@ -71,7 +71,7 @@ _HOMES = {
     "PluginError": "errors",
     "Program": "workload",
     "Reason": "hookspecs",
-    "Result": "results",
+    "Result": "results.result",
     "Strategy": "strategy",
     "Task": "tasks.scheduler",
     "UnitFlags": "core.flags",

@@ -17,7 +17,7 @@ from typing import Any
 from hintbench.config import Cell, Experiment, GuestConfig
 from hintbench.errors import HintbenchError, InternalError, PluginError, WorkerError, describe
 from hintbench.plugins.finding import find_strategy, find_workload, load_plugin, make
-from hintbench.results import Result
+from hintbench.results.result import Result
 from hintbench.workers import SECONDS_TO_END, end_all, start_worker
 
 

@@ -23,13 +23,13 @@ from hintbench.guest.boot import Machine
 from hintbench.guest.guest import Guest
 from hintbench.guest.validation import check_end
 from hintbench.kernel.threads import KernelThreads
-from hintbench.metrics import collect, locks_per_batch
 from hintbench.plugins.binding import bind_hooks, hook_codes, native_filters
 from hintbench.plugins.finding import find_strategy, find_workload, load_plugin, make
 from hintbench.plugins.forgotten import forgotten_awaits
 from hintbench.plugins.watchdog import PROGRAM_LIMIT_SECONDS, watch
-from hintbench.results import Result
-from hintbench.retention import follow_backed_memory
+from hintbench.results.metrics import collect, locks_per_batch
+from hintbench.results.result import Result
+from hintbench.results.retention import follow_backed_memory
 from hintbench.specs import PluginSpec
 from hintbench.strategy import Strategy
 from hintbench.tasks.scheduler import Scheduler

@@ -7,9 +7,10 @@ import pytest
 
 import hintbench
 from hintbench import cli
-from hintbench.comparison import compare
-from hintbench.directions import better, is_known
-from hintbench.results import Result, ResultFile, with_ratios
+from hintbench.results.comparison import compare
+from hintbench.results.directions import better, is_known
+from hintbench.results.files import ResultFile
+from hintbench.results.result import Result, with_ratios
 
 METRICS = {"alloc_p99_ns": 1000, "reclaimed_gib_s": 2.0, "reported_blocks": 10, "false_ooms": 0}
 

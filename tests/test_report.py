@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from hintbench.cli.report import Row, print_comparison
-from hintbench.results import Result
+from hintbench.results.result import Result
 
 DEFAULTS = {
     "throughput_ratio": 1.0,

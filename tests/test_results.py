@@ -6,10 +6,12 @@ import stat
 
 import pytest
 
-from hintbench import matrix, results
+from hintbench import matrix
 from hintbench.config import Experiment, PluginSpec
 from hintbench.errors import ParameterError, PluginError, ResultFileError, TraceError
-from hintbench.results import Result, ResultFile, ResultWriter, load_results, with_ratios
+from hintbench.results import files
+from hintbench.results.files import ResultFile, ResultWriter, load_results
+from hintbench.results.result import Result, with_ratios
 
 
 @pytest.fixture(autouse=True)
@@ -80,12 +82,12 @@ class TestFile:
     def test_there_and_back(self, tmp_path):
         path = tmp_path / "results.json"
         cells = (result(), result("mine", violations={"returned": 1}, notes=["a µs"]))
-        results.write_results(path, cells)
+        files.write_results(path, cells)
         assert load_results(path) == ResultFile(hintbench="9.9.9", results=cells)
 
     def test_the_documented_shape(self, tmp_path):
         path = tmp_path / "results.json"
-        results.write_results(path, [result()])
+        files.write_results(path, [result()])
         content = json.loads(path.read_text())
         assert (content["schema"], content["hintbench"]) == (1, "9.9.9")
         wanted = {"strategy", "workload", "seed", "guest", "metrics", "violations", "digest"}
@@ -120,14 +122,14 @@ class TestFile:
 
         monkeypatch.setattr("pathlib.Path.write_text", full)
         with pytest.raises(ResultFileError, match="No space left"):
-            results.write_results(path, [result()])
+            files.write_results(path, [result()])
         monkeypatch.undo()
         assert path.read_text() == "old"
         assert os.listdir(tmp_path) == ["results.json"]
 
     def test_a_link_stays_a_link(self, tmp_path):
         (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
-        results.write_text(tmp_path / "link.json", "x")
+        files.write_text(tmp_path / "link.json", "x")
         assert (tmp_path / "link.json").is_symlink()
         assert (tmp_path / "real.json").read_text() == "x"
 
@@ -136,7 +138,7 @@ class TestFile:
         os.mkfifo(pipe)
         reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
         try:
-            results.write_text(pipe, "text")
+            files.write_text(pipe, "text")
             assert os.read(reader, 100) == b"text"
             assert stat.S_ISFIFO(pipe.stat().st_mode)
         finally:
@@ -151,7 +153,7 @@ class TestWriter:
         assert path.read_text() == "old"
 
     def test_every_moment_a_whole_file(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(results, "_SECONDS_BETWEEN_WRITES", 0.0)
+        monkeypatch.setattr(files, "_SECONDS_BETWEEN_WRITES", 0.0)
         path = tmp_path / "results.json"
         writer = ResultWriter(path)
         for count in range(1, 4):
@@ -159,7 +161,7 @@ class TestWriter:
             assert len(load_results(path).results) == count
 
     def test_close_writes_what_was_held_back(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(results, "_SECONDS_BETWEEN_WRITES", 1e9)
+        monkeypatch.setattr(files, "_SECONDS_BETWEEN_WRITES", 1e9)
         path = tmp_path / "results.json"
         writer = ResultWriter(path)
         writer.update([result()])

@@ -6,8 +6,8 @@ import pytest
 from scipy import stats
 
 from hintbench import cli
-from hintbench.results import load_results
-from hintbench.seeds import beyond_chance, chance_of, interval
+from hintbench.results.files import load_results
+from hintbench.results.seeds import beyond_chance, chance_of, interval
 
 
 class TestStatistics:

@@ -18,7 +18,7 @@ from hintbench.defaults import CHECK_SCHEDULES, CHECK_SECONDS, COUNTEREXAMPLES
 from hintbench.errors import PluginError, UsageError
 from hintbench.plugins.finding import load_plugin
 from hintbench.plugins.watchdog import watch
-from hintbench.results import STDOUT, check_writable, write_text
+from hintbench.results.files import STDOUT, check_writable, write_text
 from hintbench.testing import checking
 from hintbench.testing.checking import Check
 from hintbench.testing.counterexamples import read_counterexample, save_counterexample, source_hash

@@ -19,7 +19,8 @@ from hintbench.cli.report_notes import open_console, print_conditions
 from hintbench.config import Experiment, PluginSpec, explain, load_guest
 from hintbench.errors import ParameterError, ResultFileError, UsageError
 from hintbench.matrix import Failure, Outcome, check, run_experiment
-from hintbench.results import STDOUT, Result, ResultWriter, with_ratios
+from hintbench.results.files import STDOUT, ResultWriter
+from hintbench.results.result import Result, with_ratios
 from hintbench.workers import worker_count
 
 _INTERRUPTED: Final = 130
@@ -157,7 +158,7 @@ def measure_speed(json_file: str | None = None) -> None:
 
     from hintbench import __version__
     from hintbench.core import BUILD
-    from hintbench.results import check_writable, write_text
+    from hintbench.results.files import check_writable, write_text
     from hintbench.speed import measure
 
     if json_file is not None:

@@ -11,7 +11,7 @@ from rich.table import Table
 from hintbench import __version__
 from hintbench.core import BUILD
 from hintbench.quantities import format_bytes
-from hintbench.results import STDOUT, check_writable, write_text
+from hintbench.results.files import STDOUT, check_writable, write_text
 from hintbench.scale import GIB, GUESTS, Row, measure
 
 _HEADINGS: Final = (

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from hintbench import __version__
 from hintbench.config import GuestConfig
 from hintbench.errors import ResultFileError, describe
-from hintbench.results import write_text
+from hintbench.results.files import write_text
 from hintbench.testing.scenario import Fault, Operations, Preemption, Scenario
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from hintbench.core.constants import (
 )
 from hintbench.core.machine import run_tapes
 from hintbench.core.measures import MOST_SAMPLES, Integral, Latencies, bucket_upper_ns
-from hintbench.metrics import percentile_ns
 from hintbench.operations import Flag
+from hintbench.results.metrics import percentile_ns
 from reference_guest import Request
 from reference_lists import MOVABLE
 

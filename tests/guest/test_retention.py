@@ -8,7 +8,7 @@ import pytest
 from hintbench import Claims, HostConfig, Strategy, hookimpl
 from hintbench.core.constants import BUDDY, IN_USE, ISOLATED, KIND_MASK, ORDER_MASK, SLAB
 from hintbench.operations import Flag, allocate, free, idle
-from hintbench.retention import LargeFree, find_large_free, split_of, time_to_reclaim_ns
+from hintbench.results.retention import LargeFree, find_large_free, split_of, time_to_reclaim_ns
 from hintbench.strategies.bitmap_and_spin import BitmapAndSpin
 from hintbench.strategies.oracle import Oracle
 from hintbench.strategies.percpu_array_v9 import PercpuArrayV9

@@ -1,7 +1,7 @@
 """Which end of a metric is better, by its name.
 
-A metric of `hintbench.metrics` that no rule names is a fault that the tests find; a metric of
-somebody else's, or of a later version, is told without a judgement.
+A metric of `hintbench.results.metrics` that no rule names is a fault that the tests find; a metric
+of somebody else's, or of a later version, is told without a judgement.
 """
 
 import re

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hintbench.results import Result, ResultFile
+from hintbench.results.files import ResultFile
+from hintbench.results.result import Result
 
 _GUEST = "guest"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
-from hintbench.accounting import guest_cpu_ns, hold_of_hooks_ns
 from hintbench.core.accounts import PAYERS
 from hintbench.core.backing import EARLY_NS
 from hintbench.core.constants import (
@@ -22,7 +21,8 @@ from hintbench.core.constants import (
 )
 from hintbench.core.contexts import HOOK, HOST, INTERRUPT, KERNEL, TASK, THREAD
 from hintbench.core.measures import bucket_upper_ns
-from hintbench.retention import split_of, times_to_reclaim
+from hintbench.results.accounting import guest_cpu_ns, hold_of_hooks_ns
+from hintbench.results.retention import split_of, times_to_reclaim
 
 if TYPE_CHECKING:
     from hintbench.guest.boot import Machine

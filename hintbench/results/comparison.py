@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Final, Literal
 
-from hintbench.directions import better
 from hintbench.errors import ResultFileError, UsageError
-from hintbench.matching import Pair, match
-from hintbench.results import Metric, Result, ResultFile
-from hintbench.seeds import beyond_chance, chance_of, interval
+from hintbench.results.directions import better
+from hintbench.results.files import ResultFile
+from hintbench.results.matching import Pair, match
+from hintbench.results.result import Metric, Result
+from hintbench.results.seeds import beyond_chance, chance_of, interval
 
 VIOLATIONS: Final = "violations."
 """Prefix of the count of each broken rule, which compares like a metric."""
