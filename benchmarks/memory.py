@@ -19,7 +19,7 @@ def resident_bytes(field: str) -> int:
 
 def boot(gib: int) -> Any:
     """A guest of so many GiB, booted, with 8 vCPUs and nothing to do."""
-    from hintbench.config import GuestConfig
+    from hintbench.config.guest import GuestConfig
     from hintbench.guest.boot import Machine
 
     config = GuestConfig(memory=gib << 30, vcpus=8, kernel="6.12")

@@ -16,7 +16,7 @@ from unittest import mock
 
 import hintbench
 from hintbench import OperationBlock, Program, Workload, WorkloadSetting
-from hintbench.config import load_guest
+from hintbench.config.guest import load_guest
 from hintbench.kernel import threads as kernel_threads
 from hintbench.plugins.finding import find_workload, make
 

@@ -77,7 +77,7 @@ class DefaultComparison:
     warmup_time = 0.0
 
     def time_default_comparison(self) -> None:
-        from hintbench import defaults
+        from hintbench.config import defaults
 
         results = json.loads(command("run", "--json", "-"))["results"]
         if len(results) != len(defaults.STRATEGIES) * len(defaults.WORKLOADS):

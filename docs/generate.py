@@ -13,7 +13,7 @@ from typing import Any
 
 import hintbench
 from hintbench.cli.listing import default_text, parameter_type
-from hintbench.config import GuestConfig, load_guest
+from hintbench.config.guest import GuestConfig, load_guest
 from hintbench.plugins.finding import find_strategy, find_workload
 from hintbench.plugins.registry import OWN_STRATEGIES
 

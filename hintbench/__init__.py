@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hintbench import operations, replay, tapes
-    from hintbench.config import Costs, Experiment, GuestConfig, HostConfig, ZoneConfig
+    from hintbench.config.costs import Costs, HostConfig
+    from hintbench.config.experiment import Experiment
+    from hintbench.config.guest import GuestConfig
+    from hintbench.config.layout import ZoneConfig
     from hintbench.core.flags import UnitFlags
     from hintbench.core.hooks import Block
     from hintbench.core.zone import Zone
@@ -50,16 +53,16 @@ _HOMES = {
     "Block": "core.hooks",
     "Claims": "strategy",
     "Completion": "host.reports",
-    "Costs": "config",
+    "Costs": "config.costs",
     "Event": "tasks.events",
-    "Experiment": "config",
+    "Experiment": "config.experiment",
     "Freed": "hookspecs",
     "Guest": "guest.guest",
-    "GuestConfig": "config",
+    "GuestConfig": "config.guest",
     "HintbenchError": "errors",
     "HookFilter": "strategy",
     "Host": "host.host",
-    "HostConfig": "config",
+    "HostConfig": "config.costs",
     "InitialState": "workload",
     "LONGEST_NS": "workload",
     "MOST_OPERATIONS": "workload",
@@ -79,7 +82,7 @@ _HOMES = {
     "WorkloadParameters": "workload",
     "WorkloadSetting": "workload",
     "Zone": "core.zone",
-    "ZoneConfig": "config",
+    "ZoneConfig": "config.layout",
     "hookimpl": "strategy",
     "operations": "",
     "replay": "",

@@ -8,7 +8,9 @@ from dataclasses import replace
 from typing import Any, Final
 
 from hintbench.blamed_tape import BlamedTape
-from hintbench.config import MOST_SEED, GuestConfig, load_guest
+from hintbench.config.experiment import MOST_SEED
+from hintbench.config.guest import GuestConfig, load_guest
+from hintbench.config.specs import PluginSpec
 from hintbench.core import machine as core_machine
 from hintbench.core.constants import PAGEBLOCK_ORDER
 from hintbench.core.hooks import HookPoint
@@ -30,7 +32,6 @@ from hintbench.plugins.watchdog import PROGRAM_LIMIT_SECONDS, watch
 from hintbench.results.metrics import collect, locks_per_batch
 from hintbench.results.result import Result
 from hintbench.results.retention import follow_backed_memory
-from hintbench.specs import PluginSpec
 from hintbench.strategy import Strategy
 from hintbench.tasks.scheduler import Scheduler
 from hintbench.workload import Program, Workload, WorkloadSetting

@@ -31,7 +31,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy
 
-from hintbench.config import GuestConfig
+from hintbench.config.guest import GuestConfig
 from hintbench.core import BUILD, bare
 from hintbench.core import machine as core_machine
 from hintbench.core.hooks import CoreHooks, HookPoint

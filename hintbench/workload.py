@@ -12,7 +12,7 @@ from hintbench.operations import MAX_SLOTS, OperationBlock
 from hintbench.plugins.plugin_class import PluginClass
 
 if TYPE_CHECKING:
-    from hintbench.config import GuestConfig
+    from hintbench.config.guest import GuestConfig
     from hintbench.guest.boot import Machine
     from hintbench.kernel.compaction import CompactionRun
 

@@ -6,19 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hintbench.config import (
-    PRESETS,
-    Costs,
-    Experiment,
-    GuestConfig,
-    HostConfig,
-    PluginSpec,
-    ZoneConfig,
-    load_guest,
-)
+from hintbench.config.costs import Costs, HostConfig
+from hintbench.config.experiment import Experiment
+from hintbench.config.guest import PRESETS, GuestConfig, load_guest
+from hintbench.config.layout import ZoneConfig, lowmem_reserves
+from hintbench.config.quantities import counted, format_bytes, format_count, format_ns, parse_bytes
+from hintbench.config.specs import PluginSpec
 from hintbench.errors import GuestError, ParameterError, UnknownNameError
-from hintbench.layout import lowmem_reserves
-from hintbench.quantities import counted, format_bytes, format_count, format_ns, parse_bytes
 
 GIB = 1 << 30
 

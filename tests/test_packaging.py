@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hintbench import defaults
+from hintbench.config import defaults
 from hintbench.core import BUILD, _builds, constants
 from hintbench.plugins import registry
 

@@ -7,7 +7,8 @@ import stat
 import pytest
 
 from hintbench import matrix
-from hintbench.config import Experiment, PluginSpec
+from hintbench.config.experiment import Experiment
+from hintbench.config.specs import PluginSpec
 from hintbench.errors import ParameterError, PluginError, ResultFileError, TraceError
 from hintbench.results import files
 from hintbench.results.files import ResultFile, ResultWriter, load_results

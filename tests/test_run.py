@@ -10,7 +10,7 @@ import pytest
 
 import hintbench
 from hintbench import GuestConfig, Result, Strategy, hookimpl
-from hintbench.defaults import STRATEGIES
+from hintbench.config.defaults import STRATEGIES
 from hintbench.errors import HintbenchError, PluginError, UnknownNameError
 from hintbench.plugins.finding import find_strategy, find_workload, load_plugin
 

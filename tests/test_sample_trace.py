@@ -9,10 +9,10 @@ import pytest
 
 import hintbench
 import make_sample_trace
-from hintbench.config import load_guest
+from hintbench.config.defaults import STRATEGIES
+from hintbench.config.guest import load_guest
 from hintbench.core import BUILD, tracewords
 from hintbench.core.tracepages import RETURN, TAKE
-from hintbench.defaults import STRATEGIES
 from hintbench.errors import ParameterError, TraceError
 from hintbench.traces import SAMPLE, SAMPLE_PAGES, SAMPLE_PAGES_END, read_trace
 from hintbench.traces.compare import counted, refill_sizes

@@ -10,7 +10,7 @@ import pytest
 
 import hintbench
 from hintbench import hookimpl
-from hintbench.config import load_guest
+from hintbench.config.guest import load_guest
 from hintbench.core import BUILD, tracewords
 from hintbench.core.tracepages import HAND_OUT, RETURN, TAKE
 from hintbench.errors import TraceError

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from hintbench.cli.check_report import Files, as_json, print_check
 from hintbench.cli.printing import printing_to_stderr, warn_interpreted
 from hintbench.cli.report_notes import open_console
-from hintbench.defaults import CHECK_SCHEDULES, CHECK_SECONDS, COUNTEREXAMPLES
+from hintbench.config.defaults import CHECK_SCHEDULES, CHECK_SECONDS, COUNTEREXAMPLES
 from hintbench.errors import PluginError, UsageError
 from hintbench.plugins.finding import load_plugin
 from hintbench.plugins.watchdog import watch

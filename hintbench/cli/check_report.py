@@ -12,8 +12,8 @@ from rich.table import Table
 
 from hintbench import __version__
 from hintbench.cli.report_notes import print_wrapped
+from hintbench.config.quantities import counted
 from hintbench.core import BUILD
-from hintbench.quantities import counted
 from hintbench.testing.checking import Check
 from hintbench.testing.explored import RACE
 from hintbench.testing.families import OPERATIONS

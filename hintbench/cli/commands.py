@@ -12,11 +12,14 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from hintbench import defaults
 from hintbench.cli.printing import printing_to_stderr, warn_interpreted
 from hintbench.cli.report import Row, print_comparison
 from hintbench.cli.report_notes import open_console, print_conditions
-from hintbench.config import Experiment, PluginSpec, explain, load_guest
+from hintbench.config import defaults
+from hintbench.config.experiment import Experiment
+from hintbench.config.explain import explain
+from hintbench.config.guest import load_guest
+from hintbench.config.specs import PluginSpec
 from hintbench.errors import ParameterError, ResultFileError, UsageError
 from hintbench.matrix import Failure, Outcome, check, run_experiment
 from hintbench.results.files import STDOUT, ResultWriter

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hintbench.cli.report_notes import LEAST_WIDTH, print_notes, print_violations, print_wrapped
-from hintbench.quantities import format_amount, format_count, format_ns
+from hintbench.config.quantities import format_amount, format_count, format_ns
 from hintbench.results.directions import Better, better
 from hintbench.results.result import Result
 from hintbench.results.seeds import interval

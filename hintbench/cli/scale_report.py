@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from hintbench import __version__
+from hintbench.config.quantities import format_bytes
 from hintbench.core import BUILD
-from hintbench.quantities import format_bytes
 from hintbench.results.files import STDOUT, check_writable, write_text
 from hintbench.scale import GIB, GUESTS, Row, measure
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
+from hintbench.config.layout import lowmem_reserves
 from hintbench.core.backing import Backing
 from hintbench.core.clock import CostTable, VirtualClock
 from hintbench.core.constants import (
@@ -28,11 +29,10 @@ from hintbench.core.simulation import Simulation
 from hintbench.core.vcpu import Vcpu
 from hintbench.core.zone import Zone
 from hintbench.errors import GuestError
-from hintbench.layout import lowmem_reserves
 
 if TYPE_CHECKING:
-    from hintbench.config import GuestConfig
-    from hintbench.layout import ZoneConfig
+    from hintbench.config.guest import GuestConfig
+    from hintbench.config.layout import ZoneConfig
 
 MIN_PERCPU_PAGELIST_HIGH_FRACTION = 8
 PCP_SMALLEST_BATCHED_ZONE = 8192

@@ -19,7 +19,8 @@ from hintbench.tasks.events import Event
 from hintbench.tasks.scheduler import Scheduler, Task
 
 if TYPE_CHECKING:
-    from hintbench.config import Costs, GuestConfig
+    from hintbench.config.costs import Costs
+    from hintbench.config.guest import GuestConfig
     from hintbench.core.zone import Zone
     from hintbench.guest.boot import Machine
     from hintbench.guest.watching import Watcher

@@ -20,7 +20,7 @@ from hintbench.host.unmapping import Unmapping
 from hintbench.tasks.scheduler import Scheduler
 
 if TYPE_CHECKING:
-    from hintbench.config import HostConfig
+    from hintbench.config.costs import HostConfig
     from hintbench.core.hooks import Block
     from hintbench.core.simulation import Simulation
     from hintbench.guest.watching import Watcher

@@ -5,8 +5,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from hintbench.config.explain import explain
 from hintbench.errors import ParameterError, nearest
-from hintbench.explain import explain
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -11,8 +11,8 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from hintbench.config.explain import explain
 from hintbench.errors import ResultFileError
-from hintbench.explain import explain
 from hintbench.results.result import Result, Summary, summarize, with_ratios
 
 SCHEMA: Final = 1

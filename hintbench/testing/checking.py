@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
-from hintbench.defaults import CHECK_SCHEDULES, CHECK_SECONDS
+from hintbench.config.defaults import CHECK_SCHEDULES, CHECK_SECONDS
+from hintbench.config.quantities import counted
 from hintbench.errors import HintbenchError
 from hintbench.plugins.watchdog import watch
-from hintbench.quantities import counted
 from hintbench.testing.comparisons import COMPARED, compare_digests
 from hintbench.testing.exploration import Exploration
 from hintbench.testing.explored import RACE

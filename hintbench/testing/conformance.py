@@ -23,7 +23,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
-from hintbench.defaults import COUNTEREXAMPLES, SUITE_SCHEDULES, SUITE_SECONDS, TOO_FEW_PROPERTY
+from hintbench.config.defaults import (
+    COUNTEREXAMPLES,
+    SUITE_SCHEDULES,
+    SUITE_SECONDS,
+    TOO_FEW_PROPERTY,
+)
 from hintbench.errors import ResultFileError
 from hintbench.testing.checking import Check, check_here
 from hintbench.testing.counterexamples import save_counterexample

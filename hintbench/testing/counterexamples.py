@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hintbench import __version__
-from hintbench.config import GuestConfig
+from hintbench.config.guest import GuestConfig
 from hintbench.errors import ResultFileError, describe
 from hintbench.results.files import write_text
 from hintbench.testing.scenario import Fault, Operations, Preemption, Scenario

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, Final
 
-from hintbench.config import GuestConfig
-from hintbench.costs import Costs, HostConfig
-from hintbench.layout import ZoneConfig
+from hintbench.config.costs import Costs, HostConfig
+from hintbench.config.guest import GuestConfig
+from hintbench.config.layout import ZoneConfig
 
 BLOCK: Final = 1024
 """Pages of the largest free block."""

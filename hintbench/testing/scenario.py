@@ -19,7 +19,7 @@ from hintbench.plugins.parameters import NoParameters
 from hintbench.workload import Program
 
 if TYPE_CHECKING:
-    from hintbench.config import GuestConfig
+    from hintbench.config.guest import GuestConfig
 
 STEP: Final = 0
 HOLD: Final = 1

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from hintbench.config.quantities import counted
 from hintbench.core.constants import (
     EVENT_ACKNOWLEDGED,
     EVENT_ALLOCATED,
@@ -21,7 +22,6 @@ from hintbench.core.constants import (
     PAGEBLOCK_ORDER,
     PAGEBLOCK_PAGES,
 )
-from hintbench.quantities import counted
 from hintbench.testing.exploration import run_scenario
 from hintbench.testing.explored import RACE
 from hintbench.testing.rules import RULES

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hintbench import operations
-from hintbench.config import GuestConfig
+from hintbench.config.guest import GuestConfig
+from hintbench.config.layout import ZoneConfig
 from hintbench.core import BUILD
 from hintbench.core.constants import NEVER
 from hintbench.core.hooks import Block
 from hintbench.core.machine import step_vcpu
 from hintbench.guest.boot import Machine
-from hintbench.layout import ZoneConfig
 from hintbench.operations import Flag, OperationBlock
 from hintbench.runner import Run
 from hintbench.strategy import Strategy

@@ -9,9 +9,9 @@ from typing import Literal
 import pytest
 
 from hintbench import operations
-from hintbench.config import GuestConfig
-from hintbench.costs import HostConfig
-from hintbench.layout import ZoneConfig
+from hintbench.config.costs import HostConfig
+from hintbench.config.guest import GuestConfig
+from hintbench.config.layout import ZoneConfig
 from hintbench.operations import Flag
 from reference_guest import Request
 from reference_lists import MOVABLE, PAGEBLOCK_PAGES

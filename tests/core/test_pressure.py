@@ -7,7 +7,7 @@ import random
 import pytest
 
 from hintbench import operations
-from hintbench.config import GuestConfig
+from hintbench.config.guest import GuestConfig
 from hintbench.core.machine import run_tapes
 from hintbench.guest.validation import validate
 from hintbench.operations import Flag, OperationBlock

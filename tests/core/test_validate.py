@@ -9,7 +9,7 @@ import numpy
 import pytest
 
 from hintbench import operations
-from hintbench.config import GuestConfig
+from hintbench.config.guest import GuestConfig
 from hintbench.core.constants import (
     BUDDY,
     IN_USE,

@@ -6,7 +6,7 @@ from typing import ClassVar
 import pytest
 
 import hintbench
-from hintbench.config import load_guest
+from hintbench.config.guest import load_guest
 from hintbench.core import BUILD
 from hintbench.plugins.finding import find_strategy, find_workload, known_strategies
 from small_guest import SECOND

@@ -12,7 +12,7 @@ import textwrap
 import pytest
 
 from hintbench.cli import check_commands
-from hintbench.defaults import CHECK_SCHEDULES, CHECK_SECONDS
+from hintbench.config.defaults import CHECK_SCHEDULES, CHECK_SECONDS
 from hintbench.errors import PluginError
 from hintbench.plugins.finding import load_plugin
 from hintbench.testing.outcome import Outcome, Violation

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hintbench.config.quantities import counted
 from hintbench.core.constants import OWNER_STRATEGY
-from hintbench.quantities import counted
 from hintbench.testing.checker import Checker
 
 if TYPE_CHECKING:

@@ -1,38 +1,23 @@
-"""What a run is made of: the guest, its host, its costs, and which cells to run.
+"""The modelled guest, as it is configured: by a preset, a TOML file or a mapping.
 
-Everything here is a frozen pydantic model that refuses unknown names; `load_guest` reads one from a
-preset, a TOML file or a mapping. What is wrong is told by a `HintbenchError` of one sentence.
+A guest is a frozen pydantic model that refuses unknown names. What is wrong is told by a
+`HintbenchError` of one sentence.
 """
 
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from hintbench.costs import Costs, HostConfig
+from hintbench.config.costs import Costs, HostConfig
+from hintbench.config.explain import explain
+from hintbench.config.layout import PAGE_SIZE, ZoneConfig, check_zones, lay_out, with_watermarks
+from hintbench.config.quantities import parse_bytes
 from hintbench.errors import GuestError, UnknownNameError
-from hintbench.explain import allowed_range, explain
-from hintbench.layout import PAGE_SIZE, ZoneConfig, check_zones, lay_out, with_watermarks
-from hintbench.quantities import parse_bytes
-from hintbench.specs import PluginSpec
-
-__all__ = [
-    "PRESETS",
-    "Cell",
-    "Costs",
-    "Experiment",
-    "GuestConfig",
-    "HostConfig",
-    "PluginSpec",
-    "ZoneConfig",
-    "allowed_range",
-    "explain",
-    "load_guest",
-]
 
 ByteSize = Annotated[int, BeforeValidator(parse_bytes)]
 """A number of bytes; also reads "8GiB"."""
@@ -198,53 +183,6 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
 
 Those with zones are the machines of recorded traces, as their /proc/zoneinfo tells.
 """
-
-
-MOST_SEED: Final = (1 << 63) - 1
-Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
-"""What a seed may be."""
-
-
-class Cell(BaseModel):
-    """One simulation of an experiment."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    strategy: PluginSpec = Field(description="the strategy")
-    workload: PluginSpec = Field(description="the workload")
-    seed: Seed = Field(description="seed of every random choice")
-
-    def __str__(self) -> str:
-        """Name the cell in a message."""
-        return f"{self.strategy} on {self.workload}, seed {self.seed}"
-
-
-class Experiment(BaseModel):
-    """A comparison: every strategy on every workload with every seed, on one guest."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    strategies: tuple[PluginSpec, ...] = Field(min_length=1, description="strategies to compare")
-    workloads: tuple[PluginSpec, ...] = Field(min_length=1, description="workloads to run them on")
-    seeds: tuple[Seed, ...] = Field(
-        default=(1,), min_length=1, description="seeds; each is a whole simulation"
-    )
-    guest: GuestConfig = Field(default=GuestConfig(), description="the guest they all run on")
-    plugins: tuple[str, ...] = Field(
-        default=(), description="further plugins: FILE.py or package.module"
-    )
-    attached_but_off: bool = Field(
-        default=False,
-        description="attach each strategy's hooks, behind a static key that is off; every result"
-        " must then be that of none",
-    )
-
-    def cells(self) -> Iterator[Cell]:
-        """Every simulation, workload by workload, so that a comparison's rows end together."""
-        for workload in self.workloads:
-            for seed in self.seeds:
-                for strategy in self.strategies:
-                    yield Cell(strategy=strategy, workload=workload, seed=seed)
 
 
 def load_guest(

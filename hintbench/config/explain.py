@@ -7,8 +7,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from hintbench.config.quantities import format_bytes
 from hintbench.errors import nearest
-from hintbench.quantities import format_bytes
 
 _MOST_PROBLEMS = 3
 _MOST_NAMES = 12
