@@ -80,7 +80,7 @@ class DefaultComparison:
         try:
             from hintbench.config import defaults
         except ImportError:  # an older commit
-            from hintbench import defaults  # type: ignore[attr-defined,no-redef]
+            from hintbench import defaults  # type: ignore[no-redef]
 
         results = json.loads(command("run", "--json", "-"))["results"]
         if len(results) != len(defaults.STRATEGIES) * len(defaults.WORKLOADS):

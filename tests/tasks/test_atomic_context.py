@@ -4,25 +4,10 @@ import asyncio
 
 import pytest
 
-from hintbench import PluginError, Strategy, hookimpl
+from faulty import TAPE, Faulty, fails
+from hintbench import hookimpl
 from hintbench.operations import Flag, allocate, free, idle
 from small_guest import host, run, small_guest
-
-TAPE = [allocate([0], order=10, flags=Flag.TOUCHED), free([0])]
-PCP_TAPE = [allocate(range(1024), flags=Flag.TOUCHED), free(range(1024))]
-
-
-class Faulty(Strategy):
-    """Has a fault in one hook."""
-
-    name = "faulty"
-
-
-def fails(strategy, *tapes, **given):
-    """The error that the run ends with."""
-    with pytest.raises(PluginError) as caught:
-        run(strategy() if isinstance(strategy, type) else strategy, *(tapes or [TAPE]), **given)
-    return caught.value
 
 
 class TestAtomic:

@@ -1,28 +1,15 @@
 """What workloads and their settings refuse, and what they say then."""
 
-import importlib
-
 import pytest
 
 from hintbench.errors import ParameterError
-from hintbench.workload import Workload, WorkloadSetting
+from hintbench.workload import WorkloadSetting
+
+from .classes import workload_class
 
 MIB = 256
 GIB = 1024 * MIB
 MODULES = ("bulk", "repeat", "rand", "page_fault1", "memhog", "churn", "slab", "zones")
-
-
-def workload_class(module):
-    namespace = importlib.import_module(f"hintbench.workloads.{module}")
-    found = [
-        value
-        for value in vars(namespace).values()
-        if isinstance(value, type)
-        and issubclass(value, Workload)
-        and value.__module__ == namespace.__name__
-    ]
-    assert len(found) == 1, "a module of workloads/ holds exactly one workload"
-    return found[0]
 
 
 CLASSES = {workload_class(module).name: workload_class(module) for module in MODULES}

@@ -1,7 +1,6 @@
 """The synthetic workloads: their tapes are sound under any schedule, and repeatable."""
 
 import hashlib
-import importlib
 import random
 import tracemalloc
 from collections import Counter
@@ -11,26 +10,15 @@ import pytest
 
 from hintbench.operations import Flag, Migratetype, Operation
 from hintbench.tapes import BLOCK_OPERATIONS
-from hintbench.workload import Workload, WorkloadSetting
+from hintbench.workload import WorkloadSetting
+
+from .classes import workload_class
 
 MIB = 256
 GIB = 1024 * MIB
 MODULES = ("bulk", "repeat", "rand", "page_fault1", "memhog", "churn", "slab", "zones", "build")
 # Wherever these parameters are the defaults, the seed decides nothing.
 WITHOUT_DRAWS = {"bulk", "repeat", "page-fault1"}
-
-
-def workload_class(module):
-    namespace = importlib.import_module(f"hintbench.workloads.{module}")
-    found = [
-        value
-        for value in vars(namespace).values()
-        if isinstance(value, type)
-        and issubclass(value, Workload)
-        and value.__module__ == namespace.__name__
-    ]
-    assert len(found) == 1, "a module of workloads/ holds exactly one workload"
-    return found[0]
 
 
 CLASSES = {workload_class(module).name: workload_class(module) for module in MODULES}
