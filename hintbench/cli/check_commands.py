@@ -21,9 +21,13 @@ from hintbench.plugins.watchdog import watch
 from hintbench.results.files import STDOUT, check_writable, write_text
 from hintbench.testing import checking
 from hintbench.testing.checking import Check
-from hintbench.testing.counterexamples import read_counterexample, save_counterexample, source_hash
-from hintbench.testing.explored import RACE
-from hintbench.testing.stories import describe_violation, tell
+from hintbench.testing.counterexamples.files import (
+    read_counterexample,
+    save_counterexample,
+    source_hash,
+)
+from hintbench.testing.counterexamples.stories import describe_violation, tell
+from hintbench.testing.runs.explored import RACE
 from hintbench.testing.subjects import Subject
 from hintbench.workers import worker_count
 

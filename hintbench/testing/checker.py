@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hintbench.testing.explored import ExploredRun
+    from hintbench.testing.runs.explored import ExploredRun
 
 
 class Checker:

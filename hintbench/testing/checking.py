@@ -14,19 +14,19 @@ from hintbench.config.quantities import counted
 from hintbench.errors import HintbenchError
 from hintbench.plugins.watchdog import watch
 from hintbench.testing.comparisons import COMPARED, compare_digests
+from hintbench.testing.counterexamples.telling import Told
 from hintbench.testing.exploration import Exploration
-from hintbench.testing.explored import RACE
 from hintbench.testing.pool import COMPARE_SECONDS, Pool
 from hintbench.testing.races import RACES, races_of
 from hintbench.testing.rules import RULES
+from hintbench.testing.runs.explored import RACE
 from hintbench.testing.subjects import Subject
 from hintbench.testing.tasks import Task, Tasks, first_seed, tasks_of
-from hintbench.testing.telling import Told
 from hintbench.testing.verdicts import RuleVerdict, Verdict, judge, too_few
 
 if TYPE_CHECKING:
     from hintbench.strategy import Claims, Strategy
-    from hintbench.testing.scenario import Scenario
+    from hintbench.testing.scenarios.scenario import Scenario
 
 SHRINK_SECONDS: Final = 6.0
 SHORT: Final = 12

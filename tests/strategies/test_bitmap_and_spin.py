@@ -8,8 +8,8 @@ from hintbench.operations import Flag, Operation, encode
 from hintbench.strategies.bitmap_and_spin import BitmapAndSpin
 from hintbench.strategies.zone_confined_batching import ZoneConfinedBatching
 from hintbench.testing.exploration import run_scenario
-from hintbench.testing.guests import small_guest as layout
-from hintbench.testing.scenario import Fault, Operations, Scenario
+from hintbench.testing.scenarios.guests import small_guest as layout
+from hintbench.testing.scenarios.scenario import Fault, Operations, Scenario
 from small_guest import BLOCK, MS, START, US, costs, host, zone
 
 from .stage import FAST, block_at, free_storm, give, number_of, play, rest, take

@@ -17,8 +17,8 @@ from hintbench.core.constants import (
 from hintbench.core.preemption import EndlessRunError, Preemptions
 from hintbench.strategy import Strategy
 from hintbench.testing.exploration import run_scenario
-from hintbench.testing.families import draw_scenario
-from hintbench.testing.scenario import HOLD, STEP, Preemption
+from hintbench.testing.scenarios.families import draw_scenario
+from hintbench.testing.scenarios.scenario import HOLD, STEP, Preemption
 
 LEGAL = {
     ("buddy", EVENT_TAKEN): "outside",

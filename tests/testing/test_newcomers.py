@@ -15,7 +15,7 @@ from hintbench.cli import check_commands
 from hintbench.config.defaults import CHECK_SCHEDULES, CHECK_SECONDS
 from hintbench.errors import PluginError
 from hintbench.plugins.finding import load_plugin
-from hintbench.testing.outcome import Outcome, Violation
+from hintbench.testing.runs.outcome import Outcome, Violation
 from hintbench.testing.tasks import tasks_of
 from program import hintbench, run_pytest
 

@@ -270,7 +270,7 @@ def test_a_strategy_that_hangs_in_a_shrunk_scenario_is_killed(tmp_path, monkeypa
             '''
             from hintbench import Claims, Strategy, hookimpl
             from hintbench.strategies.zone_confined_batching import ZoneConfinedBatching
-            from hintbench.testing import telling
+            from hintbench.testing.counterexamples import telling
 
 
             def shrink(make, scenario, key, seconds):

@@ -12,7 +12,7 @@ from hintbench.testing.races.race import Race
 
 if TYPE_CHECKING:
     from hintbench.host.reports import Completion, Report
-    from hintbench.testing.outcome import Violation
+    from hintbench.testing.runs.outcome import Violation
 
 
 class Story(Race):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from hintbench.core.constants import OWNER_BUDDY, OWNER_STRATEGY
 from hintbench.testing.checker import Checker
-from hintbench.testing.holdings import is_held
+from hintbench.testing.runs.holdings import is_held
 
 if TYPE_CHECKING:
     from hintbench.core.contexts import Context

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from hintbench.operations import Flag, Migratetype, Operation, encode
-from hintbench.testing.encounters import DRAINED, everybody_spins, split_and_merged
-from hintbench.testing.faults import (
+from hintbench.testing.scenarios.encounters import DRAINED, everybody_spins, split_and_merged
+from hintbench.testing.scenarios.faults import (
     AT_ANSWER,
     AT_RESTORE,
     AT_STOP,
@@ -22,8 +22,8 @@ from hintbench.testing.faults import (
     INTERRUPTING,
     draw_counted,
 )
-from hintbench.testing.guests import HOSTS, small_guest
-from hintbench.testing.scenario import (
+from hintbench.testing.scenarios.guests import HOSTS, small_guest
+from hintbench.testing.scenarios.scenario import (
     EDIT,
     EVENT,
     HOLD,

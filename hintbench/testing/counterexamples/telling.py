@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hintbench.testing.counterexamples import Counterexample, SavedScenario, source_hash
-from hintbench.testing.shrinking import shrink
-from hintbench.testing.stories import describe_violation, tell
+from hintbench.testing.counterexamples.files import Counterexample, SavedScenario, source_hash
+from hintbench.testing.counterexamples.shrinking import shrink
+from hintbench.testing.counterexamples.stories import describe_violation, tell
 
 if TYPE_CHECKING:
     from hintbench.strategy import Strategy
-    from hintbench.testing.scenario import Scenario
+    from hintbench.testing.scenarios.scenario import Scenario
     from hintbench.testing.subjects import Subject
 
 

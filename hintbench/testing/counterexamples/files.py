@@ -16,7 +16,7 @@ from hintbench import __version__
 from hintbench.config.guest import GuestConfig
 from hintbench.errors import ResultFileError, describe
 from hintbench.results.files import write_text
-from hintbench.testing.scenario import Fault, Operations, Preemption, Scenario
+from hintbench.testing.scenarios.scenario import Fault, Operations, Preemption, Scenario
 
 if TYPE_CHECKING:
     from hintbench.strategy import Strategy

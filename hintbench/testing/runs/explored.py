@@ -19,11 +19,12 @@ from hintbench.errors import HintbenchError, PluginError, TaskLeakError
 from hintbench.guest.watching import Watcher
 from hintbench.plugins.forgotten import forgotten_awaits
 from hintbench.testing.checker import Checker
-from hintbench.testing.endings import EndedRun
-from hintbench.testing.faults import AT_RESTORE, IN_HAND, Faults
-from hintbench.testing.integrity import Seal
-from hintbench.testing.outcome import RACE, Outcome, ScheduleStoppedError, Violation
-from hintbench.testing.scenario import Scenario
+from hintbench.testing.runs.endings import EndedRun
+from hintbench.testing.runs.faults import Faults
+from hintbench.testing.runs.integrity import Seal
+from hintbench.testing.runs.outcome import RACE, Outcome, ScheduleStoppedError, Violation
+from hintbench.testing.scenarios.faults import AT_RESTORE, IN_HAND
+from hintbench.testing.scenarios.scenario import Scenario
 
 if TYPE_CHECKING:
     from hintbench.host.reports import Completion

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hintbench.core.constants import HELD, KIND_MASK, ORDER_MASK
 
 if TYPE_CHECKING:
-    from hintbench.testing.explored import ExploredRun
+    from hintbench.testing.runs.explored import ExploredRun
 
 
 def is_held(run: ExploredRun, pfn: int, pages: int) -> bool:

@@ -18,11 +18,11 @@ import numpy as np
 
 from hintbench.operations import ORDER_SHIFT, Operation
 from hintbench.testing.exploration import run_scenario
-from hintbench.testing.guests import small_guest
-from hintbench.testing.outcome import RACE
 from hintbench.testing.races import races_of
 from hintbench.testing.rules import RULES
-from hintbench.testing.scenario import Operations, Scenario
+from hintbench.testing.runs.outcome import RACE
+from hintbench.testing.scenarios.guests import small_guest
+from hintbench.testing.scenarios.scenario import Operations, Scenario
 
 if TYPE_CHECKING:
     from hintbench.strategy import Strategy

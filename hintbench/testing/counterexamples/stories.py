@@ -23,14 +23,14 @@ from hintbench.core.constants import (
     PAGEBLOCK_PAGES,
 )
 from hintbench.testing.exploration import run_scenario
-from hintbench.testing.explored import RACE
 from hintbench.testing.rules import RULES
+from hintbench.testing.runs.explored import RACE
 
 if TYPE_CHECKING:
     from hintbench.core.flags import UnitFlags
     from hintbench.strategy import Strategy
-    from hintbench.testing.explored import ExploredRun, Outcome, Violation
-    from hintbench.testing.scenario import Scenario
+    from hintbench.testing.runs.explored import ExploredRun, Outcome, Violation
+    from hintbench.testing.scenarios.scenario import Scenario
 
 LONGEST: Final = 24
 """Steps of a story; what lies further back is summed up in one line."""

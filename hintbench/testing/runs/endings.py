@@ -8,15 +8,15 @@ from hintbench.core import machine as core_machine
 from hintbench.core.processors import as_coroutine
 from hintbench.core.zone import dismantle
 from hintbench.runner import STOP_LIMIT_NS
-from hintbench.testing.nested import SPIN_LIMIT_NS, NestedRun
-from hintbench.testing.outcome import ScheduleStoppedError
-from hintbench.testing.untold import untold_blocks, untold_huge_pages
+from hintbench.testing.runs.nested import SPIN_LIMIT_NS, NestedRun
+from hintbench.testing.runs.outcome import ScheduleStoppedError
+from hintbench.testing.runs.untold import untold_blocks, untold_huge_pages
 
 if TYPE_CHECKING:
     from hintbench.errors import HintbenchError, TaskLeakError
     from hintbench.strategy import Claims
     from hintbench.testing.checker import Checker
-    from hintbench.testing.faults import Faults
+    from hintbench.testing.runs.faults import Faults
 
 FIRST_LOOK_NS: Final = 1_000_000
 """How soon after the last operation it is asked whether all is told, then ever later."""

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from hintbench.core.constants import PAGEBLOCK_ORDER
-from hintbench.testing.faults import HINDERS_TELLING
+from hintbench.testing.scenarios.faults import HINDERS_TELLING
 
 if TYPE_CHECKING:
     from hintbench.core.zone import Zone
-    from hintbench.testing.endings import EndedRun
+    from hintbench.testing.runs.endings import EndedRun
 
 
 def untold_blocks(run: EndedRun) -> Iterator[tuple[int, int]]:

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from hintbench.guest.boot import pcp_batch
 from hintbench.operations import Flag, Migratetype, Operation, encode
-from hintbench.testing.guests import ZONE_LAYOUTS, small_guest
-from hintbench.testing.scenario import Fault, Operations, Scenario, join
+from hintbench.testing.scenarios.guests import ZONE_LAYOUTS, small_guest
+from hintbench.testing.scenarios.scenario import Fault, Operations, Scenario, join
 
 ENCOUNTERS: Final = frozenset({"drains", "storms", "depletion"})
 """Families that are made here, besides what their mix of operations is."""

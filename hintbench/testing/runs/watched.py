@@ -8,8 +8,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from hintbench.runner import Run
-from hintbench.testing.outcome import RACE, Outcome, ScheduleStoppedError, Violation
-from hintbench.testing.scenario import Scenario, ScenarioWorkload
+from hintbench.testing.runs.outcome import RACE, Outcome, ScheduleStoppedError, Violation
+from hintbench.testing.scenarios.scenario import Scenario, ScenarioWorkload
 from hintbench.workload import Program, WorkloadSetting
 
 if TYPE_CHECKING:

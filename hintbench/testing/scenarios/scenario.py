@@ -49,7 +49,7 @@ class Fault:
     """Something goes wrong.
 
     Attributes:
-        kind: one of `hintbench.testing.faults.KINDS`.
+        kind: one of `hintbench.testing.scenarios.faults.KINDS`.
         number: which time, from 1 on, of what the kind counts (reports, answers, buffers ...).
         amount: how long [virtual ns], where the kind has a length.
         cpu: where, for interrupts.

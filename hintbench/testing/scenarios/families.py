@@ -16,10 +16,16 @@ import numpy as np
 
 from hintbench.operations import Flag, Migratetype, Operation, encode
 from hintbench.tapes import Draws
-from hintbench.testing.encounters import DRAINED, ENCOUNTERS, SLOW_HOSTS, begin, interrupts_of
-from hintbench.testing.faults import AT_STOP, COUNTED, INTERRUPTING, TIMED, draw_counted
-from hintbench.testing.guests import HOSTS, layout_pages, small_guest
-from hintbench.testing.scenario import Fault, Operations, Scenario
+from hintbench.testing.scenarios.encounters import (
+    DRAINED,
+    ENCOUNTERS,
+    SLOW_HOSTS,
+    begin,
+    interrupts_of,
+)
+from hintbench.testing.scenarios.faults import AT_STOP, COUNTED, INTERRUPTING, TIMED, draw_counted
+from hintbench.testing.scenarios.guests import HOSTS, layout_pages, small_guest
+from hintbench.testing.scenarios.scenario import Fault, Operations, Scenario
 from hintbench.testing.schedules import draw_preemptions
 
 OPERATIONS: Final = 1_040

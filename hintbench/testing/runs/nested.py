@@ -9,13 +9,13 @@ from hintbench.core import machine as core_machine
 from hintbench.core.consistency import list_fault
 from hintbench.core.constants import NEVER
 from hintbench.core.preemption import Preemptions
-from hintbench.testing.watched import WatchedRun
+from hintbench.testing.runs.watched import WatchedRun
 
 if TYPE_CHECKING:
     from hintbench.core.contexts import Context
     from hintbench.guest.watching import Watcher
     from hintbench.strategy import Strategy
-    from hintbench.testing.scenario import Scenario
+    from hintbench.testing.scenarios.scenario import Scenario
 
 MOST_NESTED: Final = 2
 """How deep steps may stand inside each other."""

@@ -18,7 +18,7 @@ from hintbench.core.hooks import Block
 
 if TYPE_CHECKING:
     from hintbench.core.zone import Zone
-    from hintbench.testing.explored import ExploredRun
+    from hintbench.testing.runs.explored import ExploredRun
 
 LARGE: Final = 9
 """The order of the block that an interrupt uses for a moment, that of a huge page."""
