@@ -7,7 +7,7 @@ need not mention every page, so there the number of pages proves nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from hintbench.core.constants import (
@@ -101,12 +101,7 @@ def _free_lists(zone: Zone, states: numpy.ndarray, heads: Sequence[int]) -> list
             if migratetype == HIGHATOMIC:
                 reserved += len(pfns) << order
             for pfn in pfns:
-                if states[pfn] != BUDDY | order:
-                    faults.append(f"{zone}: pfn {pfn:#x} on list {order} has {states[pfn]:#04x}")
-                if pfn & ((1 << order) - 1):
-                    faults.append(f"{zone}: pfn {pfn:#x} of order {order} is not aligned")
-                if not zone.start_pfn <= pfn < zone.end_pfn:
-                    faults.append(f"{zone}: pfn {pfn:#x} is of another zone")
+                faults += _out_of_place(zone, pfn, order, states[pfn])
         if count != zone.nr_free[order]:
             faults.append(f"{zone}: order {order} counts {zone.nr_free[order]}, lists {count}")
         listed += count
@@ -128,6 +123,16 @@ def _free_lists(zone: Zone, states: numpy.ndarray, heads: Sequence[int]) -> list
     if isolated != zone.isolated_pages:
         faults.append(f"{zone}: counts {zone.isolated_pages} isolated pages, marks {isolated}")
     return faults
+
+
+def _out_of_place(zone: Zone, pfn: int, order: int, state: int) -> Iterator[str]:
+    """A block that is on a free list of this order is a free block of it, in this zone."""
+    if state != BUDDY | order:
+        yield f"{zone}: pfn {pfn:#x} on list {order} has {state:#04x}"
+    if pfn & ((1 << order) - 1):
+        yield f"{zone}: pfn {pfn:#x} of order {order} is not aligned"
+    if not zone.start_pfn <= pfn < zone.end_pfn:
+        yield f"{zone}: pfn {pfn:#x} is of another zone"
 
 
 def _unmerged(zone: Zone) -> list[str]:

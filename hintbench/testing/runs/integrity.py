@@ -75,10 +75,23 @@ class Seal:
         Args:
             lasting: the run has come to its end, so what is out of place by now stays so.
         """
-        if not self._clock.guarded or self._prices() != self._costs:
-            return "guest.machine.clock.costs" if self._clock.guarded else "guest.machine.clock"
+        return (
+            self._in_the_machine()
+            or self._in_a_zone(lasting=lasting)
+            or self._in_a_part()
+            or self._in_a_class()
+        )
+
+    def _in_the_machine(self) -> str:
+        if not self._clock.guarded:
+            return "guest.machine.clock"
+        if self._prices() != self._costs:
+            return "guest.machine.clock.costs"
         if self._pages.weigh_types() - self._pages.retyped != self._types:
             return "guest.machine.pages.pageblock_type"
+        return ""
+
+    def _in_a_zone(self, *, lasting: bool) -> str:
         for zone, before in self._zones:
             for name, value, now in zip(_OF_A_ZONE, before, self._of(zone), strict=True):
                 if now is not value and now != value:
@@ -87,6 +100,9 @@ class Seal:
             for (zone, _), marks in zip(self._zones, self._watermarks, strict=True):
                 if self._watermarks_of(zone) != marks:
                     return "zone.watermark_min, _low or _high"
+        return ""
+
+    def _in_a_part(self) -> str:
         for (where, name), value in self._before.items():
             if getattr(self._parts[where], name, None) is not value:
                 return f"{where}.{name}"
@@ -95,6 +111,9 @@ class Seal:
                 shadows = callable(getattr(type(part), name, None))
                 if shadows and name not in self._own[where]:
                     return f"{where}.{name}"
+        return ""
+
+    def _in_a_class(self) -> str:
         for kind, names, values in self._methods:
             if tuple(vars(kind).values()) == values:
                 continue
