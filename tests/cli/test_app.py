@@ -135,7 +135,7 @@ class TestBadInput:
         assert error.splitlines()[-1].startswith("hintbench: unknown strategy")
 
     def test_a_fault_of_ours_is_one_line_too(self, run_main, monkeypatch):
-        monkeypatch.setattr("hintbench.cli.commands.run_comparison", lambda *_, **__: 1 / 0)
+        monkeypatch.setattr("hintbench.cli.run_commands.run_comparison", lambda *_, **__: 1 / 0)
         status, _, error = run_main("run")
         assert status == 1
         assert "internal error: ZeroDivisionError" in one_line(error)
@@ -145,7 +145,7 @@ class TestBadInput:
         def interrupted(*_, **__):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("hintbench.cli.commands.run_comparison", interrupted)
+        monkeypatch.setattr("hintbench.cli.run_commands.run_comparison", interrupted)
         status, _, error = run_main("run")
         assert (status, error) == (130, "hintbench: stopped\n")
 

@@ -1,6 +1,5 @@
-"""What each command does, once the command line has been read."""
+"""What `hintbench run` does, once the command line has been read."""
 
-import json
 import re
 from bisect import insort
 from collections.abc import Iterable, Sequence
@@ -28,8 +27,6 @@ from hintbench.workers import worker_count
 
 _INTERRUPTED: Final = 130
 _MOST_SEEDS: Final = 1000
-# Rounds of `hintbench speed` that lie further apart than this were not alone.
-_NOISY: Final = 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,47 +146,6 @@ def run_comparison(request: RunRequest, debug: bool = False) -> int:
         _say(str(file.error))
         failed = max(failed, file.error.exit_status)
     return status or failed
-
-
-def measure_speed(json_file: str | None = None) -> None:
-    """Measure this build on the standard tapes, and print the figures.
-
-    Args:
-        json_file: Also write them to this file.
-    """
-    from rich.table import Table
-
-    from hintbench import __version__
-    from hintbench.core import BUILD
-    from hintbench.results.files import check_writable, write_text
-    from hintbench.speed import measure
-
-    if json_file is not None:
-        check_writable(json_file)
-    figures = measure()
-    console = Console(stderr=json_file == STDOUT)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("standard tape", "wall ns", "lowest", "highest", "M a second"):
-        table.add_column(heading, justify="left" if heading == "standard tape" else "right")
-    for figure in figures:
-        times = (figure.ns_per_operation, figure.lowest_ns, figure.highest_ns)
-        rate = 1000 / figure.ns_per_operation
-        table.add_row(figure.name, *(f"{time:,.1f}" for time in times), f"{rate:.3g}")
-    console.print(f"hintbench {__version__}, {BUILD} core: wall time for one operation, median")
-    console.print(table)
-    if any(figure.highest_ns > _NOISY * figure.lowest_ns for figure in figures):
-        console.print(
-            "The rounds lie far apart: something else keeps this computer busy. Measure again when"
-            " it is quiet, or compare builds in one run (benchmarks/)."
-        )
-    if json_file is not None:
-        content = {
-            "schema": 1,
-            "hintbench": __version__,
-            "build": BUILD,
-            "figures": [figure._asdict() for figure in figures],
-        }
-        write_text(json_file, json.dumps(content, indent=1) + "\n")
 
 
 class _KeptResults:
