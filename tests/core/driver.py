@@ -23,11 +23,11 @@ from hintbench.operations import Flag, OperationBlock
 from hintbench.runner import Run
 from hintbench.strategy import Strategy
 from hintbench.workload import Program, Workload, WorkloadSetting
-from reference_allocator import ReferenceZone
-from reference_guest import NodeZone, ReferenceGuest, Request
-from reference_lists import HIGHATOMIC, PAGEBLOCK_ORDER
-from reference_pcp import ReferencePcp
-from reference_watermarks import pcp_limits
+from reference.allocator import ReferenceZone
+from reference.guest import NodeZone, ReferenceGuest, Request
+from reference.lists import HIGHATOMIC, PAGEBLOCK_ORDER
+from reference.pcp import ReferencePcp
+from reference.watermarks import pcp_limits
 
 from .comparison import compare_pcp, compare_zone
 

@@ -15,8 +15,8 @@ from hintbench.core.machine import run_tapes
 from hintbench.core.vcpu import Drain
 from hintbench.guest.validation import validate
 from hintbench.operations import OperationBlock
-from reference_guest import Request
-from reference_lists import HIGHATOMIC, MOVABLE, RECLAIMABLE, UNMOVABLE
+from reference.guest import Request
+from reference.lists import HIGHATOMIC, MOVABLE, RECLAIMABLE, UNMOVABLE
 
 from .driver import Bench, Setup, scaled, zone_config
 from .player import Player, play

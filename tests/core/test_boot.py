@@ -13,7 +13,7 @@ from hintbench.core.constants import PCP
 from hintbench.errors import GuestError
 from hintbench.guest.boot import Machine, pcp_batch, pcp_bounds
 from hintbench.guest.validation import validate
-from reference_watermarks import ReferenceWatermarks, ZoneSize, pcp_limits, zone_batchsize
+from reference.watermarks import ReferenceWatermarks, ZoneSize, pcp_limits, zone_batchsize
 
 from .driver import scaled, zone_config
 from .setups import MIB

@@ -24,8 +24,8 @@ from hintbench.core.machine import run_tapes
 from hintbench.core.measures import MOST_SAMPLES, Integral, Latencies, bucket_upper_ns
 from hintbench.operations import Flag
 from hintbench.results.metrics import percentile_ns
-from reference_guest import Request
-from reference_lists import MOVABLE
+from reference.guest import Request
+from reference.lists import MOVABLE
 
 from .driver import Bench, Setup, scaled, zone_config
 from .setups import MIB

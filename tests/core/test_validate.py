@@ -22,8 +22,8 @@ from hintbench.core.machine import step_vcpu
 from hintbench.guest.validation import validate
 from hintbench.plugins.finding import find_strategy, find_workload
 from hintbench.runner import Run
-from reference_guest import Request
-from reference_lists import HIGHATOMIC, MOVABLE, UNMOVABLE
+from reference.guest import Request
+from reference.lists import HIGHATOMIC, MOVABLE, UNMOVABLE
 
 from .driver import Bench, Setup, scaled, zone_config
 from .player import Player

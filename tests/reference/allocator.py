@@ -1,6 +1,6 @@
 """A second model of allocation from a zone: what happens when the wanted type has run out.
 
-See :mod:`reference_lists`.  6.12.y claims whole pageblocks (``__rmqueue_claim``) and steals single
+See :mod:`reference.lists`.  6.12.y claims whole pageblocks (``__rmqueue_claim``) and steals single
 blocks (``__rmqueue_steal``); 5.0 has ``__rmqueue_fallback``, which moves pages between lists and
 tries again.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from reference_lists import (
+from reference.lists import (
     HIGHATOMIC,
     MAX_PAGE_ORDER,
     MOVABLE,

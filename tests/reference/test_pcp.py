@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from reference_allocator import ReferenceZone
-from reference_lists import HIGHATOMIC, MOVABLE, RECLAIMABLE, UNMOVABLE
-from reference_pcp import Drained, ReferencePcp
-from reference_watermarks import (
+from reference.allocator import ReferenceZone
+from reference.lists import HIGHATOMIC, MOVABLE, RECLAIMABLE, UNMOVABLE
+from reference.pcp import Drained, ReferencePcp
+from reference.watermarks import (
     ReferenceWatermarks,
     ZoneSize,
     pcp_limits,

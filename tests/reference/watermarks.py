@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isqrt
 
-from reference_lists import HIGHATOMIC, MAX_PAGE_ORDER, PAGEBLOCK_PAGES, ReferenceLists
+from reference.lists import HIGHATOMIC, MAX_PAGE_ORDER, PAGEBLOCK_PAGES, ReferenceLists
 
 NORMAL_ZONE, MOVABLE_ZONE = 2, 3
 LOWMEM_RESERVE_RATIO = (256, 256, 32, 0)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from reference_allocator import ReferenceZone
-from reference_lists import MOVABLE, UNMOVABLE
+from reference.allocator import ReferenceZone
+from reference.lists import MOVABLE, UNMOVABLE
 
 both_kernels = pytest.mark.parametrize("kernel", ("5.0", "6.12"))
 

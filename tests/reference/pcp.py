@@ -1,16 +1,16 @@
 """A second model of the per-CPU page lists of one CPU and one zone: obvious and slow.
 
 Retells ``rmqueue_pcplist``, ``free_unref_page_commit``, ``free_pcppages_bulk`` and
-``decay_pcp_high`` of ``mm/page_alloc.c``, Linux 6.12.117 and 5.0.  See :mod:`reference_lists`.
+``decay_pcp_high`` of ``mm/page_alloc.c``, Linux 6.12.117 and 5.0.  See :mod:`reference.lists`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reference_allocator import ReferenceZone
-from reference_lists import HIGHATOMIC, MOVABLE
-from reference_watermarks import MOVABLE_ZONE, zone_watermark_ok
+from reference.allocator import ReferenceZone
+from reference.lists import HIGHATOMIC, MOVABLE
+from reference.watermarks import MOVABLE_ZONE, zone_watermark_ok
 
 HUGE_ORDER = 9
 COSTLY_ORDER = 3

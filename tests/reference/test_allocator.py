@@ -9,9 +9,9 @@ import random
 
 import pytest
 
-from reference_allocator import ExternalFragmentation, ReferenceZone
-from reference_lists import HIGHATOMIC, MOVABLE, RECLAIMABLE, UNMOVABLE
-from reference_pcp import ReferencePcp
+from reference.allocator import ExternalFragmentation, ReferenceZone
+from reference.lists import HIGHATOMIC, MOVABLE, RECLAIMABLE, UNMOVABLE
+from reference.pcp import ReferencePcp
 
 KERNELS = ("5.0", "6.12")
 both_kernels = pytest.mark.parametrize("kernel", KERNELS)

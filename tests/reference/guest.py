@@ -1,10 +1,10 @@
 """A second model of how a guest finds a page: zonelists, watermarks, reclaim; obvious and slow.
 
 Retells ``get_page_from_freelist``, ``__alloc_pages_slowpath`` and ``free_unref_page`` of Linux
-6.12.117 and 5.0 over the zones and per-CPU lists of :mod:`reference_allocator` and
-:mod:`reference_pcp`.  An operation is done at once: nothing runs beside it.
+6.12.117 and 5.0 over the zones and per-CPU lists of :mod:`reference.allocator` and
+:mod:`reference.pcp`.  An operation is done at once: nothing runs beside it.
 
-Left out besides what :mod:`reference_lists` leaves out: adding to the HIGHATOMIC reserve and
+Left out besides what :mod:`reference.lists` leaves out: adding to the HIGHATOMIC reserve and
 emptying it, reclaim that finds something, cpusets, node_reclaim.
 """
 
@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reference_allocator import ReferenceZone
-from reference_lists import HIGHATOMIC
-from reference_pcp import ReferencePcp
-from reference_watermarks import NORMAL_ZONE, zone_watermark_ok
+from reference.allocator import ReferenceZone
+from reference.lists import HIGHATOMIC
+from reference.pcp import ReferencePcp
+from reference.watermarks import NORMAL_ZONE, zone_watermark_ok
 
 DMA32_ZONE = 1
 MIN, LOW, HIGH = range(3)

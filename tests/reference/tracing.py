@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reference_allocator import ReferenceZone
-from reference_guest import NodeZone, ReferenceGuest, Request
-from reference_lists import PAGEBLOCK_ORDER
-from reference_pcp import ReferencePcp
+from reference.allocator import ReferenceZone
+from reference.guest import NodeZone, ReferenceGuest, Request
+from reference.lists import PAGEBLOCK_ORDER
+from reference.pcp import ReferencePcp
 
 LOCKED_NS = 150  # from one event under the zone lock to the next
 FREED_NS = 200
