@@ -46,7 +46,14 @@ def run(strategy: str, workload: str, guest: Any = GUEST, **parameters: Any) -> 
         The `hintbench.Result`.
     """
     import hintbench
-    from hintbench.plugins import find_strategy, find_workload
+
+    try:
+        from hintbench.plugins.finding import find_strategy, find_workload
+    except ImportError:  # an older commit
+        from hintbench.plugins import (  # type: ignore[attr-defined,no-redef]
+            find_strategy,
+            find_workload,
+        )
 
     return hintbench.run(
         strategy=find_strategy(strategy)(),

@@ -15,9 +15,10 @@ from typing import Final
 from unittest import mock
 
 import hintbench
-from hintbench import OperationBlock, Program, Workload, WorkloadSetting, kernel_threads
-from hintbench.config import load_guest
-from hintbench.plugins import find_workload, make
+from hintbench import OperationBlock, Program, Workload, WorkloadSetting
+from hintbench.config.guest import load_guest
+from hintbench.kernel import threads as kernel_threads
+from hintbench.plugins.finding import find_workload, make
 
 _MOST_SHIFT_NS: Final = 2_000
 _KSWAPD_NS: Final = (300_000, 4_000_000)

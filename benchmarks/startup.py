@@ -77,7 +77,10 @@ class DefaultComparison:
     warmup_time = 0.0
 
     def time_default_comparison(self) -> None:
-        from hintbench import defaults
+        try:
+            from hintbench.config import defaults
+        except ImportError:  # an older commit
+            from hintbench import defaults  # type: ignore[no-redef]
 
         results = json.loads(command("run", "--json", "-"))["results"]
         if len(results) != len(defaults.STRATEGIES) * len(defaults.WORKLOADS):

@@ -13,9 +13,9 @@ from typing import Any
 
 import hintbench
 from hintbench.cli.listing import default_text, parameter_type
-from hintbench.config import GuestConfig, load_guest
-from hintbench.plugins import find_strategy, find_workload
-from hintbench.registry import OWN_STRATEGIES
+from hintbench.config.guest import GuestConfig, load_guest
+from hintbench.plugins.finding import find_strategy, find_workload
+from hintbench.plugins.registry import OWN_STRATEGIES
 
 TARGET = Path(__file__).with_name("strategies.md")
 WIDTH = 100

@@ -16,23 +16,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hintbench import operations, replay, tapes
-    from hintbench.config import Costs, Experiment, GuestConfig, HostConfig, ZoneConfig
+    from hintbench.config.costs import Costs, HostConfig
+    from hintbench.config.experiment import Experiment
+    from hintbench.config.guest import GuestConfig
+    from hintbench.config.layout import ZoneConfig
     from hintbench.core.flags import UnitFlags
     from hintbench.core.hooks import Block
     from hintbench.core.zone import Zone
     from hintbench.errors import HintbenchError, PluginError
-    from hintbench.events import Event
-    from hintbench.guest import Guest
+    from hintbench.guest.guest import Guest
+    from hintbench.guest.per_cpu import PerCpu
+    from hintbench.guest.validation import validate
     from hintbench.hookspecs import Freed, Origin, Reason
-    from hintbench.host import Host
+    from hintbench.host.host import Host
+    from hintbench.host.reports import Completion
     from hintbench.operations import Migratetype, OperationBlock
-    from hintbench.per_cpu import PerCpu
-    from hintbench.reports import Completion
-    from hintbench.results import Result
+    from hintbench.results.result import Result
     from hintbench.runner import run
     from hintbench.strategy import Claims, HookFilter, Strategy, hookimpl
-    from hintbench.tasks import Task
-    from hintbench.validation import validate
+    from hintbench.tasks.events import Event
+    from hintbench.tasks.scheduler import Task
     from hintbench.workload import (
         LONGEST_NS,
         MOST_OPERATIONS,
@@ -49,17 +52,17 @@ __version__ = "0.2.0.dev0"
 _HOMES = {
     "Block": "core.hooks",
     "Claims": "strategy",
-    "Completion": "reports",
-    "Costs": "config",
-    "Event": "events",
-    "Experiment": "config",
+    "Completion": "host.reports",
+    "Costs": "config.costs",
+    "Event": "tasks.events",
+    "Experiment": "config.experiment",
     "Freed": "hookspecs",
-    "Guest": "guest",
-    "GuestConfig": "config",
+    "Guest": "guest.guest",
+    "GuestConfig": "config.guest",
     "HintbenchError": "errors",
     "HookFilter": "strategy",
-    "Host": "host",
-    "HostConfig": "config",
+    "Host": "host.host",
+    "HostConfig": "config.costs",
     "InitialState": "workload",
     "LONGEST_NS": "workload",
     "MOST_OPERATIONS": "workload",
@@ -67,25 +70,25 @@ _HOMES = {
     "Migratetype": "operations",
     "OperationBlock": "operations",
     "Origin": "hookspecs",
-    "PerCpu": "per_cpu",
+    "PerCpu": "guest.per_cpu",
     "PluginError": "errors",
     "Program": "workload",
     "Reason": "hookspecs",
-    "Result": "results",
+    "Result": "results.result",
     "Strategy": "strategy",
-    "Task": "tasks",
+    "Task": "tasks.scheduler",
     "UnitFlags": "core.flags",
     "Workload": "workload",
     "WorkloadParameters": "workload",
     "WorkloadSetting": "workload",
     "Zone": "core.zone",
-    "ZoneConfig": "config",
+    "ZoneConfig": "config.layout",
     "hookimpl": "strategy",
     "operations": "",
     "replay": "",
     "run": "runner",
     "tapes": "",
-    "validate": "validation",
+    "validate": "guest.validation",
 }
 
 __all__ = [

@@ -22,7 +22,7 @@ either None or a coroutine; the latter spares a coroutine when there is nothing 
 * "never": a plain ``def``. It may spend time (`guest.spend`), change the strategy's own state, set
   and clear flags, set an event, spawn a task, at once or delayed. A task that is woken so, or
   started at once, costs it `Costs.task_wake_ns`, and prolongs the hold of a zone lock by that;
-  whether one should is told at `hintbench.events.Event`. Everything else is the bug "sleeping in
+  whether one should is told at `hintbench.Event`. Everything else is the bug "sleeping in
   atomic context".
 * "spin": it may also take a zone lock, spin on a flag, post to the host or make a synchronous
   call that holds its vCPU. It never sleeps: the vCPU does nothing else meanwhile.
@@ -45,7 +45,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from hintbench.core.zone import Zone
-    from hintbench.guest import Guest
+    from hintbench.guest.guest import Guest
 
 PROJECT = "hintbench"
 """The name that pluggy knows the hooks by, and the group of the entry points."""

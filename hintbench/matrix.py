@@ -14,10 +14,11 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from hintbench.config import Cell, Experiment, GuestConfig
+from hintbench.config.experiment import Cell, Experiment
+from hintbench.config.guest import GuestConfig
 from hintbench.errors import HintbenchError, InternalError, PluginError, WorkerError, describe
-from hintbench.plugins import find_strategy, find_workload, load_plugin, make
-from hintbench.results import Result
+from hintbench.plugins.finding import find_strategy, find_workload, load_plugin, make
+from hintbench.results.result import Result
 from hintbench.workers import SECONDS_TO_END, end_all, start_worker
 
 

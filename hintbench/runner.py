@@ -7,10 +7,10 @@ from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from hintbench.binding import bind_hooks, hook_codes, native_filters
 from hintbench.blamed_tape import BlamedTape
-from hintbench.boot import Machine
-from hintbench.config import MOST_SEED, GuestConfig, load_guest
+from hintbench.config.experiment import MOST_SEED
+from hintbench.config.guest import GuestConfig, load_guest
+from hintbench.config.specs import PluginSpec
 from hintbench.core import machine as core_machine
 from hintbench.core.constants import PAGEBLOCK_ORDER
 from hintbench.core.hooks import HookPoint
@@ -21,18 +21,19 @@ from hintbench.errors import (
     TaskLeakError,
     UsageError,
 )
-from hintbench.forgotten import forgotten_awaits
-from hintbench.guest import Guest
-from hintbench.kernel_threads import KernelThreads
-from hintbench.metrics import collect, locks_per_batch
-from hintbench.plugins import find_strategy, find_workload, load_plugin, make
-from hintbench.results import Result
-from hintbench.retention import follow_backed_memory
-from hintbench.specs import PluginSpec
+from hintbench.guest.boot import Machine
+from hintbench.guest.guest import Guest
+from hintbench.guest.validation import check_end
+from hintbench.kernel.threads import KernelThreads
+from hintbench.plugins.binding import bind_hooks, hook_codes, native_filters
+from hintbench.plugins.finding import find_strategy, find_workload, load_plugin, make
+from hintbench.plugins.forgotten import forgotten_awaits
+from hintbench.plugins.watchdog import PROGRAM_LIMIT_SECONDS, watch
+from hintbench.results.metrics import collect, locks_per_batch
+from hintbench.results.result import Result
+from hintbench.results.retention import follow_backed_memory
 from hintbench.strategy import Strategy
-from hintbench.tasks import Scheduler
-from hintbench.validation import check_end
-from hintbench.watchdog import PROGRAM_LIMIT_SECONDS, watch
+from hintbench.tasks.scheduler import Scheduler
 from hintbench.workload import Program, Workload, WorkloadSetting
 
 SAMPLE_NS: Final = 1_000_000

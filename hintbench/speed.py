@@ -31,12 +31,12 @@ from typing import Any, Final, NamedTuple
 
 import numpy
 
-from hintbench.boot import Machine
-from hintbench.config import GuestConfig
+from hintbench.config.guest import GuestConfig
 from hintbench.core import BUILD, bare
 from hintbench.core import machine as core_machine
 from hintbench.core.hooks import CoreHooks, HookPoint
 from hintbench.errors import InternalError
+from hintbench.guest.boot import Machine
 from hintbench.operations import Flag, OperationBlock, allocate, free, interleave
 from hintbench.tapes import Draws
 

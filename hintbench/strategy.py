@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pluggy
 
-from hintbench.plugin_class import PluginClass
+from hintbench.plugins.plugin_class import PluginClass
 
 if TYPE_CHECKING:
     from hintbench.core.flags import UnitFlags

@@ -9,12 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hintbench.errors import ParameterError
 from hintbench.operations import MAX_SLOTS, OperationBlock
-from hintbench.plugin_class import PluginClass
+from hintbench.plugins.plugin_class import PluginClass
 
 if TYPE_CHECKING:
-    from hintbench.boot import Machine
-    from hintbench.compaction import CompactionRun
-    from hintbench.config import GuestConfig
+    from hintbench.config.guest import GuestConfig
+    from hintbench.guest.boot import Machine
+    from hintbench.kernel.compaction import CompactionRun
 
 PAGES_PER_MIB: Final = 256
 MOST_OPERATIONS: Final = 100_000_000_000

@@ -19,8 +19,8 @@ What it needs: a queue that allocates nothing. With indirect descriptors (a feat
     VIRTIO_RING_F_INDIRECT_DESC) virtqueue_add_split() calls kmalloc_array() for every request of
     more than one descriptor. The page for that may come out of a unit just marked; whoever takes it
     spins then, with interrupts off, on the one vCPU that could still post the report. So the queue
-    must use direct descriptors, or tables made beforehand, as the model's does.
-    `hintbench.testing.faults` has the other kind, "queue-allocates", which is never drawn.
+    must use direct descriptors, or tables made beforehand, as the model's does. The faults of
+    `hintbench check` have the other kind, "queue-allocates", which is never drawn.
 Known defects: an allocation may wait for a whole report, all vCPUs at once (Hildenbrand).
 """
 

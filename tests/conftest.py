@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hintbench import plugins, registry
+from hintbench.plugins import finding, registry
 
 # Started in the background by a shell, we ignore Ctrl-C, and so would the processes of the tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -36,10 +36,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def plugins_of_this_test() -> Iterator[None]:
     """Forget afterwards which plugins a test loaded: names are unique in a process."""
     before = {kind: dict(classes) for kind, classes in registry.contributed.items()}
-    files = dict(plugins._files)
+    files = dict(finding._files)
     yield
     for kind, classes in before.items():
         registry.contributed[kind].clear()
         registry.contributed[kind].update(classes)
-    plugins._files.clear()
-    plugins._files.update(files)
+    finding._files.clear()
+    finding._files.update(files)

@@ -2,7 +2,7 @@
 
 A guest of 128 MiB and two CPUs does a little of everything: short-lived processes, 16 MiB of small
 pages touched and freed, huge pages, a comb of pages that stay, and idleness in which vmstat decays
-the per-CPU lists. Its allocator is the second model of ``tests/reference_*.py``, which shares
+the per-CPU lists. Its allocator is the second model of ``tests/reference/``, which shares
 nothing with hintbench: what the replay is compared with was not computed by the core.
 
 Nothing here is random but by a generator of its own with a fixed seed, so that every Python
@@ -21,10 +21,10 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from reference_guest import NodeZone, Request
-from reference_lists import MOVABLE, RECLAIMABLE, UNMOVABLE
-from reference_tracing import Tracer, TracingGuest, TracingPcp, TracingZone
-from reference_watermarks import MOVABLE_ZONE, ReferenceWatermarks, ZoneSize, pcp_limits
+from reference.guest import NodeZone, Request
+from reference.lists import MOVABLE, RECLAIMABLE, UNMOVABLE
+from reference.tracing import Tracer, TracingGuest, TracingPcp, TracingZone
+from reference.watermarks import MOVABLE_ZONE, ReferenceWatermarks, ZoneSize, pcp_limits
 
 FOLDER = Path(__file__).resolve().parent.parent / "hintbench" / "data"
 NAMES = TRACE, BEFORE, AFTER = (

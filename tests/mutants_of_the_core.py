@@ -79,14 +79,13 @@ def copy_tree(folder: Path) -> None:
     """Copy what the tests need, without extensions, into an empty folder."""
     nothing = shutil.ignore_patterns("__pycache__", "*.so", "*.pyd", "*.c", "build-stamp.txt")
     shutil.copytree(PACKAGE, folder / "hintbench", ignore=nothing)
-    shutil.copytree(TESTS / "core", folder / "tests" / "core", ignore=nothing)
+    for room in ("core", "reference"):
+        shutil.copytree(TESTS / room, folder / "tests" / room, ignore=nothing)
     for room in ("strategies", "workloads"):
         # In a checkout they stand elsewhere.
         origin = Path(import_module(f"hintbench.{room}").__path__[0])
         place = folder / "hintbench" / room
         shutil.copytree(origin, place, ignore=nothing, dirs_exist_ok=True)
-    for path in TESTS.glob("reference_*.py"):
-        shutil.copy(path, folder / "tests")
     shutil.copy(TESTS.parent / "pyproject.toml", folder)
 
 

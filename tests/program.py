@@ -18,6 +18,12 @@ def hintbench(*arguments, cwd, timeout=120):
     )
 
 
+def without_notes(error):
+    """What the program printed on standard error, less what it says of the machine."""
+    lines = error.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith("hintbench: note:"))
+
+
 def run_pytest(*arguments, cwd):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     # Where CI or BUILD_NUMBER is set, pytest's summary repeats what the failures said.

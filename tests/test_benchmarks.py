@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 import hintbench
-from hintbench import cli, defaults
+from hintbench import cli
+from hintbench.config import defaults
 from hintbench.errors import PluginError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hintbench.core import BUILD
-from hintbench.registry import OWN_STRATEGIES
+from hintbench.plugins.registry import OWN_STRATEGIES
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -29,7 +29,7 @@ def test_the_strategies_document_is_up_to_date(generate):
 def test_every_strategy_says_what_it_is(generate, name):
     import inspect
 
-    from hintbench.plugins import find_strategy
+    from hintbench.plugins.finding import find_strategy
 
     text = inspect.getmodule(find_strategy(name)).__doc__
     heads = " ".join(generate.HEADS.findall(text))

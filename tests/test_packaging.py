@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from hintbench import defaults, registry
+from hintbench.config import defaults
 from hintbench.core import BUILD, _builds, constants
+from hintbench.plugins import registry
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "hintbench" / "core"

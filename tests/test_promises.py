@@ -10,12 +10,12 @@ import pytest
 
 import hintbench
 from hintbench import GuestConfig
-from hintbench.boot import pcp_bounds
-from hintbench.config import PRESETS, load_guest
+from hintbench.config.defaults import STRATEGIES, WORKLOADS
+from hintbench.config.guest import PRESETS, load_guest
 from hintbench.core import BUILD
 from hintbench.core.constants import KERNEL_6_12
 from hintbench.core.hugepages import mapped_bytes
-from hintbench.defaults import STRATEGIES, WORKLOADS
+from hintbench.guest.boot import pcp_bounds
 from hintbench.replay import read_trace
 from hintbench.runner import Run
 from hintbench.workloads.trace import TraceReplay

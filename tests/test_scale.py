@@ -11,7 +11,7 @@ from rich.console import Console
 
 import hintbench
 from hintbench import scale
-from hintbench.cli import scale_report
+from hintbench.cli import speed_report
 from hintbench.core import BUILD
 from hintbench.errors import WorkerError
 from hintbench.speed import Prepared
@@ -75,9 +75,9 @@ def test_the_table(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(scale, "_in_process", lambda *_: rows[0])
     assert len(scale.measure()) == len(scale.GUESTS)
     console = Console(width=100, record=True)
-    console.print(scale_report.scale_table(rows))
+    console.print(speed_report.scale_table(rows))
     assert "1 TiB    256             75.0   1.50" in console.export_text()
-    scale_report.measure_scale(str(tmp_path / "scale.json"))
+    speed_report.measure_scale(str(tmp_path / "scale.json"))
     assert "bytes a page" in capsys.readouterr().out
     content = json.loads((tmp_path / "scale.json").read_text())
     assert [guest["vcpus"] for guest in content["guests"]] == [8] * len(scale.GUESTS)

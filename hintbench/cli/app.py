@@ -1,7 +1,7 @@
 """The command line.
 
-Commands import what they need when they run: `hintbench --help` must not wait for numpy. Each body
-lives in `hintbench.cli.commands`; here are the options, and what becomes of errors.
+Each command has a module with its options, which imports the body when it runs: `hintbench --help`
+must not wait for numpy. Here they come together, and here is what becomes of errors.
 """
 
 import errno
@@ -13,8 +13,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from hintbench.cli import check, compare, new, trace
-from hintbench.cli.options import JsonFile, Plugins, end_with
+from hintbench.cli import check, compare, new, run, speed, trace
+from hintbench.cli.options import Plugins, end_with
 from hintbench.errors import HintbenchError, describe
 
 _INTERRUPTED: Final = 130
@@ -83,84 +83,7 @@ def _hintbench(
     pass
 
 
-@app.command()
-def run(
-    context: typer.Context,
-    strategy: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--strategy",
-            "-s",
-            metavar="NAME[,key=value...]",
-            help="A strategy to compare. Repeatable; default: all of hintbench's own.",
-        ),
-    ] = None,
-    workload: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--workload",
-            "-w",
-            metavar="NAME[,key=value...]",
-            help="A workload to run them on, or trace:PATH. Repeatable; default: a selection.",
-        ),
-    ] = None,
-    guest: Annotated[str, typer.Option(metavar="FILE.toml|PRESET", help="The guest.")] = "default",
-    memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Size of the guest, such as 8GiB.")
-    ] = None,
-    vcpus: Annotated[str | None, typer.Option(metavar="N", help="vCPUs of the guest.")] = None,
-    kernel: Annotated[
-        str | None, typer.Option(metavar="5.0|6.12", help="Whose page allocator it has.")
-    ] = None,
-    seed: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="N",
-            help="Seed of all random choices; repeatable, rows are then means. Default: 1.",
-        ),
-    ] = None,
-    seeds: Annotated[
-        str | None,
-        typer.Option(
-            "-n",
-            metavar="SEEDS",
-            help="Run so many seeds, from --seed on; rows are means with their 95 % interval.",
-        ),
-    ] = None,
-    json: JsonFile = None,
-    jobs: Annotated[
-        str | None,
-        typer.Option("--jobs", "-j", metavar="N", help="Worker processes. Default: one a CPU."),
-    ] = None,
-    plugin: Plugins = None,
-    off: Annotated[
-        bool,
-        typer.Option(
-            "--off", help="Attach the strategies but switch them off; each must equal none."
-        ),
-    ] = False,
-) -> None:
-    """Run strategies on workloads and print one table.
-
-    With no arguments: every strategy on the default workloads, on the default guest.
-    """
-    from hintbench.cli.commands import RunRequest, run_comparison
-
-    request = RunRequest(
-        strategies=tuple(strategy or ()),
-        workloads=tuple(workload or ()),
-        guest=guest,
-        memory=memory,
-        vcpus=vcpus,
-        kernel=kernel,
-        seeds=tuple(seed or ()),
-        seed_count=seeds,
-        json=json,
-        jobs=jobs,
-        plugins=tuple(plugin or ()),
-        attached_but_off=off,
-    )
-    end_with(run_comparison(request, debug=bool(context.find_root().params.get("debug"))))
+app.command()(run.run)
 
 
 @app.command("list")
@@ -171,31 +94,7 @@ def list_plugins(plugin: Plugins = None) -> None:
     end_with(print_list(tuple(plugin or ())))
 
 
-@app.command()
-def speed(
-    json: JsonFile = None,
-    scale: Annotated[
-        bool,
-        typer.Option(
-            "--scale", help="Instead: guests of 4 GiB to 1 TiB and 1 to 256 vCPUs (needs 3 GiB)."
-        ),
-    ] = False,
-) -> None:
-    """Measure this build.
-
-    Prints the wall nanoseconds for each operation on the standard tapes: bare replay of the
-    allocator, order-0 churn with 8 vCPUs, order 9 with a hook on every free.
-    """
-    if scale:
-        from hintbench.cli.scale_report import measure_scale
-
-        measure_scale(json)
-        return
-    from hintbench.cli.commands import measure_speed
-
-    measure_speed(json)
-
-
+app.command()(speed.speed)
 app.command()(compare.compare)
 app.add_typer(trace.app, name="trace")
 app.add_typer(new.app, name="new")

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from hintbench.cli.options import JsonFile, Plugins, end_with
-from hintbench.defaults import CHECK_SCHEDULES, CHECK_SECONDS, COUNTEREXAMPLES
+from hintbench.config.defaults import CHECK_SCHEDULES, CHECK_SECONDS, COUNTEREXAMPLES
 
 
 def check(

@@ -14,17 +14,21 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from hintbench.cli.check_report import Files, as_json, print_check
 from hintbench.cli.printing import printing_to_stderr, warn_interpreted
 from hintbench.cli.report_notes import open_console
-from hintbench.defaults import CHECK_SCHEDULES, CHECK_SECONDS, COUNTEREXAMPLES
+from hintbench.config.defaults import CHECK_SCHEDULES, CHECK_SECONDS, COUNTEREXAMPLES
 from hintbench.errors import PluginError, UsageError
-from hintbench.plugins import load_plugin
-from hintbench.results import STDOUT, check_writable, write_text
+from hintbench.plugins.finding import load_plugin
+from hintbench.plugins.watchdog import watch
+from hintbench.results.files import STDOUT, check_writable, write_text
 from hintbench.testing import checking
 from hintbench.testing.checking import Check
-from hintbench.testing.counterexamples import read_counterexample, save_counterexample, source_hash
-from hintbench.testing.explored import RACE
-from hintbench.testing.stories import describe_violation, tell
+from hintbench.testing.counterexamples.files import (
+    read_counterexample,
+    save_counterexample,
+    source_hash,
+)
+from hintbench.testing.counterexamples.stories import describe_violation, tell
+from hintbench.testing.runs.explored import RACE
 from hintbench.testing.subjects import Subject
-from hintbench.watchdog import watch
 from hintbench.workers import worker_count
 
 _FAILED: Final = 1

@@ -12,13 +12,13 @@ from rich.table import Table
 
 from hintbench import __version__
 from hintbench.cli.report_notes import print_wrapped
+from hintbench.config.quantities import counted
 from hintbench.core import BUILD
-from hintbench.quantities import counted
 from hintbench.testing.checking import Check
-from hintbench.testing.explored import RACE
-from hintbench.testing.families import OPERATIONS
 from hintbench.testing.races import RACES
 from hintbench.testing.rules import RULES
+from hintbench.testing.runs.explored import RACE
+from hintbench.testing.scenarios.families import OPERATIONS
 from hintbench.testing.verdicts import Verdict
 
 Files = Mapping[tuple[str, str], Path]

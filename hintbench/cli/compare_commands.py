@@ -13,10 +13,16 @@ from rich.console import Console
 from rich.text import Text
 
 from hintbench.cli.report_notes import open_console
-from hintbench.comparison import VIOLATIONS, Comparison, Difference, Verdict, compare
+from hintbench.config.quantities import (
+    counted,
+    format_amount,
+    format_bytes,
+    format_count,
+    format_ns,
+)
 from hintbench.errors import UsageError
-from hintbench.quantities import counted, format_amount, format_bytes, format_count, format_ns
-from hintbench.results import load_results
+from hintbench.results.comparison import VIOLATIONS, Comparison, Difference, Verdict, compare
+from hintbench.results.files import load_results
 
 _FAILED: Final = 1
 _PERCENT: Final = re.compile(r"(\d+(?:\.\d+)?)\s*%")

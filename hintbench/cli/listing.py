@@ -10,11 +10,12 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from rich.console import Console
 
-from hintbench.config import PRESETS, allowed_range, load_guest
+from hintbench.config.explain import allowed_range
+from hintbench.config.guest import PRESETS, load_guest
+from hintbench.config.quantities import format_bytes
 from hintbench.errors import PluginError
-from hintbench.plugins import known_strategies, known_workloads, load_plugin
-from hintbench.quantities import format_bytes
-from hintbench.registry import source_of
+from hintbench.plugins.finding import known_strategies, known_workloads, load_plugin
+from hintbench.plugins.registry import source_of
 
 _MOST_COLUMNS: Final = 120
 _OWN: Final = "hintbench"

@@ -12,7 +12,7 @@ import typer
 
 from hintbench.errors import UsageError
 from hintbench.hookspecs import PROJECT
-from hintbench.plugin_class import PLUGIN_NAME
+from hintbench.plugins.plugin_class import PLUGIN_NAME
 
 # A package: without --no-deps asv would find the wheels of its requirements, too.
 _FROM_WHEEL: Final = """\
@@ -67,7 +67,7 @@ def write_new_workload(name: str, folder: Path | None = None) -> Path:
 
 def _write_plugin(kind: str, name: str, folder: Path | None) -> Path:
     """Write a strategy or a workload under a name that is free."""
-    from hintbench.registry import OWN_STRATEGIES, OWN_WORKLOADS
+    from hintbench.plugins.registry import OWN_STRATEGIES, OWN_WORKLOADS
 
     module = name.replace("-", "_")
     if not PLUGIN_NAME.fullmatch(name) or not module.isidentifier() or keyword.iskeyword(module):
@@ -155,8 +155,8 @@ def write_new_benchmarks(plugin: str, folder: Path | None = None) -> None:
 
 def _strategies_of(plugin: str) -> list[str]:
     """Names of the strategies that a plugin contributes."""
-    from hintbench.plugins import load_plugin
-    from hintbench.registry import classes_in
+    from hintbench.plugins.finding import load_plugin
+    from hintbench.plugins.registry import classes_in
 
     module = load_plugin(plugin)
     found = [each.name for kind, each in classes_in(module, plugin) if kind == "strategy"]

@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from hintbench.cli.report_notes import LEAST_WIDTH, print_notes, print_violations, print_wrapped
-from hintbench.directions import Better, better
-from hintbench.quantities import format_amount, format_count, format_ns
-from hintbench.results import Result
-from hintbench.seeds import interval
+from hintbench.config.quantities import format_amount, format_count, format_ns
+from hintbench.results.directions import Better, better
+from hintbench.results.result import Result
+from hintbench.results.seeds import interval
 
 REFERENCES: Final = ("none", "oracle")
 """Strategies that show what is possible; they are set apart and never the best of a column."""

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 from rich.text import Text
 
-from hintbench.quantities import counted, format_bytes, format_count
+from hintbench.config.quantities import counted, format_bytes, format_count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hintbench.cli.report import Groups
-    from hintbench.config import GuestConfig
+    from hintbench.config.guest import GuestConfig
 
 PIPED_WIDTH: Final = 120
 """Columns to write where there is no terminal that has a width."""

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import typer
 
+from hintbench.config.quantities import counted, format_bytes, format_ns
 from hintbench.errors import TraceError
-from hintbench.quantities import counted, format_bytes, format_ns
 from hintbench.traces import MigratetypeOrder, Trace, read_trace, save_trace
 
 _PAGE_BYTES: Final = 4096

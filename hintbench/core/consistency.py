@@ -1,6 +1,6 @@
 """Are the free lists in order?  A quick look, for runs by the thousand.
 
-:func:`hintbench.validation.validate` says everything that is wrong with a guest; this says whether
+:func:`hintbench.validate` says everything that is wrong with a guest; this says whether
 anything is, in a fiftieth of the time, and survives lists that lead nowhere.
 """
 

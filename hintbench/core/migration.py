@@ -1,7 +1,7 @@
 """What page migration does to the allocator: free blocks set aside, pages to move, their return.
 
 The part of mm/compaction.c that edits free lists and per-CPU lists; which pages are moved, and
-when, is :mod:`hintbench.compaction`'s business.
+when, is :mod:`hintbench.kernel.compaction`'s business.
 """
 
 from typing import Any

@@ -53,7 +53,7 @@ class CoreScheduler:
 
     Args:
         simulation: the core's state.
-        rules: what contexts may do, a :class:`hintbench.context_rules.ContextRules`.
+        rules: what contexts may do, a :class:`hintbench.tasks.context_rules.ContextRules`.
         irqs_off_until_ns: by CPU, until when its interrupts are off as far as is known.
         interrupt_ns: the cost of taking an interrupt.
         switch_ns: the cost of switching to a task.

@@ -57,7 +57,7 @@ class Simulation:
         kernel: the preset.
         slots: how many slots the tapes use.
         hooks: the hooks of the run, a :class:`CoreHooks`.
-        driver: who runs coroutines, a :class:`hintbench.tasks.Scheduler`.
+        driver: who runs coroutines, a :class:`hintbench.tasks.scheduler.Scheduler`.
         truth: asked at each choice of an exact replay, a
             :class:`hintbench.traces.truth.AllocatorTruth`; None: nobody is.
 

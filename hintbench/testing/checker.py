@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hintbench.testing.explored import ExploredRun
+    from hintbench.testing.runs.explored import ExploredRun
 
 
 class Checker:
     """Base of every rule's checker; one instance sees one run.
 
-    Besides the methods below a checker has methods for the events of `hintbench.watching` that it
-    wants to see.
+    Besides the methods below a checker has methods for the events of `hintbench.guest.watching`
+    that it wants to see.
     """
 
     rule = ""

@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
-from hintbench.defaults import CHECK_SCHEDULES, CHECK_SECONDS
+from hintbench.config.defaults import CHECK_SCHEDULES, CHECK_SECONDS
+from hintbench.config.quantities import counted
 from hintbench.errors import HintbenchError
-from hintbench.quantities import counted
+from hintbench.plugins.watchdog import watch
 from hintbench.testing.comparisons import COMPARED, compare_digests
+from hintbench.testing.counterexamples.telling import Told
 from hintbench.testing.exploration import Exploration
-from hintbench.testing.explored import RACE
 from hintbench.testing.pool import COMPARE_SECONDS, Pool
 from hintbench.testing.races import RACES, races_of
 from hintbench.testing.rules import RULES
+from hintbench.testing.runs.explored import RACE
 from hintbench.testing.subjects import Subject
 from hintbench.testing.tasks import Task, Tasks, first_seed, tasks_of
-from hintbench.testing.telling import Told
 from hintbench.testing.verdicts import RuleVerdict, Verdict, judge, too_few
-from hintbench.watchdog import watch
 
 if TYPE_CHECKING:
     from hintbench.strategy import Claims, Strategy
-    from hintbench.testing.scenario import Scenario
+    from hintbench.testing.scenarios.scenario import Scenario
 
 SHRINK_SECONDS: Final = 6.0
 SHORT: Final = 12

@@ -13,16 +13,16 @@ from hintbench.core.constants import EVENT_ALLOCATED
 from hintbench.operations import Operation, encode
 from hintbench.runner import Run
 from hintbench.testing.exploration import Exploration, run_scenario
-from hintbench.testing.explored import Outcome, Violation
-from hintbench.testing.families import OPERATIONS, draw_scenario
-from hintbench.testing.guests import small_guest
-from hintbench.testing.handfuls import handful_scenario
 from hintbench.testing.rules import RULES
-from hintbench.testing.scenario import Operations, Scenario, ScenarioWorkload
+from hintbench.testing.runs.explored import Outcome, Violation
+from hintbench.testing.scenarios.families import OPERATIONS, draw_scenario
+from hintbench.testing.scenarios.guests import small_guest
+from hintbench.testing.scenarios.handfuls import handful_scenario
+from hintbench.testing.scenarios.scenario import Operations, Scenario, ScenarioWorkload
 
 if TYPE_CHECKING:
     from hintbench.strategy import Strategy
-    from hintbench.testing.explored import ExploredRun
+    from hintbench.testing.runs.explored import ExploredRun
 
 COMPARED: Final = frozenset({"deterministic", "off-is-none", "any-pfn"})
 """Those rules; how much is compared does not depend on how much else is explored."""

@@ -23,13 +23,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
-from hintbench.defaults import COUNTEREXAMPLES, SUITE_SCHEDULES, SUITE_SECONDS, TOO_FEW_PROPERTY
+from hintbench.config.defaults import (
+    COUNTEREXAMPLES,
+    SUITE_SCHEDULES,
+    SUITE_SECONDS,
+    TOO_FEW_PROPERTY,
+)
 from hintbench.errors import ResultFileError
 from hintbench.testing.checking import Check, check_here
-from hintbench.testing.counterexamples import save_counterexample
+from hintbench.testing.counterexamples.files import save_counterexample
+from hintbench.testing.counterexamples.telling import shrink_and_tell
 from hintbench.testing.rules import RULES
 from hintbench.testing.subjects import Subject, subject_of
-from hintbench.testing.telling import shrink_and_tell
 from hintbench.testing.verdicts import Verdict
 
 if TYPE_CHECKING:

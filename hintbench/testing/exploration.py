@@ -10,13 +10,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from hintbench.testing.checker import Checker
-from hintbench.testing.explored import ExploredRun
-from hintbench.testing.families import OPERATIONS, draw_scenario, is_busy, tiny_scenario
-from hintbench.testing.handfuls import handful_scenario
-from hintbench.testing.outcome import Outcome, Violation
 from hintbench.testing.races import races_of
 from hintbench.testing.rules import RULES
-from hintbench.testing.scenario import EDIT, HOLD, STEP, Scenario
+from hintbench.testing.runs.explored import ExploredRun
+from hintbench.testing.runs.outcome import Outcome, Violation
+from hintbench.testing.scenarios.families import OPERATIONS, draw_scenario, is_busy, tiny_scenario
+from hintbench.testing.scenarios.handfuls import handful_scenario
+from hintbench.testing.scenarios.scenario import EDIT, HOLD, STEP, Scenario
 from hintbench.testing.schedules.depth_first import enumerate_preemptions
 
 if TYPE_CHECKING:

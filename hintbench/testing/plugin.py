@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from hintbench.defaults import TOO_FEW_PROPERTY
+from hintbench.config.defaults import TOO_FEW_PROPERTY
 
 _SUITE: Final = "hintbench.testing.suite"
 

@@ -12,12 +12,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from hintbench.config.specs import PluginSpec
 from hintbench.errors import HintbenchError, PluginError, UsageError
-from hintbench.plugins import find_strategy, load_plugin
-from hintbench.registry import classes_in
-from hintbench.specs import PluginSpec
+from hintbench.plugins.finding import find_strategy, load_plugin
+from hintbench.plugins.registry import classes_in
 from hintbench.strategy import Claims, Strategy
-from hintbench.testing.counterexamples import source_hash
+from hintbench.testing.counterexamples.files import source_hash
 
 
 @dataclass(frozen=True, slots=True)

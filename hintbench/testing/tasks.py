@@ -15,7 +15,7 @@ from hintbench.testing.exploration import (
     run_scenario,
     search_depth_first,
 )
-from hintbench.testing.families import full_scenario
+from hintbench.testing.scenarios.families import full_scenario
 
 if TYPE_CHECKING:
     from hintbench.strategy import Strategy

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from hintbench.quantities import counted
+from hintbench.config.quantities import counted
 from hintbench.testing.comparisons import COMPARED
 from hintbench.testing.exploration import of_own_constants
 from hintbench.testing.rules import RULES

@@ -12,11 +12,11 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Final
 
 from hintbench.errors import HintbenchError, describe
-from hintbench.testing.scenario import Scenario
+from hintbench.plugins.watchdog import watch
+from hintbench.testing.counterexamples.telling import Told, shrink_and_tell
+from hintbench.testing.scenarios.scenario import Scenario
 from hintbench.testing.subjects import Subject
 from hintbench.testing.tasks import Tasks
-from hintbench.testing.telling import Told, shrink_and_tell
-from hintbench.watchdog import watch
 
 if TYPE_CHECKING:
     from hintbench.strategy import Strategy

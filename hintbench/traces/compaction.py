@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hintbench.compaction import CompactionRun
 from hintbench.core.constants import PAGEBLOCK_ORDER
 from hintbench.core.tracelists import CompactionDrainWalk
+from hintbench.kernel.compaction import CompactionRun
 from hintbench.traces.destinations import COMPACTION_GAP_NS
 
 if TYPE_CHECKING:

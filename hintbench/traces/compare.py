@@ -17,7 +17,7 @@ from hintbench.traces.windows import piece_of
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from hintbench.boot import Machine
+    from hintbench.guest.boot import Machine
     from hintbench.traces.history import PageHistory
     from hintbench.traces.start import TraceStart
 

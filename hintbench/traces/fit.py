@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from hintbench.config.layout import ZoneConfig
     from hintbench.core.zone import Zone
-    from hintbench.layout import ZoneConfig
     from hintbench.traces.events import Trace
 
 _MIB_PAGES = 256
@@ -124,7 +124,7 @@ def _advice(option: str, page_count: int, cpus: int, most_pages: int = 1 << 62) 
 
 def fitting_preset(page_count: int, cpus: int, most_pages: int) -> str | None:
     """The smallest recorded guest that has as many pages and CPUs, but no more than so many."""
-    from hintbench.config import PRESETS, load_guest
+    from hintbench.config.guest import PRESETS, load_guest
 
     fitting = []
     for name, values in PRESETS.items():
@@ -141,7 +141,7 @@ def _memory_mib(page_count: int) -> int | None:
 
     None when that page lies where a PC has no memory.
     """
-    from hintbench.layout import HOLE_END, HOLE_START, lay_out
+    from hintbench.config.layout import HOLE_END, HOLE_START, lay_out
 
     pages = page_count - (HOLE_END - HOLE_START if page_count > HOLE_END else 0)
     mebibytes = max(-(-pages // _STEP_PAGES) * _STEP_PAGES // _MIB_PAGES, _LEAST_MIB)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hintbench.core import tracewords
+from hintbench.core.tracehigh import PcpHigh
 from hintbench.core.tracelevels import BY_DECAY, DERIVED, IN_BACKGROUND, LevelWalk
 
 if TYPE_CHECKING:
@@ -47,11 +48,12 @@ class PcpLevels:
         rising = np.argsort(times, kind="stable")
         self._times, self._whose = times[rising], whose[rising]
         self._possible_cpus = tuple(possible_ns)
-        self._walk = LevelWalk(
-            *(zone_of, self._cpus, self._zones, bounds, zone_high, zone_free.copy()),
+        self._high = PcpHigh(
+            *(self._cpus, self._zones, bounds, factors.copy(), zone_high, zone_free.copy()),
             *(self._times, self._whose),
         )
-        self._walk.start(pcp.pfn, pcp.order, pcp.cpu, factors)
+        self._walk = LevelWalk(zone_of, self._high)
+        self._walk.start(pcp.pfn, pcp.order, pcp.cpu)
 
     def follow(self, window: Window, steps: Steps, decay: npt.NDArray[np.uint8]) -> None:
         """Go on with what `list_steps` gives."""
@@ -72,7 +74,7 @@ class PcpLevels:
     def raised(self) -> npt.NDArray[np.int64]:
         """How much higher than its list was full each pcp->high stood, by CPU and zone [pages]."""
         levels = [
-            [self._walk.raised_by(cpu, zone) for zone in range(self._zones)]
+            [self._high.raised_by(cpu, zone) for zone in range(self._zones)]
             for cpu in range(self._cpus)
         ]
         return np.array(levels, dtype=np.int64).reshape(self._cpus, self._zones)
@@ -80,7 +82,7 @@ class PcpLevels:
     def hidden(self) -> npt.NDArray[np.int64]:
         """Pages that no event names, but that a list must have had when a free drained it."""
         pages = [
-            [self._walk.hidden_pages(cpu, zone) for zone in range(self._zones)]
+            [self._high.hidden_pages(cpu, zone) for zone in range(self._zones)]
             for cpu in range(self._cpus)
         ]
         return np.array(pages, dtype=np.int64).reshape(self._cpus, self._zones)
@@ -88,7 +90,7 @@ class PcpLevels:
     def decays(self) -> dict[int, list[int]]:
         """By CPU those of the possible times that what the lists held does not refute."""
         kept: dict[int, list[int]] = {cpu: [] for cpu in self._possible_cpus}
-        refuted = self._walk.refuted_times()
+        refuted = self._high.refuted_times()
         for at, cpu, gone in zip(self._times.tolist(), self._whose.tolist(), refuted, strict=True):
             if not gone:
                 kept[cpu].append(at)

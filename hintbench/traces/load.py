@@ -25,8 +25,8 @@ from hintbench.traces.truth import AllocatorTruth
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from hintbench.boot import Machine
     from hintbench.core.zone import Zone
+    from hintbench.guest.boot import Machine
     from hintbench.traces.start import TraceStart
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from hintbench.core import tracewords
 from hintbench.core.constants import PAGEBLOCK_ORDER
 from hintbench.core.tracepages import HAND_OUT, PCP, RETURN
-from hintbench.jiffies import GRID_NS
+from hintbench.tasks.jiffies import GRID_NS
 from hintbench.traces.compaction import compaction_of
 from hintbench.traces.compare import compare
 from hintbench.traces.history import PageHistory
@@ -24,8 +24,8 @@ from hintbench.traces.windows import piece_of
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from hintbench.boot import Machine
-    from hintbench.compaction import CompactionRun
+    from hintbench.guest.boot import Machine
+    from hintbench.kernel.compaction import CompactionRun
     from hintbench.traces.events import Trace
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from hintbench.core import tracewords
 from hintbench.core.tracelists import DecayWalk
-from hintbench.jiffies import GRID_NS
+from hintbench.tasks.jiffies import GRID_NS
 from hintbench.traces.windows import WINDOW_ROWS, piece_of
 
 if TYPE_CHECKING:

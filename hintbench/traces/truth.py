@@ -23,8 +23,8 @@ from hintbench.core.constants import (
 from hintbench.core.flags import UnitFlags
 
 if TYPE_CHECKING:
-    from hintbench.boot import Machine
     from hintbench.core.zone import Zone
+    from hintbench.guest.boot import Machine
 
 Key = tuple[int, int, int, int]
 """CPU, zone, order and migratetype of a per-CPU list."""

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from hintbench.config import GuestConfig, PluginSpec, load_guest
+from hintbench.config.guest import GuestConfig, load_guest
+from hintbench.config.specs import PluginSpec
 from hintbench.core import tracewords
 from hintbench.core.constants import BUDDY, ISOLATED, KIND_MASK, ORDER_MASK
 from hintbench.errors import InternalError, TraceError
-from hintbench.plugins import find_strategy, load_plugin, make
+from hintbench.plugins.finding import find_strategy, load_plugin, make
 from hintbench.runner import Run
 from hintbench.traces import MigratetypeOrder, Trace, read_trace
 from hintbench.traces.fit import fitting_preset, name_of

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from hintbench.core.constants import MIGRATE_TYPES, NR_PAGE_ORDERS, NR_PCP_LISTS
-from reference_allocator import ReferenceZone
-from reference_lists import MAX_PAGE_ORDER, PAGEBLOCK_PAGES
-from reference_pcp import ReferencePcp
-from reference_watermarks import zone_watermark_ok
+from reference.allocator import ReferenceZone
+from reference.lists import MAX_PAGE_ORDER, PAGEBLOCK_PAGES
+from reference.pcp import ReferencePcp
+from reference.watermarks import zone_watermark_ok
 
 if TYPE_CHECKING:
     from .driver import Bench

@@ -12,22 +12,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hintbench import operations
-from hintbench.boot import Machine
-from hintbench.config import GuestConfig
+from hintbench.config.guest import GuestConfig
+from hintbench.config.layout import ZoneConfig
 from hintbench.core import BUILD
 from hintbench.core.constants import NEVER
 from hintbench.core.hooks import Block
 from hintbench.core.machine import step_vcpu
-from hintbench.layout import ZoneConfig
+from hintbench.guest.boot import Machine
 from hintbench.operations import Flag, OperationBlock
 from hintbench.runner import Run
 from hintbench.strategy import Strategy
 from hintbench.workload import Program, Workload, WorkloadSetting
-from reference_allocator import ReferenceZone
-from reference_guest import NodeZone, ReferenceGuest, Request
-from reference_lists import HIGHATOMIC, PAGEBLOCK_ORDER
-from reference_pcp import ReferencePcp
-from reference_watermarks import pcp_limits
+from reference.allocator import ReferenceZone
+from reference.guest import NodeZone, ReferenceGuest, Request
+from reference.lists import HIGHATOMIC, PAGEBLOCK_ORDER
+from reference.pcp import ReferencePcp
+from reference.watermarks import pcp_limits
 
 from .comparison import compare_pcp, compare_zone
 

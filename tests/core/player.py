@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 
+from hintbench.guest.validation import validate
 from hintbench.operations import Flag
-from hintbench.validation import validate
-from reference_guest import Request
-from reference_lists import MOVABLE, RECLAIMABLE, UNMOVABLE
+from reference.guest import Request
+from reference.lists import MOVABLE, RECLAIMABLE, UNMOVABLE
 
 from .comparison import compare_questions
 from .driver import SLOTS, Bench

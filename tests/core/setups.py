@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from reference_lists import HIGHATOMIC, MOVABLE, RECLAIMABLE, UNMOVABLE
+from reference.lists import HIGHATOMIC, MOVABLE, RECLAIMABLE, UNMOVABLE
 
 from .driver import Setup, zone_config
 

@@ -13,10 +13,10 @@ from hintbench import operations
 from hintbench.core.freeing import run_drain
 from hintbench.core.machine import run_tapes
 from hintbench.core.vcpu import Drain
+from hintbench.guest.validation import validate
 from hintbench.operations import OperationBlock
-from hintbench.validation import validate
-from reference_guest import Request
-from reference_lists import HIGHATOMIC, MOVABLE, RECLAIMABLE, UNMOVABLE
+from reference.guest import Request
+from reference.lists import HIGHATOMIC, MOVABLE, RECLAIMABLE, UNMOVABLE
 
 from .driver import Bench, Setup, scaled, zone_config
 from .player import Player, play

@@ -16,7 +16,7 @@ import hintbench.core
 from hintbench.core.flags import UnitFlags
 from hintbench.core.hooks import Block
 from hintbench.core.zone import Zone
-from hintbench.validation import validate
+from hintbench.guest.validation import validate
 
 from .driver import Bench, zone_config
 from .setups import MIB, Setup

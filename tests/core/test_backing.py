@@ -9,12 +9,12 @@ from typing import Literal
 import pytest
 
 from hintbench import operations
-from hintbench.config import GuestConfig
-from hintbench.costs import HostConfig
-from hintbench.layout import ZoneConfig
+from hintbench.config.costs import HostConfig
+from hintbench.config.guest import GuestConfig
+from hintbench.config.layout import ZoneConfig
 from hintbench.operations import Flag
-from reference_guest import Request
-from reference_lists import MOVABLE, PAGEBLOCK_PAGES
+from reference.guest import Request
+from reference.lists import MOVABLE, PAGEBLOCK_PAGES
 
 from .driver import NO_FLAGS, Bench, Setup, scaled, zone_config
 from .setups import MIB

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hintbench.boot import Machine, pcp_batch, pcp_bounds
-from hintbench.config import GuestConfig
+from hintbench.config.guest import GuestConfig
+from hintbench.config.layout import lowmem_reserves
 from hintbench.core.constants import PCP
 from hintbench.errors import GuestError
-from hintbench.layout import lowmem_reserves
-from hintbench.validation import validate
-from reference_watermarks import ReferenceWatermarks, ZoneSize, pcp_limits, zone_batchsize
+from hintbench.guest.boot import Machine, pcp_batch, pcp_bounds
+from hintbench.guest.validation import validate
+from reference.watermarks import ReferenceWatermarks, ZoneSize, pcp_limits, zone_batchsize
 
 from .driver import scaled, zone_config
 from .setups import MIB

@@ -17,11 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hintbench
-from hintbench.config import Experiment, GuestConfig
+from hintbench.config.experiment import Experiment
+from hintbench.config.guest import GuestConfig
 from hintbench.core import BUILD
 from hintbench.core.clock import Digest
 from hintbench.matrix import run_experiment
-from hintbench.plugins import find_strategy, find_workload
+from hintbench.plugins.finding import find_strategy, find_workload
 
 from .driver import scaled
 

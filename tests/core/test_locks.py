@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from hintbench.config.costs import Costs
 from hintbench.core.clock import CostTable, VirtualClock
 from hintbench.core.constants import (
     PAYER_HOOK,
@@ -16,7 +17,6 @@ from hintbench.core.constants import (
     PAYER_THREAD,
 )
 from hintbench.core.locks import LockTimeline
-from hintbench.costs import Costs
 
 from .driver import scaled
 

@@ -22,10 +22,10 @@ from hintbench.core.constants import (
 )
 from hintbench.core.machine import run_tapes
 from hintbench.core.measures import MOST_SAMPLES, Integral, Latencies, bucket_upper_ns
-from hintbench.metrics import percentile_ns
 from hintbench.operations import Flag
-from reference_guest import Request
-from reference_lists import MOVABLE
+from hintbench.results.metrics import percentile_ns
+from reference.guest import Request
+from reference.lists import MOVABLE
 
 from .driver import Bench, Setup, scaled, zone_config
 from .setups import MIB

@@ -7,11 +7,11 @@ import random
 import pytest
 
 from hintbench import operations
-from hintbench.config import GuestConfig
+from hintbench.config.guest import GuestConfig
 from hintbench.core.machine import run_tapes
+from hintbench.guest.validation import validate
 from hintbench.operations import Flag, OperationBlock
 from hintbench.runner import Run
-from hintbench.validation import validate
 
 from .driver import SLOTS, Fed, Nothing, scaled, zone_config
 from .setups import MIB

@@ -15,9 +15,9 @@ from hintbench.core.hooks import HookPoint
 from hintbench.core.locks import LockTimeline
 from hintbench.core.machine import step_vcpu
 from hintbench.core.vcpu import Drain
-from hintbench.validation import validate
-from reference_guest import Request
-from reference_lists import HIGHATOMIC, MOVABLE, RECLAIMABLE, UNMOVABLE
+from hintbench.guest.validation import validate
+from reference.guest import Request
+from reference.lists import HIGHATOMIC, MOVABLE, RECLAIMABLE, UNMOVABLE
 
 from .driver import Bench, Setup, scaled, zone_config
 from .player import play

@@ -9,7 +9,7 @@ import numpy
 import pytest
 
 from hintbench import operations
-from hintbench.config import GuestConfig
+from hintbench.config.guest import GuestConfig
 from hintbench.core import BUILD
 from hintbench.core.constants import (
     BUDDY,
@@ -20,11 +20,11 @@ from hintbench.core.constants import (
     PCP,
 )
 from hintbench.core.machine import step_vcpu
-from hintbench.plugins import find_strategy, find_workload
+from hintbench.guest.validation import validate
+from hintbench.plugins.finding import find_strategy, find_workload
 from hintbench.runner import Run
-from hintbench.validation import validate
-from reference_guest import Request
-from reference_lists import HIGHATOMIC, MOVABLE, UNMOVABLE
+from reference.guest import Request
+from reference.lists import HIGHATOMIC, MOVABLE, UNMOVABLE
 
 from .driver import Bench, Setup, scaled, zone_config
 from .player import Player

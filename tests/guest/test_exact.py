@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from hintbench import Strategy, hookimpl
+from hintbench.guest.validation import validate
 from hintbench.operations import Operation, OperationBlock
-from hintbench.validation import validate
 from small_guest import MS, START, US, Tapes, boot, small_guest, zone
 
 

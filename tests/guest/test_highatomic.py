@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from hintbench.core.constants import HIGHATOMIC
+from hintbench.guest.validation import validate
 from hintbench.operations import Flag, allocate, free, idle
-from hintbench.validation import validate
 from small_guest import MS, Silent, boot, small_guest, zone
 
 PAGES = 56 * 1024

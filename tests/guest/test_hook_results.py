@@ -2,19 +2,12 @@
 
 import pytest
 
-from hintbench import Origin, PluginError, Strategy, hookimpl
-from hintbench.operations import Flag, allocate, free
+from faulty import TAPE, Faulty, fails
+from hintbench import Origin, hookimpl
 from small_guest import START, run, small_guest
 
-TAPE = [allocate([0], order=10, flags=Flag.TOUCHED), free([0])]
 NEVER = ["block_freed", "block_taken"]
 ELSEWHERE = ["page_freeing", "page_allocated", "free_completed", "block_merged"]
-
-
-class Faulty(Strategy):
-    """Has a fault in one hook."""
-
-    name = "faulty"
 
 
 class Watcher:
@@ -35,12 +28,6 @@ def returning(base, hook, value):
 
 async def later():
     """A coroutine that nobody awaits."""
-
-
-def fails(strategy, **given):
-    with pytest.raises(PluginError) as caught:
-        run(strategy, TAPE, **given)
-    return caught.value
 
 
 class TestWaiting:

@@ -7,28 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hintbench import Block, PluginError, Strategy, hookimpl
+from faulty import TAPE, Faulty, fails
+from hintbench import Block, PluginError, hookimpl
 from hintbench.errors import TaskLeakError
 from hintbench.operations import Flag, allocate, compute, free, idle
-from hintbench.plugins import make
+from hintbench.plugins.finding import make
 from small_guest import MS, START, costs, run, small_guest
-
-TAPE = [allocate([0], order=10, flags=Flag.TOUCHED), free([0])]
-PCP_TAPE = [allocate(range(1024), flags=Flag.TOUCHED), free(range(1024))]
-
-
-class Faulty(Strategy):
-    """Has a fault in one hook."""
-
-    name = "faulty"
-
-
-def fails(strategy, *tapes, **given):
-    """The error that the run ends with."""
-    with pytest.raises(PluginError) as caught:
-        run(strategy() if isinstance(strategy, type) else strategy, *(tapes or [TAPE]), **given)
-    return caught.value
-
 
 HOOKS = [
     "guest_started",

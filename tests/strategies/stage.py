@@ -2,7 +2,7 @@
 
 from hintbench import hookimpl
 from hintbench.operations import Flag, allocate, free, idle
-from small_guest import BLOCK, START, boot, small_guest, zone
+from small_guest import BLOCK, MS, START, boot, small_guest, zone
 
 FAST = Flag.TOUCHED | Flag.NORETRY
 
@@ -26,19 +26,23 @@ class At:
 
 
 def play(strategy, *tapes, at=None, blocks=64, config=None, before=None, **given):
-    """Run a strategy; the run with its `result`.
+    """Run a strategy; the run with its `result`, and its `reports`.
 
     Args:
-        strategy: an instance.
+        strategy: an instance, or a class: what is given by a name of its parameters goes there.
         tapes: operation blocks a vCPU.
         at: what to do at which times.
         blocks: size of the zone.
         before: called with the run before it begins.
         given: of the guest.
     """
+    if isinstance(strategy, type):
+        fields = strategy.Parameters.model_fields
+        strategy = strategy(**{name: given.pop(name) for name in list(given) if name in fields})
     given.setdefault("zones", (zone(blocks),))
     config = config or small_guest(max(1, len(tapes)), **given)
     running = boot(strategy, *tapes, config=config, observers=[At(at)] if at else [])
+    running.reports = Reports(running)
     if before:
         before(running)
     running.result = running.execute()
@@ -66,6 +70,20 @@ def number_of(pfn):
 
 def block_at(number):
     return START + number * BLOCK
+
+
+def free_storm():
+    """Two vCPUs free thousands of pages at once, then whole blocks, and rest."""
+    return [
+        [
+            take(range(first, first + 9000), order=0),
+            give(range(first, first + 9000)),
+            take(range(first, first + 6)),
+            give(range(first, first + 6)),
+            rest(2900 * MS),
+        ]
+        for first in (0, 9000)
+    ]
 
 
 class Reports:

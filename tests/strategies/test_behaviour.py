@@ -6,12 +6,12 @@ from typing import ClassVar
 import pytest
 
 import hintbench
-from hintbench.config import load_guest
+from hintbench.config.guest import load_guest
 from hintbench.core import BUILD
-from hintbench.plugins import find_strategy, find_workload, known_strategies
+from hintbench.plugins.finding import find_strategy, find_workload, known_strategies
 from small_guest import SECOND
 
-from .stage import Reports, give, play, rest, take
+from .stage import give, play, rest, take
 
 pytestmark = pytest.mark.skipif(BUILD == "interpreted", reason="whole runs take minutes")
 
@@ -61,15 +61,11 @@ class TestPageReporting:
         kept = {page for page in pages if page % 512 == 0}
         tape = [take(pages, order=0), rest(5 * SECOND)]
         tape += [give([page for page in pages if page not in kept]), rest(30 * SECOND)]
-        strategy, watched = find_strategy("page-reporting")(), []
-        running = play(
-            strategy, tape, blocks=64, before=lambda running: watched.append(Reports(running))
-        )
-        (reports,) = watched
+        running = play(find_strategy("page-reporting"), tape, blocks=64)
         assert running.result.metrics["free_fragments_end_bytes"] > 140 << 20
         slots = running.machine.simulation.slot_pfns()
         fragments = {int(slots[page]) >> 10 for page in kept}
-        told = {pfn >> 10 for _, batch in reports.batches for pfn, _ in batch}
+        told = {pfn >> 10 for _, batch in running.reports.batches for pfn, _ in batch}
         assert len(fragments) == 40
         assert len(told) >= 24, "what was free from the start"
         assert told.isdisjoint(fragments)

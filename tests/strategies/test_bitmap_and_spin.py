@@ -8,11 +8,11 @@ from hintbench.operations import Flag, Operation, encode
 from hintbench.strategies.bitmap_and_spin import BitmapAndSpin
 from hintbench.strategies.zone_confined_batching import ZoneConfinedBatching
 from hintbench.testing.exploration import run_scenario
-from hintbench.testing.guests import small_guest as layout
-from hintbench.testing.scenario import Fault, Operations, Scenario
+from hintbench.testing.scenarios.guests import small_guest as layout
+from hintbench.testing.scenarios.scenario import Fault, Operations, Scenario
 from small_guest import BLOCK, MS, START, US, costs, host, zone
 
-from .stage import FAST, Reports, block_at, give, number_of, play, rest, take
+from .stage import FAST, block_at, free_storm, give, number_of, play, rest, take
 
 DELAY = 1 * MS
 SERVICE = 200 * US
@@ -21,30 +21,17 @@ SETTLED = 50 * MS
 """When everything that was free at the start has been told."""
 
 
-def spin(*tapes, before=None, latency=SERVICE, **given):
+def spin(*tapes, latency=SERVICE, **given):
     """Run it with batches of four units, a delay of 1 ms, and a host that takes 200 us."""
-    parameters = {"batch": 4, "delay_ns": DELAY}
-    parameters |= {name: given.pop(name) for name in list(given) if name in FIELDS}
-    strategy = BitmapAndSpin(**parameters)
-    reports = []
-
-    def prepare(running):
-        reports.append(Reports(running))
-        if before:
-            before(running)
-
+    given = {"batch": 4, "delay_ns": DELAY, **given}
     given.setdefault("host", host(device_latency_ns=latency))
     given.setdefault("costs", costs(context_spin_wake_ns=100))
-    running = play(strategy, *tapes, before=prepare, **given)
-    running.reports = reports[0]
+    running = play(BitmapAndSpin, *tapes, **given)
     assert running.result.violations == {}
     if not running.result.metrics["refused_reports"]:
         assert running.result.metrics["lock_takes_per_batch"] in (1, None)
-    assert strategy.mid.count == 0
+    assert running.strategy.mid.count == 0
     return running
-
-
-FIELDS = BitmapAndSpin.Parameters.model_fields
 
 
 def units(flags, order=10):
@@ -254,17 +241,7 @@ class TestEnd:
 
     @pytest.mark.parametrize("kernel", ["5.0", "6.12"])
     def test_after_a_free_storm_nothing_is_left_behind(self, kernel):
-        tapes = [
-            [
-                take(range(first, first + 9000), order=0),
-                give(range(first, first + 9000)),
-                take(range(first, first + 6)),
-                give(range(first, first + 6)),
-                rest(2900 * MS),
-            ]
-            for first in (0, 9000)
-        ]
-        running = spin(*tapes, kernel=kernel)
+        running = spin(*free_storm(), kernel=kernel)
         zone_ = running.machine.zones[0]
         whole = [block.pfn for block in zone_.free_blocks(10)]
         assert set(whole) <= set(running.strategy.told.set_units())

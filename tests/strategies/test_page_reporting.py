@@ -2,12 +2,12 @@
 
 import pytest
 
-from hintbench.jiffies import timer_fires_ns
 from hintbench.operations import Migratetype
 from hintbench.strategies.page_reporting import PageReporting, State
+from hintbench.tasks.jiffies import timer_fires_ns
 from small_guest import BLOCK, MS, SECOND, START, US, host, zone
 
-from .stage import Reports, block_at, give, number_of, play, rest, take
+from .stage import block_at, give, number_of, play, rest, take
 
 DELAY = 2 * SECOND
 FIRST = timer_fires_ns(0, DELAY)
@@ -15,26 +15,13 @@ FIRST = timer_fires_ns(0, DELAY)
 SERVICE = 100 * US
 
 
-def report(*tapes, before=None, settled=True, **given):
+def report(*tapes, **given):
     """Run it as it is; the run with its `reports`, and no rule broken."""
-    parameters = {name: given.pop(name) for name in list(given) if name in FIELDS}
-    strategy = PageReporting(**parameters)
-    reports = []
-
-    def prepare(running):
-        reports.append(Reports(running))
-        if before:
-            before(running)
-
     given.setdefault("host", host(device_latency_ns=SERVICE))
-    running = play(strategy, *tapes, before=prepare, **given)
-    running.reports = reports[0]
+    running = play(PageReporting, *tapes, **given)
     assert running.result.violations == {}
     assert all(each.isolated_pages == 0 for each in running.machine.zones)
     return running
-
-
-FIELDS = PageReporting.Parameters.model_fields
 
 
 def told(running):

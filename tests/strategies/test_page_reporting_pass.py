@@ -7,7 +7,7 @@ from hintbench.operations import Migratetype
 from hintbench.strategies.page_reporting import PageReporting, State
 from small_guest import SECOND
 
-from .stage import Reports, block_at, number_of, play, rest
+from .stage import block_at, number_of, play, rest
 from .test_page_reporting import FIRST, on_list, told
 
 
@@ -126,11 +126,10 @@ def test_a_pass_leaves_the_list_as_the_kernels_does(blocks, reported, first, cap
         started.append(on_list(holder[0]))
 
     strategy = PageReporting(capacity=capacity, tail=tail)
-    running_strategy, holder, reports = strategy, [], []
+    running_strategy, holder = strategy, []
 
     def before(running):
         holder.append(running)
-        reports.append(Reports(running))
         prepare(running)
 
     running = play(
@@ -139,7 +138,7 @@ def test_a_pass_leaves_the_list_as_the_kernels_does(blocks, reported, first, cap
     lists = [KernelList([], []) for _ in Migratetype]
     lists[MOVABLE] = KernelList(started[0], reported)
     batches, requested = kernel_pass(lists, capacity, blocks - 1, tail)
-    assert [[number_of(pfn) for pfn, _ in batch] for _, batch in reports[0].batches] == batches
+    assert [[number_of(pfn) for pfn, _ in batch] for _, batch in running.reports.batches] == batches
     assert on_list(running) == lists[MOVABLE].blocks
     assert set(told(running)) == lists[MOVABLE].reported
     assert (strategy.state is State.REQUESTED) == requested

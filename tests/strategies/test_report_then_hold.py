@@ -9,7 +9,7 @@ from hintbench.operations import allocate
 from hintbench.strategies.report_then_hold import ReportThenHold
 from small_guest import BLOCK, MS, SECOND, START, US, host, zone
 
-from .stage import Reports, give, play, rest, take
+from .stage import give, play, rest, take
 
 INTERVAL = 2 * SECOND
 SERVICE = 100 * US
@@ -17,26 +17,13 @@ MIB = 256
 """Pages."""
 
 
-def hold(*tapes, before=None, blocks=512, **given):
+def hold(*tapes, blocks=512, **given):
     """Run it on 2 GiB with a watermark of 256 MiB; the run with its `reports`."""
-    parameters = {name: given.pop(name) for name in list(given) if name in FIELDS}
-    strategy = ReportThenHold(**parameters)
-    reports = []
-
-    def prepare(running):
-        reports.append(Reports(running))
-        if before:
-            before(running)
-
     given.setdefault("host", host(device_latency_ns=SERVICE))
-    running = play(strategy, *tapes, before=prepare, blocks=blocks, **given)
-    running.reports = reports[0]
+    running = play(ReportThenHold, *tapes, blocks=blocks, **given)
     assert running.result.violations == {}
     assert running.machine.zones[0].held_pages == 0, "all is let go in the end"
     return running
-
-
-FIELDS = ReportThenHold.Parameters.model_fields
 
 
 def watch(times, log):

@@ -15,17 +15,13 @@ BACK = 110 * US
 HOST = {"unmap_huge_ns": UNMAP, "call_vcpu_thread_ns": INSTALL}
 
 
-def share(*tapes, strategy=None, **given):
+def share(*tapes, strategy=SharedState, **given):
     """Run it on a host with round prices; the run, in which no rule is broken."""
-    parameters = {name: given.pop(name) for name in list(given) if name in FIELDS}
     given.setdefault("host", host(**HOST))
     given.setdefault("costs", costs(refault_huge_ns=BACK))
-    running = play(strategy or SharedState(**parameters), *tapes, **given)
+    running = play(strategy, *tapes, **given)
     assert running.result.violations == {}
     return running
-
-
-FIELDS = SharedState.Parameters.model_fields
 
 
 def soft(running):

@@ -4,24 +4,14 @@ from hintbench.operations import Flag
 from hintbench.strategies.sync_hypercall import SyncHypercall
 from small_guest import START, US, costs, host, trace_lock
 
-from .stage import FAST, Reports, give, play, rest, take
+from .stage import FAST, give, play, rest, take
 
 CALL = 10 * US
 
 
-def tell(*tapes, before=None, **given):
+def tell(*tapes, **given):
     """Run it with calls of 10 us; the run with its `reports`, and no rule broken."""
-    order = given.pop("order", 9)
-    reports = []
-
-    def prepare(running):
-        reports.append(Reports(running))
-        if before:
-            before(running)
-
-    given.setdefault("host", host(hypercall_ns=CALL))
-    running = play(SyncHypercall(order=order), *tapes, before=prepare, **given)
-    running.reports = reports[0]
+    running = play(SyncHypercall, *tapes, **{"host": host(hypercall_ns=CALL), **given})
     assert running.result.violations == {}
     return running
 

@@ -10,32 +10,18 @@ from hintbench.operations import allocate
 from hintbench.strategies.zone_bitmap import ZoneBitmap
 from small_guest import BLOCK, MS, START, US, costs, host, trace_lock, zone
 
-from .stage import FAST, Reports, block_at, give, number_of, play, rest, take
+from .stage import FAST, block_at, give, number_of, play, rest, take
 
 SERVICE = 100 * US
 END = 10 * MS
 
 
-def scan(*tapes, before=None, **given):
+def scan(*tapes, **given):
     """Run it with batches of 4 on a host of 100 us; the run with its `reports`."""
-    parameters = {"batch": 4}
-    parameters |= {name: given.pop(name) for name in list(given) if name in FIELDS}
-    strategy = ZoneBitmap(**parameters)
-    reports = []
-
-    def prepare(running):
-        reports.append(Reports(running))
-        if before:
-            before(running)
-
-    given.setdefault("host", host(device_latency_ns=SERVICE))
-    running = play(strategy, *tapes, before=prepare, **given)
-    running.reports = reports[0]
+    given = {"batch": 4, "host": host(device_latency_ns=SERVICE), **given}
+    running = play(ZoneBitmap, *tapes, **given)
     assert running.result.violations == {}
     return running
-
-
-FIELDS = ZoneBitmap.Parameters.model_fields
 
 
 def area_of(running, index=0):

@@ -6,7 +6,7 @@ from hintbench.operations import Flag
 from hintbench.strategies.zone_confined_batching import ZoneConfinedBatching
 from small_guest import BLOCK, MS, START, US, costs, host, zone
 
-from .stage import Reports, block_at, give, number_of, play, rest, take
+from .stage import block_at, free_storm, give, number_of, play, rest, take
 
 DELAY = 1 * MS
 SERVICE = 200 * US
@@ -15,30 +15,17 @@ SETTLED = 50 * MS
 """When the initial rescan is over."""
 
 
-def confine(*tapes, latency=SERVICE, before=None, **given):
+def confine(*tapes, latency=SERVICE, **given):
     """Run it with batches of four, a threshold of three, a delay of 1 ms, a host of 200 us."""
-    parameters = {"batch": 4, "threshold": 3, "delay_ns": DELAY}
-    parameters |= {name: given.pop(name) for name in list(given) if name in FIELDS}
-    strategy = ZoneConfinedBatching(**parameters)
-    reports = []
-
-    def prepare(running):
-        reports.append(Reports(running))
-        if before:
-            before(running)
-
+    given = {"batch": 4, "threshold": 3, "delay_ns": DELAY, **given}
     given.setdefault("host", host(device_latency_ns=latency))
-    running = play(strategy, *tapes, before=prepare, **given)
-    running.reports = reports[0]
+    running = play(ZoneConfinedBatching, *tapes, **given)
     assert running.result.violations == {}
     if not running.result.metrics["refused_reports"]:
         assert running.result.metrics["lock_takes_per_batch"] in (2, None)
     assert running.machine.zones[0].isolated_pages == 0
-    assert all(not strategy.rings[cpu] for cpu in running.guest.cpus)
+    assert all(not running.strategy.rings[cpu] for cpu in running.guest.cpus)
     return running
-
-
-FIELDS = ZoneConfinedBatching.Parameters.model_fields
 
 
 def told(running, order=10):
@@ -253,16 +240,6 @@ class TestStop:
 
     @pytest.mark.parametrize("kernel", ["5.0", "6.12"])
     def test_after_a_free_storm_nothing_is_left_behind(self, kernel):
-        tapes = [
-            [
-                take(range(first, first + 9000), order=0),
-                give(range(first, first + 9000)),
-                take(range(first, first + 6)),
-                give(range(first, first + 6)),
-                rest(2900 * MS),
-            ]
-            for first in (0, 9000)
-        ]
-        running = confine(*tapes, kernel=kernel)
+        running = confine(*free_storm(), kernel=kernel)
         whole = [number_of(block.pfn) for block in running.machine.zones[0].free_blocks(10)]
         assert set(whole) <= set(told(running))

@@ -2,6 +2,7 @@
 
 import pytest
 
+from hintbench.config.costs import Costs
 from hintbench.core.audit import Auditor
 from hintbench.core.clock import CostTable, VirtualClock
 from hintbench.core.consistency import list_fault
@@ -14,11 +15,10 @@ from hintbench.core.constants import (
     EVENT_TAKEN,
 )
 from hintbench.core.preemption import EndlessRunError, Preemptions
-from hintbench.costs import Costs
 from hintbench.strategy import Strategy
 from hintbench.testing.exploration import run_scenario
-from hintbench.testing.families import draw_scenario
-from hintbench.testing.scenario import HOLD, STEP, Preemption
+from hintbench.testing.scenarios.families import draw_scenario
+from hintbench.testing.scenarios.scenario import HOLD, STEP, Preemption
 
 LEGAL = {
     ("buddy", EVENT_TAKEN): "outside",

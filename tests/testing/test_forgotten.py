@@ -10,7 +10,7 @@ import pytest
 
 from hintbench import hookimpl, watchdog
 from hintbench.errors import PluginError
-from hintbench.forgotten import forgotten_awaits
+from hintbench.plugins.forgotten import forgotten_awaits
 from hintbench.strategies.zone_confined_batching import ZoneConfinedBatching
 from hintbench.testing.checking import check_here
 from hintbench.testing.exploration import explore

@@ -5,8 +5,8 @@ import pytest
 from hintbench import Guest, Strategy, hookimpl
 from hintbench.core import BUILD
 from hintbench.testing.exploration import run_scenario
-from hintbench.testing.families import draw_scenario, tiny_scenario
-from hintbench.testing.scenario import Fault
+from hintbench.testing.scenarios.families import draw_scenario, tiny_scenario
+from hintbench.testing.scenarios.scenario import Fault
 
 
 async def always_yes(blocks, **_more):

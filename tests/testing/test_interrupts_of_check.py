@@ -4,10 +4,10 @@ import pytest
 
 from hintbench import HookFilter, Strategy, hookimpl
 from hintbench.testing.exploration import explore_handfuls, run_scenario
-from hintbench.testing.families import tiny_scenario
-from hintbench.testing.faults import IN_HAND
 from hintbench.testing.mutants.bases import BASES, Ringed
-from hintbench.testing.scenario import Fault
+from hintbench.testing.scenarios.families import tiny_scenario
+from hintbench.testing.scenarios.faults import IN_HAND
+from hintbench.testing.scenarios.scenario import Fault
 
 
 class CountsPerCpu(Strategy):

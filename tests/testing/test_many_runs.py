@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from hintbench.plugins import find_strategy
+from hintbench.guest.watching import Watcher
+from hintbench.plugins.finding import find_strategy
 from hintbench.testing.exploration import explore, run_scenario
-from hintbench.testing.families import draw_scenario
-from hintbench.testing.outcome import Outcome
-from hintbench.testing.scenario import Scenario
-from hintbench.watching import Watcher
+from hintbench.testing.runs.outcome import Outcome
+from hintbench.testing.scenarios.families import draw_scenario
+from hintbench.testing.scenarios.scenario import Scenario
 
 STRATEGIES = ("none", "page-reporting", "bitmap-and-spin", "zone-confined-batching")
 

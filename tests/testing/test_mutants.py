@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hintbench.plugins import find_strategy
+from hintbench.plugins.finding import find_strategy
 from hintbench.strategy import Strategy
 from hintbench.testing.checking import check_here
 from hintbench.testing.comparisons import compare

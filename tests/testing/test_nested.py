@@ -3,10 +3,10 @@
 import pytest
 
 from hintbench import Strategy, hookimpl
-from hintbench.plugins import find_strategy
+from hintbench.plugins.finding import find_strategy
 from hintbench.testing.exploration import run_scenario
-from hintbench.testing.families import draw_scenario, tiny_scenario
-from hintbench.testing.scenario import EDIT, Fault, Preemption
+from hintbench.testing.scenarios.families import draw_scenario, tiny_scenario
+from hintbench.testing.scenarios.scenario import EDIT, Fault, Preemption
 
 RESTORES = tuple(Fault("interrupt-at-restore", number) for number in range(1, 200))
 

@@ -13,10 +13,10 @@ import pytest
 
 from hintbench import cli
 from hintbench.cli import check_commands
-from hintbench.defaults import CHECK_SCHEDULES, CHECK_SECONDS
+from hintbench.config.defaults import CHECK_SCHEDULES, CHECK_SECONDS
 from hintbench.errors import PluginError
-from hintbench.plugins import load_plugin
-from hintbench.testing.outcome import Outcome, Violation
+from hintbench.plugins.finding import load_plugin
+from hintbench.testing.runs.outcome import Outcome, Violation
 from hintbench.testing.tasks import tasks_of
 from program import hintbench, run_pytest
 

@@ -6,15 +6,15 @@ import pytest
 
 from hintbench import cli
 from hintbench.testing import checking
+from hintbench.testing.counterexamples.shrinking import shrink
+from hintbench.testing.counterexamples.stories import describe_violation, tell
 from hintbench.testing.exploration import explore, explore_handfuls, run_scenario
-from hintbench.testing.families import draw_scenario
-from hintbench.testing.handfuls import MADE_EVERY, PURPOSEFUL
-from hintbench.testing.outcome import RACE
 from hintbench.testing.races import RACES, races_of
 from hintbench.testing.races.race import Race
 from hintbench.testing.rules import RULES
-from hintbench.testing.shrinking import shrink
-from hintbench.testing.stories import describe_violation, tell
+from hintbench.testing.runs.outcome import RACE
+from hintbench.testing.scenarios.families import draw_scenario
+from hintbench.testing.scenarios.handfuls import MADE_EVERY, PURPOSEFUL
 from hintbench.testing.subjects import Subject
 from program import hintbench
 

@@ -10,16 +10,21 @@ import pytest
 from hintbench.errors import ResultFileError
 from hintbench.operations import Operation
 from hintbench.strategy import Strategy
-from hintbench.testing.counterexamples import (
+from hintbench.testing.counterexamples.files import (
     Counterexample,
     SavedScenario,
     read_counterexample,
     source_hash,
 )
+from hintbench.testing.counterexamples.shrinking import shrink
+from hintbench.testing.counterexamples.stories import describe_violation, tell
 from hintbench.testing.exploration import explore, run_scenario
-from hintbench.testing.families import OPERATIONS, draw_scenario, full_scenario, tiny_scenario
-from hintbench.testing.shrinking import shrink
-from hintbench.testing.stories import describe_violation, tell
+from hintbench.testing.scenarios.families import (
+    OPERATIONS,
+    draw_scenario,
+    full_scenario,
+    tiny_scenario,
+)
 from hintbench.testing.subjects import Subject
 
 SEEDS = range(40)
@@ -55,7 +60,7 @@ def test_one_scenario_has_one_digest_in_other_processes_too():
     here = run_scenario(Subject("bitmap-and-spin").maker(), draw_scenario(11)).digest
     code = (
         "from hintbench.testing.exploration import run_scenario\n"
-        "from hintbench.testing.families import draw_scenario\n"
+        "from hintbench.testing.scenarios.families import draw_scenario\n"
         "from hintbench.testing.subjects import Subject\n"
         "print(run_scenario(Subject('bitmap-and-spin').maker(), draw_scenario(11)).digest)\n"
     )

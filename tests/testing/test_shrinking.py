@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from hintbench.operations import Flag, Migratetype, Operation, encode
-from hintbench.plugins import find_strategy
+from hintbench.plugins.finding import find_strategy
+from hintbench.testing.counterexamples.shrinking import shrink
+from hintbench.testing.counterexamples.stories import tell
 from hintbench.testing.exploration import explore_handfuls, run_scenario
-from hintbench.testing.families import draw_scenario
-from hintbench.testing.handfuls import handful_scenario
 from hintbench.testing.mutants import MUTANTS
 from hintbench.testing.rules import RULES
-from hintbench.testing.scenario import Fault, Operations, Preemption, Scenario, join
-from hintbench.testing.shrinking import shrink
-from hintbench.testing.stories import tell
+from hintbench.testing.scenarios.families import draw_scenario
+from hintbench.testing.scenarios.handfuls import handful_scenario
+from hintbench.testing.scenarios.scenario import Fault, Operations, Preemption, Scenario, join
 
 V9 = find_strategy("percpu-array-v9")
 

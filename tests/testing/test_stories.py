@@ -4,12 +4,12 @@ import re
 
 import pytest
 
+from hintbench.testing.counterexamples.stories import tell
 from hintbench.testing.exploration import explore_handfuls, run_scenario
-from hintbench.testing.families import tiny_scenario
 from hintbench.testing.mutants.bases import Isolating
 from hintbench.testing.mutants.family import ClearsTheMarkFirst
-from hintbench.testing.scenario import Fault
-from hintbench.testing.stories import tell
+from hintbench.testing.scenarios.families import tiny_scenario
+from hintbench.testing.scenarios.scenario import Fault
 
 FIRST = 1_000_000
 KEY = ("flag-truth", "backed")

@@ -1,6 +1,5 @@
 """How a check comes to its verdicts, whoever asks for it: the command or a test suite."""
 
-import re
 import textwrap
 import time
 from dataclasses import replace
@@ -18,7 +17,7 @@ from hintbench.testing.mutants.bases import Isolating
 from hintbench.testing.subjects import Subject
 from hintbench.testing.tasks import tasks_of
 from hintbench.testing.verdicts import ENOUGH_SCHEDULES, RuleVerdict, Verdict, judge
-from program import hintbench, run_pytest
+from program import hintbench
 
 
 class RaisesAlone(ZoneConfinedBatching):
@@ -231,34 +230,6 @@ def test_those_who_hang_too_do_not_keep_the_check_waiting(tmp_path, monkeypatch)
     assert time.monotonic() - began < 20
 
 
-def test_one_broken_rule_fails_one_test(tmp_path):
-    (tmp_path / "test_slow.py").write_text(
-        textwrap.dedent(
-            """
-            from dataclasses import replace
-            from hintbench.strategies.zone_confined_batching import ZoneConfinedBatching
-            from hintbench.testing import StrategyConformance
-
-
-            class Slow(ZoneConfinedBatching):
-                name = "slow"
-
-                def claims(self):
-                    return replace(super().claims(), liveness_bound_ns=1)
-
-
-            class TestSlow(StrategyConformance):
-                strategy = Slow
-                schedules = 20
-            """
-        )
-    )
-    done = run_pytest("-q", "-rs", cwd=tmp_path)
-    assert "slow breaks liveness" in done.stdout
-    assert re.search(r"^1 failed, 1 passed, \d+ skipped", done.stdout, re.MULTILINE)
-    assert re.search(r"slow: not broken in \d+ schedules, after which another", done.stdout)
-
-
 def test_a_misspelt_declaration_is_refused():
     for check in both_ways(MissesDeclaration):
         assert not check.passed
@@ -304,7 +275,7 @@ def test_a_strategy_that_hangs_in_a_shrunk_scenario_is_killed(tmp_path, monkeypa
             '''
             from hintbench import Claims, Strategy, hookimpl
             from hintbench.strategies.zone_confined_batching import ZoneConfinedBatching
-            from hintbench.testing import telling
+            from hintbench.testing.counterexamples import telling
 
 
             def shrink(make, scenario, key, seconds):
@@ -328,69 +299,6 @@ def test_a_strategy_that_hangs_in_a_shrunk_scenario_is_killed(tmp_path, monkeypa
     check = check_strategy(Subject(str(tmp_path / "hangs.py")), schedules=20)
     assert not check.passed
     assert "does not come back within" in check.error
-
-
-def test_the_suite_takes_a_function_and_its_parameters(tmp_path):
-    (tmp_path / "test_mine.py").write_text(
-        textwrap.dedent(
-            """
-            from hintbench.strategies.bitmap_and_spin import BitmapAndSpin
-            from hintbench.testing import StrategyConformance
-
-            made = []
-
-
-            def make(**given):
-                made.append(given)
-                return BitmapAndSpin(**{**BitmapAndSpin.check_parameters, **given})
-
-
-            class TestMine(StrategyConformance):
-                strategy = make
-                parameters = {"batch": 3}
-                schedules = 10
-
-
-            def test_it_was_called_with_them():
-                assert made
-                assert all(given == {"batch": 3} for given in made)
-            """
-        )
-    )
-    done = run_pytest("-q", "-k", "explored or with_them or locked", cwd=tmp_path)
-    assert done.returncode == 0, done.stdout
-    assert "3 passed" in done.stdout
-
-
-def test_seed_nought_is_a_seed(tmp_path):
-    (tmp_path / "test_mine.py").write_text(
-        textwrap.dedent(
-            """
-            from hintbench.strategies.bitmap_and_spin import BitmapAndSpin
-            from hintbench.testing import StrategyConformance
-
-
-            class TestMine(StrategyConformance):
-                strategy = BitmapAndSpin
-                schedules = 4
-
-                def test_seed(self, hintbench_check):
-                    assert hintbench_check.seed == 0
-            """
-        )
-    )
-    done = run_pytest("-q", "-k", "seed", "--hintbench-seed", "0", cwd=tmp_path)
-    assert done.returncode == 0, done.stdout
-
-
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [("schedules", "0"), ("schedules", "x"), ("seconds", "0"), ("seconds", "nan"), ("seed", "-1")],
-)
-def test_the_suites_options_are_read_strictly(option, value, tmp_path):
-    done = run_pytest(f"--hintbench-{option}={value}", cwd=tmp_path)
-    assert done.returncode == 4
-    assert f"'{value}' is not a number" in done.stderr
 
 
 FOLLOWS_HASHES = '''

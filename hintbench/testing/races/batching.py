@@ -14,7 +14,7 @@ from hintbench.testing.races.race import Race
 
 if TYPE_CHECKING:
     from hintbench.core.zone import Zone
-    from hintbench.reports import Report
+    from hintbench.host.reports import Report
 
 
 class BatchingRace(Race):

@@ -14,7 +14,7 @@ from hintbench.testing.races.race import Race, ReportsRace
 
 if TYPE_CHECKING:
     from hintbench.core.flags import UnitFlags
-    from hintbench.reports import Report
+    from hintbench.host.reports import Report
 
 
 class MarkingRace(Race):

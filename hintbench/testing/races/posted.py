@@ -18,7 +18,7 @@ from hintbench.testing.races.torn import Story
 
 if TYPE_CHECKING:
     from hintbench.core.zone import Zone
-    from hintbench.testing.outcome import Violation
+    from hintbench.testing.runs.outcome import Violation
 
 
 class ArrayStory(Story):

@@ -8,9 +8,9 @@ from hintbench.testing.checker import Checker
 
 if TYPE_CHECKING:
     from hintbench.core.contexts import Context
-    from hintbench.reports import Report
-    from hintbench.testing.explored import ExploredRun
-    from hintbench.testing.outcome import Violation
+    from hintbench.host.reports import Report
+    from hintbench.testing.runs.explored import ExploredRun
+    from hintbench.testing.runs.outcome import Violation
 
 
 class Race(Checker):

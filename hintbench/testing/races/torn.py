@@ -11,8 +11,8 @@ from hintbench.core.constants import EVENT_RETURNED, EVENT_TAKEN
 from hintbench.testing.races.race import Race
 
 if TYPE_CHECKING:
-    from hintbench.reports import Completion, Report
-    from hintbench.testing.outcome import Violation
+    from hintbench.host.reports import Completion, Report
+    from hintbench.testing.runs.outcome import Violation
 
 
 class Story(Race):

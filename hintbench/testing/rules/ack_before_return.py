@@ -16,7 +16,7 @@ from hintbench.testing.checker import Checker
 if TYPE_CHECKING:
     from hintbench.core.flags import UnitFlags
     from hintbench.core.zone import Zone
-    from hintbench.reports import Report
+    from hintbench.host.reports import Report
 
 
 class RuleChecker(Checker):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hintbench.testing.checker import Checker
 
 if TYPE_CHECKING:
-    from hintbench.reports import Completion, Report
+    from hintbench.host.reports import Completion, Report
 
 GRACE_NS = 500_000_000
 """How long a completion may wait for its interrupt, or for whoever polls [virtual ns]."""

@@ -12,7 +12,7 @@ Source: HINTING_THRESHOLD of v9 2/6: what stays below it is never told; page_rep
 from __future__ import annotations
 
 from hintbench.testing.checker import Checker
-from hintbench.testing.untold import untold_blocks
+from hintbench.testing.runs.untold import untold_blocks
 
 
 class RuleChecker(Checker):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hintbench.testing.checker import Checker
 
 if TYPE_CHECKING:
-    from hintbench.reports import Report
+    from hintbench.host.reports import Report
 
 
 class RuleChecker(Checker):

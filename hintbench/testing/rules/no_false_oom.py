@@ -1,7 +1,7 @@
 """no-false-oom: a blocking allocation never fails while the strategy holds what would serve it.
 
 It gets the blocks, or waits at most as long as they are in flight. That it fails is found where it
-does, in every run (`hintbench.kernel_threads`); that it waits for ever, when nothing else goes on.
+does, in every run (`hintbench.kernel.threads`); that it waits for ever, when nothing else goes on.
 
 Source: Hildenbrand and Duyck on v9; the watermark gate of page reporting.
 """

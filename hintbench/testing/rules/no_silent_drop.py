@@ -5,7 +5,7 @@ guest_free_page_try_hinting() forgets all hints when kmalloc() fails; nobody loo
 """
 
 from hintbench.testing.checker import Checker
-from hintbench.testing.untold import untold_blocks
+from hintbench.testing.runs.untold import untold_blocks
 
 
 class RuleChecker(Checker):

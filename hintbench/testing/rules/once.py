@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from hintbench.core.constants import OWNER_BUDDY, OWNER_STRATEGY
 from hintbench.hookspecs import Origin
 from hintbench.testing.checker import Checker
-from hintbench.testing.holdings import is_held
+from hintbench.testing.runs.holdings import is_held
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hintbench.core.flags import UnitFlags
     from hintbench.core.hooks import Block
     from hintbench.core.zone import Zone
-    from hintbench.reports import Report
+    from hintbench.host.reports import Report
 
 NOT_TOLD = -1
 """The order that a block was told as which was not."""

@@ -14,7 +14,7 @@ from hintbench.core.constants import OWNER_STRATEGY
 from hintbench.testing.checker import Checker
 
 if TYPE_CHECKING:
-    from hintbench.reports import Report
+    from hintbench.host.reports import Report
 
 
 class RuleChecker(Checker):

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from hintbench.core.constants import OWNER_BUDDY, OWNER_STRATEGY
 from hintbench.testing.checker import Checker
-from hintbench.testing.holdings import is_held
+from hintbench.testing.runs.holdings import is_held
 
 if TYPE_CHECKING:
     from hintbench.core.contexts import Context
     from hintbench.core.flags import UnitFlags
     from hintbench.core.hooks import Block
-    from hintbench.reports import Report
+    from hintbench.host.reports import Report
 
 _IN_TRANSIT = ("page_freeing", "block_merged", "page_allocated")
 """Hooks whose block is on no list and with no caller as long as they last."""

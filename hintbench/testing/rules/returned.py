@@ -18,7 +18,7 @@ from hintbench.testing.checker import Checker
 if TYPE_CHECKING:
     from hintbench.core.hooks import Block
     from hintbench.core.zone import Zone
-    from hintbench.reports import Completion, Report
+    from hintbench.host.reports import Completion, Report
 
 GRACE_NS = 500_000_000
 """How long after the last event about it a block may still be on its way back [virtual ns]."""

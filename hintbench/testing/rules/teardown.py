@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hintbench.config.quantities import counted
 from hintbench.core.constants import OWNER_STRATEGY
-from hintbench.quantities import counted
 from hintbench.testing.checker import Checker
 
 if TYPE_CHECKING:
     from hintbench.core.zone import Zone
-    from hintbench.reports import Report
+    from hintbench.host.reports import Report
 
 
 class RuleChecker(Checker):

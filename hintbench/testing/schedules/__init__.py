@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 
-from hintbench.testing.scenario import Preemption
+from hintbench.testing.scenarios.scenario import Preemption
 from hintbench.testing.schedules import priorities, uniform
 
 __all__ = ["draw_preemptions"]

@@ -4,13 +4,11 @@ from .answers import BottomHalf, HoldsForAShrinker
 from .pieces import (
     BackInSlices,
     BuiltLate,
-    CallsWithItsBatch,
     ManyHands,
     OnlyWhenTight,
-    PerNode,
     TwoGenerations,
 )
-from .queues import QueuePerZone, SmallBlocks, ThreadPerNode
+from .queues import CallsWithItsBatch, PerNode, QueuePerZone, SmallBlocks, ThreadPerNode
 from .resets import (
     ChainedByAnswers,
     PollsOnly,

@@ -306,3 +306,79 @@ class SmallBlocks(QueuePerZone):
             one_zone=True,
             once=True,
         )
+
+
+class PerNode(QueuePerZone):
+    """A batch holds blocks of all zones of a node, each taken and returned under its own lock."""
+
+    name = "per-node"
+
+    async def pass_over(self, zone):
+        zones = [each for each in self.guest.zones if each.node == zone.node]
+        if zone is not zones[0]:
+            # The first zone's work does it for all.
+            self.queue(zones[0], self.guest.cpu)
+            return False
+        while not self.dying:
+            batch, refused = [], False
+            for each in zones:
+                more, no = await self.take(each)
+                batch, refused = batch + more, refused or no
+            if not batch:
+                return refused
+            ok = await self.guest.host.report(batch)
+            for each in zones:
+                mine = [block for block in batch if block.zone is each]
+                if mine:
+                    await self.give(each, mine, ok)
+            if refused or not ok:
+                return True
+        return False
+
+    @hookimpl
+    async def memory_low(self, zone):
+        self.hungry += 1
+        while self.out[zone]:
+            await self.back[zone].wait(timeout_ns=100_000)
+        self.hungry -= 1
+        self.quiet_until = self.guest.now + DELAY
+
+    @hookimpl
+    async def guest_stopping(self):
+        self.dying = True
+        while self.items or any(not item.done for item in self.running.values()):
+            for zone, item in list(self.items.items()):
+                if item.cancel():
+                    self.items.pop(zone, None)
+                else:
+                    await item.join()
+            for item in list(self.running.values()):
+                await item.join()
+
+    def claims(self):
+        return Claims(
+            min_order=ORDER,
+            liveness_bound_ns=3_000_000_000,
+            initial_flush=True,
+            in_flight_pages=self.batch << 10,
+            once=True,
+            any_pfn=True,
+        )
+
+
+class CallsWithItsBatch(QueuePerZone):
+    """A hypercall with interrupts off, as Hyper-V's, instead of a queue."""
+
+    name = "calls-with-its-batch"
+
+    async def pass_over(self, zone):
+        while not self.dying:
+            batch, refused = await self.take(zone)
+            if not batch:
+                return refused
+            with self.guest.interrupts_off():
+                ok = await self.guest.host.hypercall(batch)
+            await self.give(zone, batch, ok)
+            if refused or not ok:
+                return True
+        return False

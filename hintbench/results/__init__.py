@@ -1,0 +1,1 @@
+"""Results: from the counters of one simulation to figures, files of them, and comparisons."""

@@ -1,0 +1,123 @@
+"""Whether a strategy has replaced parts of the guest that it runs in.
+
+A guest whose watcher, rules or services are a strategy's own says nothing about the strategy: the
+run counts as its fault. Zones, flags and locks are compiled, and refuse new methods themselves;
+what of a zone is a number or a switch is remembered too, and so are prices and the types of
+pageblocks. Of the virtual clock only hintbench's own modules set anything meanwhile.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from hintbench.core.clock import CostTable
+
+_OURS: Final = {
+    "guest": (
+        *("watcher", "on_violation", "host", "zones", "hooks", "machine", "scheduler", "rng"),
+        "buffer_fails",
+    ),
+    "guest.host": ("watcher", "violate", "faults", "torn", "config", "backing", "clock"),
+}
+"""Attributes that stay what they were, by where they are."""
+_OF_A_ZONE: Final = ("managed_pages", "hooks", "refuse_isolation")
+_WATERMARKS: Final = ("watermark_min", "watermark_low", "watermark_high")
+"""Whoever goes past these for a moment is refuted by what comes of it; here only who leaves them so
+in a run in which nothing else was found."""
+_COSTS: Final = tuple(name for name in dir(CostTable) if name.endswith(("_ns", "_retries")))
+
+
+class Seal:
+    """Remembers what a guest is made of.
+
+    Args:
+        guest: before the strategy has seen it.
+    """
+
+    def __init__(self, guest: Any) -> None:
+        self._parts = {"guest": guest, "guest.host": guest.host}
+        self._before = {
+            (where, name): getattr(self._parts[where], name)
+            for where, names in _OURS.items()
+            for name in names
+        }
+        self._zones = [(zone, self._of(zone)) for zone in guest.zones]
+        self._watermarks = [self._watermarks_of(zone) for zone in guest.zones]
+        self._clock = guest.machine.clock
+        self._clock.guarded = True
+        self._costs = self._prices()
+        self._pages = guest.machine.pages
+        self._types = self._pages.weigh_types() - self._pages.retyped
+        self._own = {
+            where: {name for name in vars(part) if callable(getattr(type(part), name, None))}
+            for where, part in self._parts.items()
+        }
+        # As tuples these are taken and compared in a microsecond, by identity.
+        self._methods = [
+            (kind, tuple(vars(kind)), tuple(vars(kind).values()))
+            for kind in map(type, self._parts.values())
+        ]
+
+    @staticmethod
+    def _of(zone: Any) -> tuple[Any, ...]:
+        return tuple(getattr(zone, name) for name in _OF_A_ZONE)
+
+    @staticmethod
+    def _watermarks_of(zone: Any) -> tuple[int, ...]:
+        return tuple(getattr(zone, name) for name in _WATERMARKS)
+
+    def _prices(self) -> tuple[int, ...]:
+        return tuple(getattr(self._clock.costs, name) for name in _COSTS)
+
+    def broken(self, *, lasting: bool = True) -> str:
+        """What has been replaced, as ``guest.host.report``; "" when nothing was.
+
+        Args:
+            lasting: the run has come to its end, so what is out of place by now stays so.
+        """
+        return (
+            self._in_the_machine()
+            or self._in_a_zone(lasting=lasting)
+            or self._in_a_part()
+            or self._in_a_class()
+        )
+
+    def _in_the_machine(self) -> str:
+        if not self._clock.guarded:
+            return "guest.machine.clock"
+        if self._prices() != self._costs:
+            return "guest.machine.clock.costs"
+        if self._pages.weigh_types() - self._pages.retyped != self._types:
+            return "guest.machine.pages.pageblock_type"
+        return ""
+
+    def _in_a_zone(self, *, lasting: bool) -> str:
+        for zone, before in self._zones:
+            for name, value, now in zip(_OF_A_ZONE, before, self._of(zone), strict=True):
+                if now is not value and now != value:
+                    return f"zone.{name}"
+        if lasting:
+            for (zone, _), marks in zip(self._zones, self._watermarks, strict=True):
+                if self._watermarks_of(zone) != marks:
+                    return "zone.watermark_min, _low or _high"
+        return ""
+
+    def _in_a_part(self) -> str:
+        for (where, name), value in self._before.items():
+            if getattr(self._parts[where], name, None) is not value:
+                return f"{where}.{name}"
+        for where, part in self._parts.items():
+            for name in sorted(vars(part)):
+                shadows = callable(getattr(type(part), name, None))
+                if shadows and name not in self._own[where]:
+                    return f"{where}.{name}"
+        return ""
+
+    def _in_a_class(self) -> str:
+        for kind, names, values in self._methods:
+            if tuple(vars(kind).values()) == values:
+                continue
+            for name, value in zip(names, values, strict=True):
+                if callable(value) and vars(kind).get(name) is not value:
+                    return f"{kind.__name__}.{name}"
+        return ""

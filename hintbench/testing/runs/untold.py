@@ -1,0 +1,54 @@
+"""Which free blocks a strategy should have told by now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from hintbench.core.constants import PAGEBLOCK_ORDER
+from hintbench.testing.scenarios.faults import HINDERS_TELLING
+
+if TYPE_CHECKING:
+    from hintbench.core.zone import Zone
+    from hintbench.testing.runs.endings import EndedRun
+
+
+def untold_blocks(run: EndedRun) -> Iterator[tuple[int, int]]:
+    """Free blocks that the strategy should have told by now: pfn and order of each.
+
+    Args:
+        run: whose workload has ended, and whose strategy had its time.
+    """
+    claims = run.claims
+    if claims.liveness_bound_ns is None or claims.min_order is None:
+        return
+    if not HINDERS_TELLING.isdisjoint(run.faults.happened) or not run.guest.host.attached:
+        return
+    for zone in run.guest.zones:
+        if claims.gate is not None and claims.gate(zone):
+            continue
+        yield from _untold_in(run, zone, claims.min_order)
+
+
+def untold_huge_pages(run: EndedRun) -> Iterator[tuple[int, int]]:
+    """Free blocks that any strategy would be expected to tell, given the time.
+
+    Args:
+        run: whose workload has ended, and whose strategy claims nothing.
+    """
+    for zone in run.guest.zones:
+        yield from _untold_in(run, zone, PAGEBLOCK_ORDER)
+
+
+def _untold_in(run: EndedRun, zone: Zone, min_order: int) -> Iterator[tuple[int, int]]:
+    """Free blocks of a zone, well above its min watermark, that were freed and not told since."""
+    now = run.machine.clock.now
+    blocks = zone.free_blocks(min_order)
+    run.machine.clock.now = now
+    for block in blocks:
+        pages = 1 << block.order
+        free_pages = zone.free_pages - zone.free_highatomic
+        if free_pages - pages <= zone.watermark_min + zone.watermark_boost:
+            break
+        if run.auditor.first_untold(block.pfn, pages) >= 0:
+            yield block.pfn, block.order

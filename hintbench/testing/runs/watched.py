@@ -1,0 +1,187 @@
+"""A run that says of everything that happens in it who did it where, and records violations."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final
+
+from hintbench.runner import Run
+from hintbench.testing.runs.outcome import RACE, Outcome, ScheduleStoppedError, Violation
+from hintbench.testing.scenarios.scenario import Scenario, ScenarioWorkload
+from hintbench.workload import Program, WorkloadSetting
+
+if TYPE_CHECKING:
+    from hintbench.core.contexts import Context
+    from hintbench.strategy import Strategy
+    from hintbench.testing.races.race import Race
+
+FATAL: Final = frozenset({"conservation"})
+"""After these nothing that happens means anything: the lists may lead anywhere."""
+
+
+class WatchedRun(Run):
+    """A run of a scenario that ends at the first violation which is not tolerated.
+
+    Args:
+        strategy: a fresh instance.
+        scenario: what happens.
+        tolerated: rules whose violation does not end the run: those the strategy declares.
+        told: called with what happens besides the history's events: (what, text).
+
+    Attributes:
+        outcome: what has come of it so far.
+        stop_at: rule and kind of the violation that ends the run in any case.
+        hook: the strategy's hook that runs, and its arguments.
+        races: what is looked for besides the rules.
+        dead: the run is over, and what its plugin still does concerns nobody.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        scenario: Scenario,
+        tolerated: frozenset[str] = frozenset(),
+        told: Callable[[str, str], None] | None = None,
+    ) -> None:
+        workload: Any = ScenarioWorkload(scenario.operations)
+        self._tapes: ScenarioWorkload = workload
+        super().__init__(strategy, workload, scenario.guest, scenario.seed)
+        self.scenario = scenario
+        self.tolerated = tolerated
+        self.told = told
+        self.outcome = Outcome()
+        self.stop_at: tuple[str, str] | None = None
+        self.hook: tuple[str, tuple[Any, ...]] = ("", ())
+        self.dead = False
+        self.races: list[Race] = []
+        self.strategy_file = _file_of(strategy)
+
+    def _program(self, setting: WorkloadSetting) -> Program:
+        """The tapes, which are no plugin's: nobody has to be blamed for them."""
+        return self._tapes.program(setting)
+
+    # -- violations -----------------------------------------------------------------------------
+
+    def violate(self, rule: str, text: str, kind: str = "", pfn: int = 0, pages: int = 0) -> None:
+        """Record a violation; end the run unless its rule is tolerated.
+
+        Raises:
+            ScheduleStoppedError: the run is over.
+        """
+        if self.dead:
+            return
+        self._quietly(rule, text, kind, pfn, pages)
+        if rule not in self.tolerated or rule in FATAL or (rule, kind) == self.stop_at:
+            raise ScheduleStoppedError
+
+    def _quietly(self, rule: str, text: str, kind: str = "", pfn: int = 0, pages: int = 0) -> None:
+        outcome = self.outcome
+        outcome.counts[rule] = outcome.counts.get(rule, 0) + 1
+        if (rule, kind) in outcome.violations:
+            return
+        violation = self._violation(rule, text, kind, pfn, pages)
+        outcome.violations[rule, kind] = violation
+        self.tell("violation", f"{rule}: {text}")
+        for race in self.races:
+            race.violated(violation)
+
+    def _violation(self, rule: str, text: str, kind: str, pfn: int, pages: int) -> Violation:
+        """What happens now, with all that is to be said of where and by whom."""
+        clock = self.machine.clock
+        locks = tuple(
+            f"{zone.lock.name} held by {self.name_of(zone.lock.holder)}"
+            for zone in self.machine.zones
+            if zone.lock.held
+        )
+        time_ns, where = int(clock.now), self.context_name
+        return Violation(
+            rule, kind, text, time_ns, clock.cpu, where, pfn, pages, locks, self._line()
+        )
+
+    def provoked(self, race: Race, pfn: int = 0, pages: int = 0) -> None:
+        """A race has happened that was looked for.
+
+        Raises:
+            ScheduleStoppedError: the run was to end with it.
+        """
+        name = race.name
+        if self.dead or name in self.outcome.races:
+            return
+        self.outcome.races[name] = self._violation(RACE, race.text, name, pfn, pages)
+        self.tell("race", race.text)
+        if self.stop_at == (RACE, name):
+            raise ScheduleStoppedError
+
+    def tell(self, what: str, text: str) -> None:
+        """Add a line to the story, if anybody listens."""
+        if self.told is not None:
+            self.told(what, text)
+
+    # -- who and where --------------------------------------------------------------------------
+
+    @property
+    def context_name(self) -> str:
+        """Who runs."""
+        current = self.scheduler.current
+        if current is not None:
+            return f"{current.kind} {current.name}"
+        if self.hook[0]:
+            return f"hook {self.hook[0]}"
+        cpu = self.machine.clock.cpu
+        return f"vCPU {cpu}" if cpu >= 0 else "the host"
+
+    @property
+    def interrupts_off(self) -> bool:
+        """Whether the running context has interrupts off."""
+        current = self.scheduler.current
+        if current is None:
+            if self.scheduler.off_in_hook:
+                return True
+            name = self.hook[0]
+            if name == "free_completed":
+                return bool(self.config.kernel == "5.0")
+            return name in ("block_merged", "block_freed", "block_taken")
+        if current.kind == "interrupt" or current.interrupts_off:
+            return True
+        number = self.machine.clock.context
+        return any(zone.lock.held and zone.lock.holder == number for zone in self.machine.zones)
+
+    def name_of(self, number: int) -> str:
+        """The name of the context with a number."""
+        interrupts = (cpu.interrupt for cpu in self.scheduler.processors.cpus)
+        for context in (*self.scheduler.contexts, *self.scheduler.hooks, *interrupts):
+            if context is not None and context.number == number:
+                return f"{context.kind} {context.name}"
+        return f"vCPU {number}"
+
+    def _line(self) -> str:
+        """The innermost line of the strategy's file that is being executed."""
+        for step in self._frames():
+            if step.f_code.co_filename == self.strategy_file:
+                name = self.strategy_file.replace("\\", "/").rsplit("/", 1)[-1]
+                return f"{name}:{step.f_lineno} in {step.f_code.co_name}"
+        return ""
+
+    def _frames(self) -> Iterator[FrameType]:
+        """What runs, innermost first; or what a context stands in that should not wait."""
+        waiting: Context | None = self.scheduler.rules.waiting
+        if waiting is None:
+            frame: FrameType | None = sys._getframe(1)
+            while frame is not None:
+                yield frame
+                frame = frame.f_back
+            return
+        frames = []
+        awaited: Any = waiting.coroutine
+        while getattr(awaited, "cr_frame", None) is not None:
+            frames.append(awaited.cr_frame)
+            awaited = awaited.cr_await
+        yield from reversed(frames)
+
+
+def _file_of(strategy: object) -> str:
+    """The file a strategy's class was written in."""
+    module = sys.modules.get(type(strategy).__module__)
+    return str(getattr(module, "__file__", "") or "")

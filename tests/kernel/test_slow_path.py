@@ -1,0 +1,373 @@
+"""When memory runs short: kswapd, direct reclaim, memory_low, OOM; and vmstat's decay."""
+
+import pytest
+
+from hintbench import Origin, Strategy, hookimpl
+from hintbench.kernel.draining import drain_all_pages
+from hintbench.operations import Flag, Migratetype, allocate, compute, free, idle
+from small_guest import BLOCK, SECOND, START, boot, costs, run, small_guest, zone
+
+# 16 blocks of 4 MiB; an allocation may go down to the low watermark, a second try to min.
+BLOCKS = 16
+PAGES = BLOCKS * 1024
+LOW, MIN = 160, 128
+SMALL = (zone(BLOCKS, low=LOW),)
+RECLAIM = 10_000
+
+
+def pages(slots, *, flags=Flag.TOUCHED, **given):
+    return allocate(slots, flags=flags, **given)
+
+
+def tight(vcpus=1, kernel="6.12", **given):
+    given = {"direct_reclaim_ns": RECLAIM, **given}
+    return small_guest(vcpus, kernel=kernel, zones=SMALL, costs=costs(**given))
+
+
+BIG = pages(range(BLOCKS - 1), order=10)
+"""All but one block of the zone, which has 1,024 pages free then."""
+BIG_FROM_SLOT_20 = pages(range(20, 20 + BLOCKS - 1), order=10)
+SLOT = BLOCKS
+
+
+class TestKswapd:
+    def test_below_the_low_watermark_it_is_woken(self):
+        config = tight(kswapd_wake_ns=500)
+        # These leave 1,024 - 864 = 160 pages, which is the low watermark.
+        fits = [pages([SLOT + n], order=order) for n, order in enumerate((8, 8, 8, 6, 5))]
+        assert run(None, [BIG, *fits], config=config).result.metrics["kswapd_wakes"] == 0
+        low = pages([SLOT + 5], order=4, flags=Flag.TOUCHED | Flag.NORETRY)
+        metrics = run(None, [BIG, *fits, low], config=config).result.metrics
+        assert metrics["kswapd_wakes"] == metrics["slow_paths"] == 1
+        assert metrics["failed_allocations"] == 0
+        assert metrics["virtual_ns"] == 500
+
+    def test_not_by_one_that_must_not_wake_it(self):
+        flags = Flag.TOUCHED | Flag.NORETRY | Flag.NO_KSWAPD
+        metrics = run(None, [BIG, pages([SLOT], order=10, flags=flags)], config=tight()).result
+        assert metrics.metrics["kswapd_wakes"] == 0
+        assert metrics.metrics["slow_paths"] == 1
+
+
+class TestFailingAtOnce:
+    @pytest.mark.parametrize("flag", [Flag.NORETRY, Flag.ATOMIC])
+    def test_neither_waits_for_reclaim(self, flag):
+        class Listening(Strategy):
+            name = "listening"
+
+            @hookimpl
+            def memory_low(self):
+                raise AssertionError("not for one that may not block")
+
+        tape = [BIG, pages([SLOT], order=10, flags=Flag.TOUCHED | flag)]
+        metrics = run(Listening(), tape, config=tight()).result.metrics
+        assert metrics["failed_allocations"] == 1
+        assert metrics["blocking_failures"] == 0
+        assert metrics["virtual_ns"] == 0
+
+    def test_an_atomic_one_uses_the_reserves(self):
+        def left(flags, kernel="6.12"):
+            few = pages(range(SLOT, SLOT + 1024), order=0, flags=Flag.TOUCHED | flags)
+            running = run(None, [BIG, few], config=tight(kernel=kernel))
+            return running.machine.zones[0].free_pages
+
+        # The refill that goes below the mark is the last one.
+        batch = 15
+        assert MIN - batch <= left(Flag.NORETRY, "5.0") <= MIN
+        assert MIN // 4 - 32 <= left(Flag.ATOMIC, "5.0") <= MIN // 2
+
+
+class TestDirectReclaim:
+    @pytest.mark.parametrize(("order", "rounds"), [(0, 5), (3, 5), (4, 1), (10, 1)])
+    def test_it_gives_up_after_its_retries(self, order, rounds):
+        config = tight(kernel="5.0", reclaim_retries=5)
+        # 1,024 - 896 leaves the min watermark.
+        few = [pages([SLOT + n], order=size) for n, size in enumerate((9, 8, 7))]
+        tape = [BIG, *few, pages([SLOT + 3], order=order)]
+        metrics = run(None, tape, config=config).result.metrics
+        assert metrics["failed_allocations"] == metrics["blocking_failures"] == 1
+        # After each round but the last it sleeps for as long.
+        assert metrics["virtual_ns"] == (2 * rounds - 1) * RECLAIM
+        assert metrics["false_ooms"] == 0
+        assert metrics["alloc_slow_path_total_ns"] == 0, "only what succeeds has a latency"
+
+    def test_it_drains_every_cpus_lists(self):
+        # CPU 1 frees a block page by page: its last pages stay on its list.
+        scattered = range(SLOT, SLOT + 900)
+        tapes = [
+            [BIG, compute([1000]), pages([5000], order=10)],
+            [compute([10]), pages(scattered), free(scattered)],
+        ]
+        for kernel in ("5.0", "6.12"):
+            zones = (zone(BLOCKS, low=LOW, watermark_min=0),)
+            config = small_guest(
+                2, kernel=kernel, zones=zones, costs=costs(direct_reclaim_ns=RECLAIM)
+            )
+            running = run(None, tapes[0][:-1], tapes[1], config=config)
+            assert running.result.metrics["pcp_end_bytes"] > 0
+            metrics = run(None, *tapes, config=config).result.metrics
+            assert metrics["failed_allocations"] == 0
+            assert metrics["virtual_ns"] == 1000 + RECLAIM
+            assert metrics["alloc_slow_path_total_ns"] == RECLAIM
+            assert metrics["pcp_end_bytes"] == 0
+            assert metrics["stalls"] == 0, "the strategy had nothing"
+
+
+class TestDrainingAllLists:
+    """drain_all_pages(): by the caller since 6.0 (443c2accd1b6), before by a work item a CPU."""
+
+    class Watching(Strategy):
+        name = "watching"
+
+        def __init__(self):
+            super().__init__()
+            self.drained = []
+
+        @hookimpl
+        def block_freed(self, guest, cpu, origin):
+            if origin == Origin.PCP_DRAIN and guest.now >= RECLAIM:
+                self.drained.append((cpu, guest.now))
+
+    def drained(self, kernel, wake_ns):
+        """Both CPUs have pages on their lists; CPU 0 runs out of memory."""
+        tapes = [
+            [pages(range(10)), free(range(10)), BIG_FROM_SLOT_20, pages([99], order=10)],
+            [pages(range(100, 110)), free(range(100, 110))],
+        ]
+        zones = (zone(BLOCKS, low=LOW, watermark_min=0),)
+        prices = costs(direct_reclaim_ns=RECLAIM, task_wake_ns=wake_ns)
+        config = small_guest(2, kernel=kernel, zones=zones, costs=prices)
+        watching = self.Watching()
+        metrics = run(watching, *tapes, config=config).result.metrics
+        assert metrics["failed_allocations"] == 0
+        assert metrics["pcp_end_bytes"] == 0
+        return watching.drained
+
+    def test_in_6_12_the_reclaiming_thread_does_it(self):
+        assert {cpu for cpu, _ in self.drained("6.12", 700)} == {0}
+
+    def test_in_5_0_each_cpu_its_own(self):
+        found = self.drained("5.0", 700)
+        assert {cpu for cpu, _ in found} == {0, 1}
+        assert min(now for _, now in found) > RECLAIM, "it is woken first"
+
+    def test_one_at_a_time(self):
+        """mutex_trylock(&pcpu_drain_mutex): whoever comes meanwhile goes on at once."""
+        running = boot(None, [pages(range(4)), free(range(4))], config=tight())
+        running.threads.draining = True
+        with pytest.raises(StopIteration):
+            drain_all_pages(running.threads, 0).send(None)
+
+
+class Keeping(Strategy):
+    """Isolates two blocks at the start, and gives them back when and if a test says so."""
+
+    name = "keeping"
+
+    def __init__(self, gives_back_ns=None, when_low=False, after_ns=0):
+        super().__init__()
+        self.gives_back_ns, self.when_low, self.after_ns = gives_back_ns, when_low, after_ns
+        self.log = []
+
+    @hookimpl
+    async def guest_started(self, guest):
+        self.guest = guest
+        zone = guest.zones[0]
+        async with zone.lock:
+            self.blocks = [zone.isolate(START), zone.isolate(START + 1024)]
+        if self.gives_back_ns is not None:
+            guest.spawn(self.later(), cpu=len(guest.cpus) - 1, name="later")
+
+    async def later(self):
+        await self.guest.sleep(self.gives_back_ns)
+        await self.give_back()
+
+    async def give_back(self):
+        zone = self.guest.zones[0]
+        async with zone.lock:
+            while self.blocks:
+                zone.put_back(self.blocks.pop())
+        self.log.append(("back", self.guest.now))
+
+    @hookimpl
+    def memory_low(self, guest, zone):
+        self.log.append(("low", guest.now))
+        return self.after() if self.when_low else None
+
+    async def after(self):
+        await self.guest.sleep(self.after_ns)
+        await self.give_back()
+
+    @hookimpl
+    async def guest_stopping(self):
+        await self.give_back()
+
+
+class TestMemoryLow:
+    """Two of 16 blocks are in the strategy's hands; 14 are asked for."""
+
+    tape = [pages(range(14), order=10), compute([100])]
+
+    def test_a_false_oom(self):
+        running = run(Keeping(), self.tape, config=tight())
+        assert running.result.metrics["blocking_failures"] == 1
+        assert running.result.metrics["false_ooms"] == 1
+        assert running.result.metrics["stalls"] == 0
+        assert running.result.violations == {"no-false-oom": 1}
+
+    def test_a_failure_that_is_not_false(self):
+        tape = [pages(range(13), order=10), pages([14], order=10, flags=Flag.NORETRY)]
+        result = run(Keeping(), tape, config=tight()).result
+        assert result.metrics["failed_allocations"] == 1
+        assert result.metrics["false_ooms"] == 0
+        assert result.violations == {}
+
+    def test_what_comes_back_makes_it_a_stall(self):
+        keeping = Keeping(when_low=True, after_ns=3000)
+        result = run(keeping, self.tape, config=tight()).result
+        assert keeping.log[:2] == [("low", RECLAIM), ("back", RECLAIM + 3000)]
+        assert result.metrics["failed_allocations"] == 0
+        assert result.metrics["stalls"] == 1
+        assert result.metrics["stall_ns"] == RECLAIM + 3000
+        assert result.metrics["alloc_slow_path_max_ns"] == RECLAIM + 3000
+        assert result.metrics["virtual_ns"] == RECLAIM + 3000 + 100
+        assert result.violations == {}
+
+    def test_so_does_what_comes_back_while_reclaim_waits(self):
+        keeping = Keeping(gives_back_ns=RECLAIM + 500)
+        # Order 3 may be retried: low at 10,000, back at 10,500, found at 30,000.
+        few = [pages([20 + n], order=order) for n, order in enumerate((8, 8, 8, 7))]
+        tape = [pages(range(13), order=10), *few, pages([25], order=3), pages([26], order=3)]
+        config = tight(2, reclaim_retries=4)
+        result = run(keeping, tape, [idle([SECOND // 1000])], config=config).result
+        assert keeping.log[:2] == [("low", RECLAIM), ("back", RECLAIM + 500)]
+        assert keeping.log[2] == ("low", 3 * RECLAIM)
+        assert result.metrics["stalls"] == 1
+        assert result.metrics["stall_ns"] == 3 * RECLAIM
+
+    def test_while_it_sleeps_tasks_have_the_vcpu(self):
+        class Working(Keeping):
+            @hookimpl
+            def memory_low(self, guest):
+                guest.spawn(self.work(), cpu=0, name="work")
+                return self.after()
+
+            async def work(self):
+                self.guest.spend(100)
+                self.log.append(("worked", self.guest.now))
+
+        working = Working(after_ns=3000)
+        run(working, self.tape, config=tight())
+        assert working.log[:2] == [("worked", RECLAIM + 100), ("back", RECLAIM + 3000)]
+
+    def test_a_task_that_was_ready_before_runs_when_it_sleeps(self):
+        class Working(Keeping):
+            @hookimpl
+            async def memory_low(self, guest):
+                guest.spawn(self.work(), cpu=0, name="work")
+                async with guest.zones[0].lock:
+                    pass
+                await self.after()
+
+            async def work(self):
+                self.log.append(("worked", self.guest.now))
+
+        working = Working(after_ns=3000)
+        run(working, self.tape, config=tight())
+        assert working.log[:2] == [("worked", RECLAIM), ("back", RECLAIM + 3000)]
+
+    def test_every_zone_that_may_serve_it_is_asked(self):
+        class Listening(Strategy):
+            name = "listening"
+            asked = []
+
+            @hookimpl
+            def memory_low(self, zone):
+                self.asked.append(zone.name)
+
+        zones = (zone(4, name="DMA32"), zone(4, START + 8192), zone(4, START + 16384, "Movable"))
+        config = small_guest(zones=zones, costs=costs(direct_reclaim_ns=RECLAIM))
+        run(Listening(), [pages(range(9), order=10)], config=config)
+        # The ninth and, before, what the watermarks of the two zones forbade.
+        assert set(Listening.asked) == {"DMA32", "Normal"}
+        assert Listening.asked[:2] == ["Normal", "DMA32"]
+
+
+class TestVmstat:
+    tape = [pages(range(8000)), free(range(8000)), idle([20 * SECOND])]
+
+    def pcp_pages(self, seconds, kernel="6.12", cpu=0):
+        tape = [*self.tape[:-1], idle([seconds * SECOND])]
+        running = run(None, *[[]] * cpu, tape, config=small_guest(cpu + 1, kernel=kernel))
+        return running.machine.simulation.vcpus[cpu].pcps[0]
+
+    def test_once_a_second_the_list_shrinks_towards_its_least_size(self):
+        counts = [self.pcp_pages(seconds).count for seconds in (0, 1, 2, 3, 10)]
+        assert counts == sorted(set(counts), reverse=True)
+        pcp = self.pcp_pages(60)
+        assert pcp.count <= pcp.high == pcp.high_min
+
+    def test_the_cpus_ticks_are_spread(self):
+        class Watching(Strategy):
+            name = "watching"
+
+            def __init__(self):
+                super().__init__()
+                self.ticks = set()
+
+            @hookimpl
+            def block_freed(self, guest, cpu):
+                if guest.now > SECOND // 2:
+                    self.ticks.add((cpu, guest.now % SECOND))
+
+        watching = Watching()
+        tapes = [
+            [
+                pages(range(first, first + 8000)),
+                free(range(first, first + 8000)),
+                idle([3 * SECOND]),
+            ]
+            for first in (0, 8000)
+        ]
+        run(watching, *tapes)
+        assert sorted(watching.ticks) == [(0, 0), (1, 12_000_000)]
+
+    def test_there_is_no_decay_in_5_0(self):
+        assert self.pcp_pages(0, "5.0").count == self.pcp_pages(20, "5.0").count > 0
+
+    def test_it_takes_the_cpus_time_and_is_the_kernels(self):
+        config = small_guest(costs=costs(task_switch_ns=1500, block_hot_ns=10, block_cold_ns=10))
+        metrics = run(None, self.tape, config=config).result.metrics
+        assert metrics["guest_cpu_kernel_ns"] > 0
+        assert metrics["guest_cpu_task_ns"] == metrics["guest_cpu_hook_ns"] == 0
+        assert metrics["strategy_lock_takes"] == 0
+
+    def test_an_unmovable_allocation_falls_back(self):
+        tape = [pages(range(100), migratetype=Migratetype.UNMOVABLE)]
+        assert run(None, tape).result.metrics["failed_allocations"] == 0
+
+
+class TestListsForOtherNodes:
+    """pcp->expire: vmstat lets go of what a CPU keeps of another node's zone."""
+
+    @staticmethod
+    def kept(kernel, seconds, *, node=1):
+        """What vCPU 0, of node 0, keeps of a zone some seconds after freeing 70 pages there."""
+        zones = (zone(4, node=1 - node), zone(8, START + 4 * BLOCK, "DMA32", node=node))
+        dma32 = {"order": 0, "migratetype": 1, "flags": Flag.DMA32}
+        tape = [allocate(range(70), **dma32), free(range(70)), idle([int(seconds * SECOND)])]
+        config = small_guest(vcpus=2, zones=zones, kernel=kernel)
+        running = boot(None, tape, config=config)
+        running.execute()
+        return running.machine.simulation.vcpus[0].pcps[1]
+
+    @pytest.mark.parametrize("kernel", ["5.0", "6.12"])
+    def test_a_batch_goes_every_third_second(self, kernel):
+        before, after, later = (self.kept(kernel, seconds) for seconds in (2.5, 3.5, 6.5))
+        assert before.count >= 2 * before.batch
+        assert before.count - after.count == before.batch
+        assert before.count - later.count == 2 * before.batch
+
+    @pytest.mark.parametrize("kernel", ["5.0", "6.12"])
+    def test_those_of_the_own_node_stay(self, kernel):
+        assert self.kept(kernel, 2.5, node=0).count == self.kept(kernel, 9.5, node=0).count > 0
