@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from hintbench import hookimpl, watchdog
+from hintbench import hookimpl
 from hintbench.errors import PluginError
+from hintbench.plugins import watchdog
 from hintbench.plugins.forgotten import forgotten_awaits
 from hintbench.strategies.zone_confined_batching import ZoneConfinedBatching
 from hintbench.testing.checking import check_here
@@ -117,7 +118,8 @@ def test_what_was_still_to_be_awaited_is_no_fault():
 
 
 PLUGIN = """
-from hintbench import hookimpl, watchdog
+from hintbench import hookimpl
+from hintbench.plugins import watchdog
 from hintbench.strategies.zone_confined_batching import ZoneConfinedBatching
 
 
