@@ -119,7 +119,6 @@ def test_what_was_still_to_be_awaited_is_no_fault():
 
 PLUGIN = """
 from hintbench import hookimpl
-from hintbench.plugins import watchdog
 from hintbench.strategies.zone_confined_batching import ZoneConfinedBatching
 
 
