@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hintbench.core import machine as core_machine
 from hintbench.core.audit import Auditor
 from hintbench.core.constants import EVENT_ISOLATED
+from hintbench.core.guarding import HookWatch
 from hintbench.core.preemption import EndlessRunError
 from hintbench.core.tearing import Tear
 from hintbench.errors import HintbenchError, PluginError, TaskLeakError
@@ -36,6 +37,8 @@ LATE_LIMIT_NS: Final = 10_000_000_000
 """How long after the stop something may still happen that should not [virtual ns]."""
 EVENT_KINDS: Final = 16
 """More than there are kinds of events in the history."""
+OFF_IN_HOOKS: Final = frozenset({"block_merged", "block_freed", "block_taken"})
+"""Hooks that run under the zone lock, with interrupts off."""
 
 
 class ExploredRun(EndedRun):
@@ -204,19 +207,10 @@ class ExploredRun(EndedRun):
     def _watch_hook(self, name: str) -> None:
         """Know which hook of the strategy runs."""
         point: Any = getattr(self.guest.hooks, name)
-        if point is None:
-            return
-        function = point.function
-
-        def called(*arguments: Any) -> Any:
-            outer, self.hook = self.hook, (name, arguments)
-            self.watcher.hook_called(name, arguments)
-            try:
-                return function(*arguments)
-            finally:
-                self.hook = outer
-
-        point.function = called
+        if point is not None:
+            off = name in OFF_IN_HOOKS or (name == "free_completed" and self.config.kernel == "5.0")
+            told = self.watcher.of_hook(name)
+            point.function = HookWatch(self.scheduler, name, point.function, off, told)
 
     # -- what happens ----------------------------------------------------------------------------
 
