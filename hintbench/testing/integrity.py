@@ -29,10 +29,18 @@ in a run in which nothing else was found."""
 _COSTS: Final = tuple(name for name in dir(CostTable) if name.endswith(("_ns", "_retries")))
 
 # Each takes all of its attributes in one go: there are two of these for every run.
+_compiled_prices_of: Final = attrgetter(*_COSTS) if _COSTS else None
 _parts_of: Final = {where: attrgetter(*names) for where, names in _OURS.items()}
 _of_a_zone: Final = attrgetter(*_OF_A_ZONE)
 _watermarks_of: Final = attrgetter(*_WATERMARKS)
-_prices_of: Final = attrgetter(*_COSTS)
+
+
+def _prices_of(costs: Any) -> tuple[int, ...]:
+    """All prices, which only an instance has in the interpreted core."""
+    if _compiled_prices_of is None:
+        return tuple(vars(costs).values())
+    prices: tuple[int, ...] = _compiled_prices_of(costs)
+    return prices
 
 
 @cache
