@@ -95,7 +95,8 @@ class ExploredRun(EndedRun):
         self.checkers += self.races
         self.auditor.journal = journal
         self._follow_pages()
-        if any(fault.kind in IN_HAND for fault in scenario.faults):
+        self._interrupted_in_hand = any(fault.kind in IN_HAND for fault in scenario.faults)
+        if self._interrupted_in_hand:
             # An attribute, so that other runs do not hear of every mark.
             self.flag_set = self._marked
         if any(fault.kind == AT_RESTORE for fault in scenario.faults):
@@ -238,7 +239,8 @@ class ExploredRun(EndedRun):
         zone = self.guest.zone_of(pfn)
         if event == EVENT_ISOLATED:
             self.watcher.isolated(zone, pfn, order)
-            self.faults.in_hand(zone)
+            if self._interrupted_in_hand:
+                self.faults.in_hand(zone)
         else:
             self.watcher.put_back(zone, pfn, order)
 
