@@ -1,6 +1,81 @@
 from hintbench.core.clock cimport EventListener
 
 
+cdef extern from *:
+    """
+    /* Many pages at a time: the inner loops are for the compiler to do with wide registers. */
+    #include <string.h>
+    static CYTHON_INLINE int hintbench_first_other(
+            const unsigned char *table, int first, int end, unsigned char value) {
+        while (end - first >= 64) {
+            unsigned char differs = 0;
+            for (int at = 0; at < 64; at++) differs |= table[first + at] ^ value;
+            if (differs) break;
+            first += 64;
+        }
+        for (; first < end; first++) if (table[first] != value) return first;
+        return -1;
+    }
+    static CYTHON_INLINE int hintbench_first_of(
+            const unsigned char *table, int first, int end, unsigned char value) {
+        const unsigned char *found = first < end
+            ? (const unsigned char *) memchr(table + first, value, end - first) : 0;
+        return found ? (int) (found - table) : -1;
+    }
+    static CYTHON_INLINE int hintbench_fill(
+            unsigned char *table, int first, int end, unsigned char value) {
+        if (end - first == 1) table[first] = value;
+        else if (first < end) memset(table + first, value, end - first);
+        return 0;
+    }
+    static CYTHON_INLINE int hintbench_fill_stamps(
+            unsigned int *stamps, int first, int end, unsigned int stamp) {
+        for (; first < end; first++) stamps[first] = stamp;
+        return 0;
+    }
+    static CYTHON_INLINE int hintbench_is_stamped(
+            const unsigned int *stamps, int first, int end, unsigned int stamp) {
+        unsigned int differs = 0;
+        for (; first < end; first++) differs |= stamps[first] ^ stamp;
+        return !differs;
+    }
+    """
+    int in_bytes "hintbench_first_other"(
+        const unsigned char *table, int first, int end, unsigned char value) noexcept nogil
+    int byte_in "hintbench_first_of"(
+        const unsigned char *table, int first, int end, unsigned char value) noexcept nogil
+    int fill_bytes "hintbench_fill"(
+        unsigned char *table, int first, int end, unsigned char value) noexcept nogil
+    int fill_numbers "hintbench_fill_stamps"(
+        unsigned int *stamps, int first, int end, unsigned int stamp) noexcept nogil
+    int are_equal "hintbench_is_stamped"(
+        const unsigned int *stamps, int first, int end, unsigned int stamp) noexcept nogil
+
+
+cdef inline int first_other(unsigned char[::1] table, int first, int end, int value) except? -1:
+    return in_bytes(&table[0], first, end, value)
+
+
+cdef inline int first_of(unsigned char[::1] table, int first, int end, int value) except? -1:
+    return byte_in(&table[0], first, end, value)
+
+
+cdef inline int fill(unsigned char[::1] table, int first, int end, int value) except -1:
+    return fill_bytes(&table[0], first, end, value)
+
+
+cdef inline int fill_stamps(
+    unsigned int[::1] stamps, int first, int end, unsigned int stamp
+) except -1:
+    return fill_numbers(&stamps[0], first, end, stamp)
+
+
+cdef inline bint is_stamped(
+    unsigned int[::1] stamps, int first, int end, unsigned int stamp
+) except -1:
+    return are_equal(&stamps[0], first, end, stamp)
+
+
 cdef class Auditor(EventListener):
     cdef readonly int page_count
     cdef object complain
@@ -23,5 +98,6 @@ cdef class Auditor(EventListener):
     cpdef int first_untold(self, int pfn, int pages) except? -1
     cdef int _hand_out(self, int pfn, int order) except -1
     cdef int _take_from_owner(self, int pfn, int order) except -1
+    cdef int _find_empty(self, int pfn, int order, int end) except -1
     cdef int _move(self, int pfn, int order, int before, int after, str what) except -1
     cdef int _refuse(self, int pfn, int order, int here, str what) except -1

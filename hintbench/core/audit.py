@@ -13,6 +13,13 @@ import cython
 import numpy
 
 if cython.compiled:
+    from cython.cimports.hintbench.core.audit import (
+        fill,
+        fill_stamps,
+        first_of,
+        first_other,
+        is_stamped,
+    )
     from cython.cimports.hintbench.core.clock import EventListener
     from cython.cimports.hintbench.core.constants import (
         EVENT_ALLOCATED,
@@ -44,6 +51,29 @@ else:
         OWNER_STRATEGY,
         REASON_ISOLATION,
     )
+
+    # In C they look at many pages at a time (audit.pxd).
+
+    def first_other(table: Any, first: int, end: int, value: int) -> int:
+        """The first index from ``first`` on, before ``end``, with another value; -1 if none."""
+        return next((here for here in range(first, end) if table[here] != value), -1)
+
+    def first_of(table: Any, first: int, end: int, value: int) -> int:
+        """The first index from ``first`` on, before ``end``, with this value; -1 if none."""
+        return next((here for here in range(first, end) if table[here] == value), -1)
+
+    def fill(table: Any, first: int, end: int, value: int) -> int:
+        """Give all from ``first`` on, before ``end``, a value."""
+        for here in range(first, end):
+            table[here] = value
+        return 0
+
+    fill_stamps = fill
+
+    def is_stamped(stamps: Any, first: int, end: int, stamp: int) -> bool:
+        """Whether all stamps from ``first`` on, before ``end``, are this one."""
+        return first_other(stamps, first, end, stamp) < 0
+
 
 OWNERS = ("nowhere", "on a free list", "on a per-CPU list or in transit", "in use", "isolated")
 """What is said of a page's owner, by its number (``OWNER_...`` in `hintbench.core.constants`)."""
@@ -104,10 +134,7 @@ class Auditor(EventListener):
 
     def give(self, pfn: cython.int, order: cython.int) -> cython.int:
         """Enter a block as free without an event."""
-        here: cython.int
-        for here in range(pfn, pfn + (1 << order)):
-            self.owner[here] = OWNER_BUDDY
-        return 0
+        return fill(self.owner, pfn, pfn + (1 << order), OWNER_BUDDY)
 
     def event(
         self,
@@ -151,35 +178,36 @@ class Auditor(EventListener):
 
     def block_taken(self, pfn: cython.int, order: cython.int, reason: cython.int) -> cython.int:
         """A block leaves its free list: it must have been free, and loses its identity."""
-        here: cython.int
-        if pfn < 0 or pfn + (1 << order) > self.page_count:
+        end: cython.int = pfn + (1 << order)
+        other: cython.int
+        if pfn < 0 or end > self.page_count:
             self.complain("conservation", "list", f"a free list leads to {pfn:#x}", 0, 0)
             return 0
-        for here in range(pfn, pfn + (1 << order)):
-            if self.owner[here] != OWNER_BUDDY:
-                self._refuse(pfn, order, here, "leaves a free list")
-                return 0
-            if reason != REASON_ISOLATION:
-                self.told_order[here] = 0
+        other = first_other(self.owner, pfn, end, OWNER_BUDDY)
+        if reason != REASON_ISOLATION:
+            fill(self.told_order, pfn, end if other < 0 else other, 0)
+        if other >= 0:
+            self._refuse(pfn, order, other, "leaves a free list")
         return 0
 
     def discarded(self, pfn: cython.int, pages: cython.int) -> cython.int:
         """The host has taken the memory of some pages, whatever was in it."""
-        here: cython.int
-        for here in range(pfn, min(pfn + pages, self.page_count)):
-            if self.owner[here] == OWNER_CALLER and self.stamp[here]:
-                self.complain(
-                    "no-discard-in-use",
-                    "discard",
-                    f"the host discards pfn {pfn:#x} ({pages} pages) while pfn {here:#x} is in use",
-                    here,
-                    1,
-                )
-                # The owner will find it as well; told once, the stamp stays away.
-                self.stamp[here] = 0
-                return 0
-            self.stamp[here] = 0
-            self.untold[here] = 0
+        end: cython.int = min(pfn + pages, self.page_count)
+        used: cython.int = first_of(self.owner, pfn, end, OWNER_CALLER)
+        while used >= 0 and not self.stamp[used]:
+            used = first_of(self.owner, used + 1, end, OWNER_CALLER)
+        fill_stamps(self.stamp, pfn, end if used < 0 else used, 0)
+        fill(self.untold, pfn, end if used < 0 else used, 0)
+        if used >= 0:
+            self.complain(
+                "no-discard-in-use",
+                "discard",
+                f"the host discards pfn {pfn:#x} ({pages} pages) while pfn {used:#x} is in use",
+                used,
+                1,
+            )
+            # The owner will find it as well; told once, the stamp stays away.
+            self.stamp[used] = 0
         return 0
 
     def acknowledged(self, pfn: cython.int, order: cython.int) -> cython.int:
@@ -193,38 +221,47 @@ class Auditor(EventListener):
 
     def owner_of(self, pfn: cython.int, pages: cython.int, owner: cython.int) -> cython.int:
         """The first page of a range that somebody else than ``owner`` has; -1 when none."""
-        here: cython.int
-        for here in range(pfn, pfn + pages):
-            if here >= self.page_count or self.owner[here] != owner:
-                return here
-        return -1
+        end: cython.int = min(pfn + pages, self.page_count)
+        other: cython.int = first_other(self.owner, pfn, end, owner)
+        if other < 0 and end < pfn + pages:
+            return max(pfn, end)
+        return other
 
     def first_untold(self, pfn: cython.int, pages: cython.int) -> cython.int:
         """The first page of a range that was freed and not told since; -1 when none."""
-        here: cython.int
-        for here in range(pfn, pfn + pages):
-            if self.untold[here]:
-                return here
-        return -1
+        return first_other(self.untold, pfn, pfn + pages, 0)
 
     def _hand_out(self, pfn: cython.int, order: cython.int) -> cython.int:
-        here: cython.int
-        for here in range(pfn, pfn + (1 << order)):
-            if self.owner[here] != OWNER_OUTSIDE:
-                self._refuse(pfn, order, here, "is handed out")
-                return 0
-            self.owner[here] = OWNER_CALLER
-            self.stamp[here] = self.serial
-            self.untold[here] = 0
+        end: cython.int = pfn + (1 << order)
+        other: cython.int = first_other(self.owner, pfn, end, OWNER_OUTSIDE)
+        if other >= 0:
+            end = other
+        fill(self.owner, pfn, end, OWNER_CALLER)
+        fill_stamps(self.stamp, pfn, end, self.serial)
+        fill(self.untold, pfn, end, 0)
+        if other >= 0:
+            self._refuse(pfn, order, other, "is handed out")
         return 0
 
     def _take_from_owner(self, pfn: cython.int, order: cython.int) -> cython.int:
+        end: cython.int = pfn + (1 << order)
+        other: cython.int = first_other(self.owner, pfn, end, OWNER_CALLER)
+        if other >= 0:
+            end = other
+        if not self.stamp[pfn] or not is_stamped(self.stamp, pfn, end, self.stamp[pfn]):
+            self._find_empty(pfn, order, end)
+        fill(self.owner, pfn, end, OWNER_OUTSIDE)
+        fill_stamps(self.stamp, pfn, end, 0)
+        fill(self.untold, pfn, end, 1)
+        if other >= 0:
+            self._refuse(pfn, order, other, "is freed by a caller")
+        return 0
+
+    def _find_empty(self, pfn: cython.int, order: cython.int, end: cython.int) -> cython.int:
+        """The owner of a block looks for its stamps up to ``end``, and misses some."""
         here: cython.int
         mine: cython.uint = self.stamp[pfn]
-        for here in range(pfn, pfn + (1 << order)):
-            if self.owner[here] != OWNER_CALLER:
-                self._refuse(pfn, order, here, "is freed by a caller")
-                return 0
+        for here in range(pfn, end):
             if self.stamp[here] != mine or not mine:
                 self.complain(
                     "no-discard-in-use",
@@ -234,9 +271,6 @@ class Auditor(EventListener):
                     1,
                 )
                 mine = self.stamp[here]
-            self.owner[here] = OWNER_OUTSIDE
-            self.stamp[here] = 0
-            self.untold[here] = 1
         return 0
 
     def _move(
@@ -247,12 +281,11 @@ class Auditor(EventListener):
         after: cython.int,
         what: str,
     ) -> cython.int:
-        here: cython.int
-        for here in range(pfn, pfn + (1 << order)):
-            if self.owner[here] != before:
-                self._refuse(pfn, order, here, what)
-                return 0
-            self.owner[here] = after
+        end: cython.int = pfn + (1 << order)
+        other: cython.int = first_other(self.owner, pfn, end, before)
+        fill(self.owner, pfn, end if other < 0 else other, after)
+        if other >= 0:
+            self._refuse(pfn, order, other, what)
         return 0
 
     def _refuse(

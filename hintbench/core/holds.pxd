@@ -1,20 +1,27 @@
+from hintbench.core.locks cimport LockMeter, LockTimeline
 from hintbench.core.scheduler cimport CoreScheduler
 from hintbench.core.zone cimport Zone
 
 
-cdef class HoldMeter:
+cdef class HoldMeter(LockMeter):
     cdef Zone zone
     cdef long long bound
     cdef long long visits
     cdef object exceeded
+    cdef int taken(self, LockTimeline lock) except -1
+    cdef int released(self, LockTimeline lock) except -1
 
 
-cdef class RefusalMeter:
+cdef class RefusalMeter(LockMeter):
     cdef Zone zone
-    cdef object refused, before
+    cdef object refused
     cdef long long isolations, refusals
+    cdef int taken(self, LockTimeline lock) except -1
+    cdef int released(self, LockTimeline lock) except -1
 
 
-cdef class HookTakes:
+cdef class HookTakes(LockMeter):
     cdef CoreScheduler scheduler
-    cdef object taken, before
+    cdef object taken_by_hook
+    cdef int taken(self, LockTimeline lock) except -1
+    cdef int released(self, LockTimeline lock) except -1

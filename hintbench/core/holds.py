@@ -5,93 +5,128 @@ and releases without leaving the compiled core, and calls Python for what is too
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import cython
 
 if cython.compiled:
+    from cython.cimports.hintbench.core.locks import LockMeter, LockTimeline
     from cython.cimports.hintbench.core.scheduler import CoreScheduler
     from cython.cimports.hintbench.core.zone import Zone
 else:
+    from hintbench.core.locks import LockMeter, LockTimeline
     from hintbench.core.scheduler import CoreScheduler
     from hintbench.core.zone import Zone
 
 
 @cython.final
 @cython.cclass
-class HoldMeter:
-    """The observer of one zone's lock (`LockTimeline.observer`).
+class HoldMeter(LockMeter):
+    """Bounds what is looked at under one hold (`LockTimeline.meter`).
 
     Args:
         zone: whose lock it is.
         bound: the most structures that may be looked at under one hold.
         exceeded: called with the number that were, when they are more.
+        before: the meter whose place it takes; None when there was none.
     """
 
-    def __init__(self, zone: Zone, bound: int, exceeded: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        zone: Zone,
+        bound: int,
+        exceeded: Callable[[int], None],
+        before: LockMeter | None = None,
+    ) -> None:
         self.zone = zone
         self.bound = bound
         self.exceeded = exceeded
+        self.before = before
         self.visits = zone.visits
 
-    def __call__(self, what: str, lock: Any) -> None:
-        """The lock is taken (``"take"``) or released (``"release"``)."""
-        if what == "take":
-            self.visits = self.zone.visits
-        elif self.zone.visits - self.visits > self.bound:
+    def taken(self, lock: LockTimeline) -> cython.int:
+        """A hold begins."""
+        if self.before is not None:
+            self.before.taken(lock)
+        self.visits = self.zone.visits
+        return 0
+
+    def released(self, lock: LockTimeline) -> cython.int:
+        """A hold ends: how much was looked at?"""
+        if self.before is not None:
+            self.before.released(lock)
+        if self.zone.visits - self.visits > self.bound:
             self.exceeded(self.zone.visits - self.visits)
+        return 0
 
 
 @cython.final
 @cython.cclass
-class RefusalMeter:
-    """An observer of one zone's lock that knows batches of which the watermark refused a part.
+class RefusalMeter(LockMeter):
+    """Knows batches of which the watermark refused a part (`LockTimeline.meter`).
 
     Args:
         zone: whose lock it is.
         refused: called without arguments after a hold with isolations and refusals.
-        before: the observer whose place it takes; None when there was none.
+        before: the meter whose place it takes; None when there was none.
     """
 
-    def __init__(self, zone: Zone, refused: Callable[[], None], before: Any) -> None:
+    def __init__(self, zone: Zone, refused: Callable[[], None], before: LockMeter | None) -> None:
         self.zone = zone
         self.refused = refused
         self.before = before
         self.isolations = zone.isolations
         self.refusals = zone.refusals
 
-    def __call__(self, what: str, lock: Any) -> None:
-        """The lock is taken (``"take"``) or released (``"release"``)."""
+    def taken(self, lock: LockTimeline) -> cython.int:
+        """A hold begins."""
         if self.before is not None:
-            self.before(what, lock)
-        if what == "take":
-            self.isolations = self.zone.isolations
-            self.refusals = self.zone.refusals
-        elif self.zone.refusals > self.refusals and self.zone.isolations > self.isolations:
+            self.before.taken(lock)
+        self.isolations = self.zone.isolations
+        self.refusals = self.zone.refusals
+        return 0
+
+    def released(self, lock: LockTimeline) -> cython.int:
+        """A hold ends: were blocks isolated, and one refused?"""
+        if self.before is not None:
+            self.before.released(lock)
+        if self.zone.refusals > self.refusals and self.zone.isolations > self.isolations:
             self.refused()
+        return 0
 
 
 @cython.final
 @cython.cclass
-class HookTakes:
-    """An observer of a lock that knows when a hook takes it which may wait.
+class HookTakes(LockMeter):
+    """Knows when a hook takes the lock which may wait (`LockTimeline.meter`).
 
     Args:
         scheduler: who runs the hooks.
-        taken: called with the CPU when its hook has taken the lock.
-        before: the observer whose place it takes; None when there was none.
+        taken_by_hook: called with the CPU when its hook has taken the lock.
+        before: the meter whose place it takes; None when there was none.
     """
 
-    def __init__(self, scheduler: CoreScheduler, taken: Callable[[int], None], before: Any) -> None:
+    def __init__(
+        self,
+        scheduler: CoreScheduler,
+        taken_by_hook: Callable[[int], None],
+        before: LockMeter | None,
+    ) -> None:
         self.scheduler = scheduler
-        self.taken = taken
+        self.taken_by_hook = taken_by_hook
         self.before = before
 
-    def __call__(self, what: str, lock: Any) -> None:
-        """The lock is taken (``"take"``) or released (``"release"``)."""
+    def taken(self, lock: LockTimeline) -> cython.int:
+        """A hold begins: whose?"""
         number: cython.longlong = self.scheduler.clock.context
         if self.before is not None:
-            self.before(what, lock)
-        if what == "take" and 0 <= number < len(self.scheduler.hooks):
+            self.before.taken(lock)
+        if 0 <= number < len(self.scheduler.hooks):
             if self.scheduler.hooks[number] is not None:
-                self.taken(number)
+                self.taken_by_hook(number)
+        return 0
+
+    def released(self, lock: LockTimeline) -> cython.int:
+        """A hold ends."""
+        if self.before is not None:
+            self.before.released(lock)
+        return 0

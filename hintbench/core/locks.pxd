@@ -10,6 +10,12 @@ cdef class LockRequest:
     cdef bint asked
 
 
+cdef class LockMeter:
+    cdef readonly LockMeter before
+    cdef int taken(self, LockTimeline lock) except -1
+    cdef int released(self, LockTimeline lock) except -1
+
+
 cdef class LockTimeline:
     cdef VirtualClock clock
     cdef readonly str name
@@ -26,6 +32,7 @@ cdef class LockTimeline:
     cdef long long[::1] longest_irqs_off_by_payer
     cdef readonly long long longest_wait_ns
     cdef public object observer
+    cdef public LockMeter meter
     cdef public object taken_in_place
     cpdef Py_ssize_t take(self) except -1
     cpdef Py_ssize_t release(self) except -1

@@ -36,6 +36,8 @@ cdef class CoreScheduler:
     cdef public object atomic_hooks
     cdef public long long next_number
     cdef public int off_in_hook
+    cdef public object plain_hook
+    cdef public bint off_by_hook
     cdef long long wake_ns
     cdef int take_lock(self, Context context, LockTimeline lock) except -1
     cpdef int resume(self, Context context, long long began_ns=*) except -1

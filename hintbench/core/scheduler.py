@@ -45,6 +45,8 @@ else:
 MAY_SLEEP = "memory_low"
 """The one hook of a vCPU, not of a task, that may sleep."""
 _FIRST_TASK_NUMBER = 1 << 16
+NO_HOOK: tuple[str, tuple[Any, ...]] = ("", ())
+"""What stands for the hook that runs, and its arguments, when none does."""
 
 
 @cython.cclass
@@ -69,6 +71,8 @@ class CoreScheduler:
             ``with guest.interrupts_off()``; None: nobody listens.
         atomic_hooks: hooks that run with interrupts off.
         off_in_hook: how many sections that switch interrupts off a plain hook in a tape is in.
+        plain_hook: in explored runs the strategy's hook that runs, and its arguments.
+        off_by_hook: whether that runs with interrupts off.
         takes: how often the strategy's contexts took zone locks.
     """
 
@@ -97,6 +101,8 @@ class CoreScheduler:
         self.atomic_hooks = frozenset()
         self.next_number = _FIRST_TASK_NUMBER
         self.off_in_hook = 0
+        self.plain_hook = NO_HOOK
+        self.off_by_hook = False
         self.wake_ns = wake_ns
 
     def dismantle(self) -> None:
@@ -107,6 +113,7 @@ class CoreScheduler:
         self.current = None
         self.look_again = None
         self.restored = None
+        self.plain_hook = NO_HOOK
 
     # -- what the core calls --------------------------------------------------------------------
 

@@ -392,4 +392,4 @@ def dismantle(zone: Zone) -> None:
     """
     zone.hooks = zone.violate = zone.torn = zone.refuse_isolation = None
     zone.last_block = None
-    zone.lock.observer = zone.lock.taken_in_place = None
+    zone.lock.observer = zone.lock.meter = zone.lock.taken_in_place = None

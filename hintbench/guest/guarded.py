@@ -12,6 +12,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, Final
 
+from hintbench.core.guarding import Guard, target_of, touch
+
 _BINARY: Final = (
     *("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow"),
     *("lshift", "rshift", "and", "xor", "or"),
@@ -28,30 +30,6 @@ _SPECIAL: Final = (
 """Methods that Python looks up in the type, without their underscores."""
 
 
-class Guard:
-    """Looks like an object and calls a function before every use of it.
-
-    Args:
-        target: the object.
-        touched: called without arguments.
-    """
-
-    __slots__ = ("_guarded_target", "_guarded_touched")
-
-    def __init__(self, target: Any, touched: Callable[[], None]) -> None:
-        object.__setattr__(self, "_guarded_target", target)
-        object.__setattr__(self, "_guarded_touched", touched)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(_touch(self), name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(_touch(self), name, value)
-
-    def __delattr__(self, name: str) -> None:
-        delattr(_touch(self), name)
-
-
 def guard(target: Any, touched: Callable[[], None]) -> Any:
     """A guard for an object, with the special methods that its type has."""
     if isinstance(target, int | float | str | bytes | bool | tuple | frozenset | type(None)):
@@ -59,14 +37,6 @@ def guard(target: Any, touched: Callable[[], None]) -> Any:
         return target
     kind: Any = type(target)
     return _guard_type(kind)(target, touched)
-
-
-def _touch(value: Any) -> Any:
-    """The object behind a guard, which is touched now; anything else is itself."""
-    if not issubclass(type(value), Guard):
-        return value
-    object.__getattribute__(value, "_guarded_touched")()
-    return object.__getattribute__(value, "_guarded_target")
 
 
 @cache
@@ -92,7 +62,7 @@ def _guard_type(kind: Any) -> type[Guard]:
 
 def _forward(name: str) -> Callable[..., Any]:
     def forward(self: Guard, *arguments: Any) -> Any:
-        target = _touch(self)
+        target = touch(self)
         found = getattr(target, name)(*arguments)
         # An iterator's __iter__ and the __enter__ of a context hand the object itself back.
         return self if found is target else found
@@ -104,7 +74,7 @@ def _operate(
     function: Callable[[Any, Any], Any], from_the_right: bool = False
 ) -> Callable[..., Any]:
     def operate(self: Guard, other: Any) -> Any:
-        target, operand = _touch(self), _touch(other)
+        target, operand = touch(self), touch(other)
         found = function(operand, target) if from_the_right else function(target, operand)
         # ``ring += [pfn]`` hands the object itself back.
         return self if found is target else found
@@ -120,7 +90,7 @@ def _hash_of(kind: Any) -> Any:
     def find_hash(self: Guard) -> int:
         if kind.__hash__ is object.__hash__:
             # Which object it is says nothing of what is in it.
-            return object.__hash__(object.__getattribute__(self, "_guarded_target"))
-        return hash(_touch(self))
+            return object.__hash__(target_of(self))
+        return hash(touch(self))
 
     return find_hash

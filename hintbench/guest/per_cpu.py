@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from hintbench.core.guarding import Gate
 from hintbench.guest.guarded import guard
 
 if TYPE_CHECKING:
@@ -21,16 +21,18 @@ class PerCpu(Generic[State]):
         self._guest = guest
         self._states = [factory() for _ in guest.cpus]
         self._seen = self._states
+        self._gates: list[Gate] = []
         watcher = guest.watcher
         if watcher is not None:
+            ask, ask_always = watcher.per_cpu_touched, watcher.wants_rightful_touches
+            self._gates = [Gate(guest.scheduler, cpu, ask, ask_always) for cpu in guest.cpus]
             self._seen = [
-                guard(state, partial(watcher.per_cpu_touched, cpu))
-                for cpu, state in enumerate(self._states)
+                guard(state, gate) for state, gate in zip(self._states, self._gates, strict=True)
             ]
 
     def __getitem__(self, cpu: int) -> State:
-        if self._guest.watcher is not None:
-            self._guest.watcher.per_cpu_touched(cpu)
+        if self._gates:
+            self._gates[cpu]()
         return self._seen[cpu]
 
     @property

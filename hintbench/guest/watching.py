@@ -42,10 +42,12 @@ EVENTS: Final = (
 * ``isolated(zone, pfn, order)``, ``put_back(zone, pfn, order)``: under the lock or without it.
 * ``flag_set(flags, pfn, order)``, ``flag_cleared(flags, pfn, order)``: by a strategy; a checker
   that has an attribute ``flag_meanings`` hears of flags with these meanings only.
-* ``per_cpu_touched(cpu)``: somebody looked at this CPU's part of ``guest.per_cpu(...)``.
+* ``per_cpu_touched(cpu)``: somebody looked at this CPU's part of ``guest.per_cpu(...)``; a checker
+  whose attribute ``rightful_touches`` is False need not hear of that CPU's own with interrupts off.
 * ``dropped(reason, count)``: ``guest.count_drop``.
 * ``buffer_asked(size)``: ``guest.allocate_buffer``.
-* ``hook_called(name, arguments)``: a hook of the strategy is about to run.
+* ``hook_called(name, arguments)``: a hook of the strategy is about to run; a checker that has an
+  attribute ``hooks`` hears of hooks with these names only.
 * ``edit_preempted(part)``: an edit that nobody locked stands before this part of it, and others
   are about to run.
 * ``overwritten(report)``: two CPUs were in the queue at once, and the host will never see this.
@@ -94,6 +96,23 @@ class Watcher:
             for at, call in enumerate(calls):
                 if getattr(call, "__self__", None) is checker:
                     calls[at] = _nobody
+
+    @property
+    def wants_rightful_touches(self) -> bool:
+        """Whether anybody wants to hear of every use of per-CPU state, right or wrong."""
+        return any(
+            hasattr(checker, "per_cpu_touched") and getattr(checker, "rightful_touches", True)
+            for checker in self._checkers
+        )
+
+    def of_hook(self, name: str) -> list[Callable[..., None]]:
+        """Who wants to hear of a hook: the list changes when a checker is forgotten.
+
+        Args:
+            name: the hook's.
+        """
+        wanted = [each for each in self._checkers if name in getattr(each, "hooks", (name,))]
+        return self._calls.setdefault(f"hook_called {name}", _calls(wanted, "hook_called"))
 
     def of_flags(self, meaning: str) -> FlagWatcher | None:
         """Who watches flags of a meaning; None when nobody does.

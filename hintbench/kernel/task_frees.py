@@ -45,13 +45,15 @@ class TaskFrees:
             count: Pages.
         """
         drain = Drain()
-        await self._under_lock(
-            cpu,
-            pcp.zone,
-            drain,
-            lambda: run_drain(self.simulation, drain),
-            lambda: drain.begin(pcp, count, 0),
-        )
+        zone: Any = pcp.zone
+        await zone.lock.acquire()
+        drain.begin(pcp, count, 0)
+        while not run_drain(self.simulation, drain):
+            await self._merge_on(zone, drain)
+        zone.lock.release()
+        point: Any = self.guest.hooks.free_completed
+        if point is not None:
+            await self._complete(cpu, zone, point)
 
     async def drain_all_of(self, cpu: int, zone: Zone, owner: int) -> None:
         """drain_pages_zone(): all that a CPU's lists have of a zone.
@@ -120,27 +122,28 @@ class TaskFrees:
                     await waiting
 
     async def _under_lock(
-        self,
-        cpu: int,
-        zone: Any,
-        drain: Drain,
-        go_on: Callable[[], bool],
-        begin: Callable[[], object] | None = None,
+        self, cpu: int, zone: Any, drain: Drain, go_on: Callable[[], bool]
     ) -> None:
         """Free under the zone's lock; a ``block_merged`` hook may drop it in between."""
         await zone.lock.acquire()
-        if begin is not None:
-            begin()
         while not go_on():
-            dropped: Any = drain.waiting
-            with self.scheduler.as_hook("block_merged", zone.lock.requested_ns) as context:
-                await dropped
-                if not zone.lock.held_here:
-                    self.scheduler.rules.lock_lost(context)
+            await self._merge_on(zone, drain)
         zone.lock.release()
         point: Any = self.guest.hooks.free_completed
         if point is not None:
-            with self.scheduler.as_hook("free_completed", zone.lock.requested_ns):
-                waiting = point.function(self.guest, cpu)
-                if waiting is not None:
-                    await waiting
+            await self._complete(cpu, zone, point)
+
+    async def _merge_on(self, zone: Any, drain: Drain) -> None:
+        """A ``block_merged`` hook waits in the middle of a merge, without the lock perhaps."""
+        dropped: Any = drain.waiting
+        with self.scheduler.as_hook("block_merged", zone.lock.requested_ns) as context:
+            await dropped
+            if not zone.lock.held_here:
+                self.scheduler.rules.lock_lost(context)
+
+    async def _complete(self, cpu: int, zone: Any, point: Any) -> None:
+        """The lock has been let go of: the ``free_completed`` hook."""
+        with self.scheduler.as_hook("free_completed", zone.lock.requested_ns):
+            waiting = point.function(self.guest, cpu)
+            if waiting is not None:
+                await waiting

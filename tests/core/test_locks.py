@@ -8,6 +8,7 @@ import random
 import pytest
 
 from hintbench.config.costs import Costs
+from hintbench.config.guest import GuestConfig
 from hintbench.core.clock import CostTable, VirtualClock
 from hintbench.core.constants import (
     PAYER_HOOK,
@@ -16,7 +17,9 @@ from hintbench.core.constants import (
     PAYER_TASK,
     PAYER_THREAD,
 )
+from hintbench.core.holds import HoldMeter
 from hintbench.core.locks import LockTimeline
+from hintbench.guest.boot import Machine
 
 from .driver import scaled
 
@@ -162,3 +165,15 @@ def test_an_observer_sees_every_take_and_release() -> None:
     timeline.lock.observer = lambda what, lock: seen.append((what, lock.held))
     timeline.hold(0, 0, 1)
     assert seen == [("take", True), ("release", False)]
+
+
+def test_meters_are_asked_in_turn() -> None:
+    machine = Machine(GuestConfig(vcpus=1), [iter(())], 1, 1)
+    zone = machine.zones[0]
+    exceeded: list[int] = []
+    first = HoldMeter(zone, 3, exceeded.append)
+    zone.lock.meter = HoldMeter(zone, 5, lambda looked: exceeded.append(-looked), first)
+    for visits in (3, 5, 6):
+        with zone.lock:
+            zone.visits += visits
+    assert exceeded == [5, 6, -6]

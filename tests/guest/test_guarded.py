@@ -5,7 +5,9 @@ import operator
 
 import pytest
 
+from hintbench.core.guarding import Gate, HookWatch
 from hintbench.guest.guarded import guard
+from small_guest import boot, small_guest
 
 
 class Counter:
@@ -173,3 +175,42 @@ def test_iterators_and_copies(touches):
     assert shallow[0] is ring[0]
     assert deep == [[1]]
     assert deep[0] is not ring[0]
+
+
+def test_a_gate_lets_its_cpu_pass_while_it_has_interrupts_off():
+    running = boot(config=small_guest(2))
+    scheduler, asked = running.scheduler, []
+    gate = Gate(scheduler, 1, asked.append, False)
+    ring = guard([], gate)
+    running.machine.clock.cpu = 1
+    ring.append(1)
+    assert asked == [1]  # interrupts are on
+    with running.guest.interrupts_off():
+        ring.append(2)
+        scheduler.off_by_hook = True
+    ring.append(3)
+    assert asked == [1]
+    running.machine.clock.cpu = 0
+    ring.append(4)
+    assert asked == [1, 1]  # another CPU
+    running.machine.clock.cpu = 1
+    always = guard([], Gate(scheduler, 1, asked.append, True))
+    always.append(5)
+    assert asked == [1, 1, 1]
+    assert ring == [1, 2, 3, 4]
+
+
+def test_a_watched_hook_is_known_while_it_runs():
+    running = boot()
+    scheduler, seen = running.scheduler, []
+
+    def hook(*arguments):
+        seen.append((scheduler.plain_hook, scheduler.off_by_hook, arguments))
+        raise ValueError("in the middle")
+
+    told = [lambda name, arguments: seen.append((name, arguments))]
+    watch = HookWatch(scheduler, "block_freed", hook, True, told)
+    with pytest.raises(ValueError, match="in the middle"):
+        watch(1, 2)
+    assert seen == [("block_freed", (1, 2)), (("block_freed", (1, 2)), True, (1, 2))]
+    assert (scheduler.plain_hook, scheduler.off_by_hook) == (("", ()), False)

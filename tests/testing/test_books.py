@@ -13,6 +13,8 @@ from hintbench.core.constants import (
     EVENT_PUT_BACK,
     EVENT_RETURNED,
     EVENT_TAKEN,
+    OWNER_BUDDY,
+    OWNER_CALLER,
 )
 from hintbench.core.preemption import EndlessRunError, Preemptions
 from hintbench.strategy import Strategy
@@ -178,3 +180,23 @@ def test_every_broken_list_is_noticed():
     assert broken(lambda: set_prev(block.pfn), lambda: set_prev(before)) == "links"
     assert broken(lambda: set_state(state - 1), lambda: set_state(state)) == "heads"
     assert broken(lambda: set_free(free + 1), lambda: set_free(free)) == "count"
+
+
+@pytest.mark.parametrize("odd", [0, 1, 63, 64, 65, 130, 511, 1023])
+def test_one_page_among_many_is_found(odd):
+    complaints = []
+    auditor = Auditor(2048, lambda *complaint: complaints.append(complaint))
+    auditor.give(1024, 10)
+    assert auditor.owner_of(1024, 1024, OWNER_BUDDY) == -1
+    auditor.owner[1024 + odd] = OWNER_CALLER
+    assert auditor.owner_of(1024, 1024, OWNER_BUDDY) == 1024 + odd
+    assert auditor.owner_of(2000, 100, OWNER_BUDDY) == max(2048 if odd < 976 else 1024 + odd, 2000)
+    auditor.untold[1024 + odd] = 1
+    assert auditor.first_untold(1024, 1024) == 1024 + odd
+    assert auditor.first_untold(1024, odd) == -1
+    auditor.stamp[1024 + odd] = 7
+    auditor.stamp[1024] = 7
+    auditor.discarded(1024, 1024)
+    assert [complaint[:2] for complaint in complaints] == [("no-discard-in-use", "discard")]
+    assert complaints[0][3] == 1024 + odd
+    assert not any(auditor.stamp[1024 : 1024 + odd + 1])

@@ -1,6 +1,7 @@
 """Scenarios, counterexamples and shrinking."""
 
 import json
+import random
 import subprocess
 import sys
 
@@ -19,6 +20,7 @@ from hintbench.testing.counterexamples.files import (
 from hintbench.testing.counterexamples.shrinking import shrink
 from hintbench.testing.counterexamples.stories import describe_violation, tell
 from hintbench.testing.exploration import explore, run_scenario
+from hintbench.testing.scenarios.dice import Dice
 from hintbench.testing.scenarios.families import (
     OPERATIONS,
     draw_scenario,
@@ -28,6 +30,23 @@ from hintbench.testing.scenarios.families import (
 from hintbench.testing.subjects import Subject
 
 SEEDS = range(40)
+
+
+def test_dice_draw_what_python_draws():
+    dice, python = Dice(7), random.Random(7)
+    for size in (*range(1, 70), 1 << 20, 4_000_000):
+        for name, arguments in (
+            ("randint", (-3, size)),
+            ("randrange", (size,)),
+            ("randrange", (2, 2 + size)),
+            ("choice", (range(size),)),
+            ("random", ()),
+            ("getrandbits", (3,)),
+        ):
+            assert getattr(dice, name)(*arguments) == getattr(python, name)(*arguments)
+    for name, arguments in (("randint", (2, 1)), ("randrange", (0,)), ("choice", ((),))):
+        with pytest.raises((ValueError, IndexError)):
+            getattr(dice, name)(*arguments)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

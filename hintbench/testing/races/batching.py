@@ -42,14 +42,14 @@ class InTwoRings(BatchingRace):
 
     name = "one-block-in-two-rings"
     text = "a block is captured that another CPU's ring holds already"
+    hooks = ("block_freed",)
 
     def hook_called(self, name: str, arguments: tuple[Any, ...]) -> None:
         """A capture."""
-        if name == "block_freed":
-            cpu, pfn, order = arguments[1], arguments[3], arguments[4]
-            others = [ring for number, ring in enumerate(self.rings) if number != cpu]
-            if any(unit in ring for ring in others for unit in self.units(pfn, order)):
-                self.happened(pfn, 1 << order)
+        cpu, pfn, order = arguments[1], arguments[3], arguments[4]
+        others = [ring for number, ring in enumerate(self.rings) if number != cpu]
+        if any(unit in ring for ring in others for unit in self.units(pfn, order)):
+            self.happened(pfn, 1 << order)
 
 
 class SplitBeforeCollected(BatchingRace):
@@ -57,6 +57,7 @@ class SplitBeforeCollected(BatchingRace):
 
     name = "split-before-collected"
     text = "a captured block has been split when it is collected; a part of it is isolated"
+    hooks = ("block_freed",)
 
     def __init__(self, run: Any) -> None:
         super().__init__(run)
@@ -64,9 +65,8 @@ class SplitBeforeCollected(BatchingRace):
 
     def hook_called(self, name: str, arguments: tuple[Any, ...]) -> None:
         """A capture."""
-        if name == "block_freed":
-            block = arguments[3], arguments[4]
-            self.captured.update(dict.fromkeys(self.units(*block), block))
+        block = arguments[3], arguments[4]
+        self.captured.update(dict.fromkeys(self.units(*block), block))
 
     def isolated(self, zone: Zone, pfn: int, order: int) -> None:
         """Is it what was captured?"""
@@ -127,7 +127,7 @@ class RefusedMidBatch(BatchingRace):
     def __init__(self, run: Any) -> None:
         super().__init__(run)
         for zone in run.guest.zones:
-            zone.lock.observer = RefusalMeter(zone, self.happened, zone.lock.observer)
+            zone.lock.meter = RefusalMeter(zone, self.happened, zone.lock.meter)
 
 
 class AppendsDuringTheSwap(BatchingRace):
@@ -135,10 +135,11 @@ class AppendsDuringTheSwap(BatchingRace):
 
     name = "interrupt-appends-at-swap"
     text = "an interrupt appends to a ring whose worker is in the middle of emptying it"
+    hooks = ("block_freed",)
 
     def hook_called(self, name: str, arguments: tuple[Any, ...]) -> None:
         """A capture."""
-        if name != "block_freed" or not self.in_interrupt:
+        if not self.in_interrupt:
             return
         cpu = arguments[1]
         for task in self.run.scheduler.contexts:
@@ -151,11 +152,10 @@ class SameZoneNumber(BatchingRace):
 
     name = "two-zones-of-one-number"
     text = "a ring holds blocks of two nodes' zones that share a zone number"
+    hooks = ("block_freed",)
 
     def hook_called(self, name: str, arguments: tuple[Any, ...]) -> None:
         """A capture."""
-        if name != "block_freed":
-            return
         zone = arguments[2]
         for pfn in self.rings[arguments[1]]:
             other = self.run.guest.zone_of(pfn)
@@ -180,10 +180,11 @@ class PressureInFlight(BatchingRace):
 
     name = "pressure-while-in-flight"
     text = "an allocation runs out of memory in a zone of which blocks are in flight"
+    hooks = ("memory_low",)
 
     def hook_called(self, name: str, arguments: tuple[Any, ...]) -> None:
         """Direct reclaim."""
-        if name == "memory_low" and arguments[1].isolated_pages:
+        if arguments[1].isolated_pages:
             self.happened()
 
 

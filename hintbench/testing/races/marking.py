@@ -51,6 +51,7 @@ class StraightTaker(MarkingRace):
 
     name = "order-0-taker-straight"
     text = "a page that an allocation takes out of a marked block is handed out while it is marked"
+    hooks = ("page_allocated",)
 
     kinds = (EVENT_TAKEN,)
     costly = True
@@ -61,7 +62,7 @@ class StraightTaker(MarkingRace):
 
     def hook_called(self, name: str, arguments: tuple[Any, ...]) -> None:
         """A taker finds the mark; nobody has been handed anything since the page was taken."""
-        if name == "page_allocated" and not arguments[3]:
+        if not arguments[3]:
             cpu, pfn = arguments[1:3]
             if self.taken.pop(pfn, None) == (cpu, self.run.auditor.allocations):
                 self.happened(pfn, 1)
@@ -75,7 +76,7 @@ class TakerThroughThePcp(StraightTaker):
 
     def hook_called(self, name: str, arguments: tuple[Any, ...]) -> None:
         """A taker finds the mark; its CPU has been on to other things since the refill."""
-        if name == "page_allocated" and not arguments[3]:
+        if not arguments[3]:
             cpu, pfn = arguments[1:3]
             taken = self.taken.pop(pfn, None)
             if taken is not None and taken[0] == cpu and taken[1] != self.run.auditor.allocations:
@@ -119,6 +120,7 @@ class HalfMarked(MarkingRace):
 
     name = "half-mid-next-batch"
     text = "a buddy is freed, so that a free block is half in flight; the next batch marks the rest"
+    hooks = ("block_freed",)
 
     kinds = (EVENT_TAKEN,)
     costly = True
@@ -129,11 +131,10 @@ class HalfMarked(MarkingRace):
 
     def hook_called(self, name: str, arguments: tuple[Any, ...]) -> None:
         """A free block has grown around a marked unit."""
-        if name == "block_freed":
-            pfn, order = arguments[3:5]
-            units = range(pfn, pfn + (1 << order), 1 << self.mid.order)
-            if 0 < self.marked(pfn, order) < len(units):
-                self.half |= {unit for unit in units if not self.mid.test(unit)}
+        pfn, order = arguments[3:5]
+        units = range(pfn, pfn + (1 << order), 1 << self.mid.order)
+        if 0 < self.marked(pfn, order) < len(units):
+            self.half |= {unit for unit in units if not self.mid.test(unit)}
 
     def page_event(self, cpu: int, kind: int, pfn: int, order: int) -> None:
         """What is taken is not free any more."""
@@ -151,10 +152,11 @@ class LargeTaker(MarkingRace):
 
     name = "order-10-taker-of-half-mid"
     text = "an order-10 block is allocated of which one half is in flight"
+    hooks = ("page_allocated",)
 
     def hook_called(self, name: str, arguments: tuple[Any, ...]) -> None:
         """A taker finds the mark."""
-        if name == "page_allocated" and arguments[3] > self.mid.order:
+        if arguments[3] > self.mid.order:
             pfn, order = arguments[2:4]
             if self.marked(pfn, order) < 1 << (order - self.mid.order):
                 self.happened(pfn, 1 << order)
@@ -165,6 +167,7 @@ class AnsweredMeanwhile(MarkingRace):
 
     name = "ack-between-test-and-clear"
     text = "the acknowledgement sets told after a taker tested the mark, before it clears told"
+    hooks = ("page_allocated",)
 
     kinds = (EVENT_ALLOCATED,)
     costly = True
@@ -176,9 +179,8 @@ class AnsweredMeanwhile(MarkingRace):
 
     def hook_called(self, name: str, arguments: tuple[Any, ...]) -> None:
         """A taker has tested the mark and found it."""
-        if name == "page_allocated":
-            for unit in _units(self.mid, arguments[2], arguments[3]):
-                self.testing[unit] = arguments[2]
+        for unit in _units(self.mid, arguments[2], arguments[3]):
+            self.testing[unit] = arguments[2]
 
     def flag_set(self, flags: UnitFlags, pfn: int, order: int) -> None:
         """The acknowledgement."""
@@ -244,10 +246,11 @@ class InterruptSpinsOnTheWorker(ReportsRace, MarkingRace):
 
     name = "interrupt-spins-on-worker-cpu"
     text = "an interrupt spins on the vCPU of the worker whose report it waits for"
+    hooks = ("page_allocated",)
 
     def hook_called(self, name: str, arguments: tuple[Any, ...]) -> None:
         """A taker finds the mark."""
-        if name != "page_allocated" or not self.in_interrupt:
+        if not self.in_interrupt:
             return
         for unit in _units(self.mid, arguments[2], arguments[3]):
             for report in self.open:

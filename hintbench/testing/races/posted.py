@@ -44,7 +44,7 @@ class NestedPass(ArrayStory):
     def __init__(self, run: Any) -> None:
         super().__init__(run)
         for zone in run.guest.zones:
-            zone.lock.observer = HookTakes(run.scheduler, self.hook_took, zone.lock.observer)
+            zone.lock.meter = HookTakes(run.scheduler, self.hook_took, zone.lock.meter)
 
     def hook_took(self, cpu: int) -> None:
         """Does a pass begin with an empty array?"""

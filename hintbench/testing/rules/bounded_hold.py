@@ -24,7 +24,7 @@ class RuleChecker(Checker):
         bound = run.claims.hold_visits
         if bound is not None:
             for zone in run.guest.zones:
-                zone.lock.observer = HoldMeter(zone, bound, self._exceeded)
+                zone.lock.meter = HoldMeter(zone, bound, self._exceeded, zone.lock.meter)
 
     def _exceeded(self, looked: int) -> None:
         """A hold ends under which too much was looked at."""

@@ -37,6 +37,7 @@ class RuleChecker(Checker):
     rule = "once"
 
     flag_meanings = ("in-flight",)
+    hooks = ("block_freed",)
 
     def __init__(self, run: Any) -> None:
         super().__init__(run)
@@ -93,5 +94,5 @@ class RuleChecker(Checker):
 
     def hook_called(self, name: str, arguments: tuple[Any, ...]) -> None:
         """A put back that notifies."""
-        if name == "block_freed" and arguments[6] == Origin.PUT_BACK and self.run.claims.once:
+        if arguments[6] == Origin.PUT_BACK and self.run.claims.once:
             self.violate(f"the put back of pfn {arguments[3]:#x} notifies", "notify", arguments[3])

@@ -34,6 +34,7 @@ class RuleChecker(Checker):
 
     rule = "owned-while-reported"
     flag_meanings = ("in-flight",)
+    hooks = _IN_TRANSIT
 
     def __init__(self, run: Any) -> None:
         super().__init__(run)
@@ -43,8 +44,7 @@ class RuleChecker(Checker):
 
     def hook_called(self, name: str, arguments: tuple[Any, ...]) -> None:
         """A hook is told of a block in transit; its last arguments are pfn and order."""
-        if name in _IN_TRANSIT:
-            self.in_transit[arguments[1], name] = arguments[-2], arguments[-1]
+        self.in_transit[arguments[1], name] = arguments[-2], arguments[-1]
 
     def flag_set(self, flags: UnitFlags, pfn: int, order: int) -> None:
         """A mark counts if its unit was free, and that was seen under the lock."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hintbench.core import machine as core_machine
 from hintbench.core.audit import Auditor
 from hintbench.core.constants import EVENT_ISOLATED
+from hintbench.core.guarding import HookWatch
 from hintbench.core.preemption import EndlessRunError
 from hintbench.core.tearing import Tear
 from hintbench.errors import HintbenchError, PluginError, TaskLeakError
@@ -37,6 +38,8 @@ LATE_LIMIT_NS: Final = 10_000_000_000
 """How long after the stop something may still happen that should not [virtual ns]."""
 EVENT_KINDS: Final = 16
 """More than there are kinds of events in the history."""
+OFF_IN_HOOKS: Final = frozenset({"block_merged", "block_freed", "block_taken"})
+"""Hooks that run under the zone lock, with interrupts off."""
 
 
 class ExploredRun(EndedRun):
@@ -93,7 +96,8 @@ class ExploredRun(EndedRun):
         self.checkers += self.races
         self.auditor.journal = journal
         self._follow_pages()
-        if any(fault.kind in IN_HAND for fault in scenario.faults):
+        self._interrupted_in_hand = any(fault.kind in IN_HAND for fault in scenario.faults)
+        if self._interrupted_in_hand:
             # An attribute, so that other runs do not hear of every mark.
             self.flag_set = self._marked
         if any(fault.kind == AT_RESTORE for fault in scenario.faults):
@@ -205,19 +209,10 @@ class ExploredRun(EndedRun):
     def _watch_hook(self, name: str) -> None:
         """Know which hook of the strategy runs."""
         point: Any = getattr(self.guest.hooks, name)
-        if point is None:
-            return
-        function = point.function
-
-        def called(*arguments: Any) -> Any:
-            outer, self.hook = self.hook, (name, arguments)
-            self.watcher.hook_called(name, arguments)
-            try:
-                return function(*arguments)
-            finally:
-                self.hook = outer
-
-        point.function = called
+        if point is not None:
+            off = name in OFF_IN_HOOKS or (name == "free_completed" and self.config.kernel == "5.0")
+            told = self.watcher.of_hook(name)
+            point.function = HookWatch(self.scheduler, name, point.function, off, told)
 
     # -- what happens ----------------------------------------------------------------------------
 
@@ -245,7 +240,8 @@ class ExploredRun(EndedRun):
         zone = self.guest.zone_of(pfn)
         if event == EVENT_ISOLATED:
             self.watcher.isolated(zone, pfn, order)
-            self.faults.in_hand(zone)
+            if self._interrupted_in_hand:
+                self.faults.in_hand(zone)
         else:
             self.watcher.put_back(zone, pfn, order)
 

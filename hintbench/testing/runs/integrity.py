@@ -8,6 +8,8 @@ pageblocks. Of the virtual clock only hintbench's own modules set anything meanw
 
 from __future__ import annotations
 
+from functools import cache
+from operator import attrgetter
 from typing import Any, Final
 
 from hintbench.core.clock import CostTable
@@ -26,6 +28,32 @@ _WATERMARKS: Final = ("watermark_min", "watermark_low", "watermark_high")
 in a run in which nothing else was found."""
 _COSTS: Final = tuple(name for name in dir(CostTable) if name.endswith(("_ns", "_retries")))
 
+# Each takes all of its attributes in one go: there are two of these for every run.
+_compiled_prices_of: Final = attrgetter(*_COSTS) if _COSTS else None
+_parts_of: Final = {where: attrgetter(*names) for where, names in _OURS.items()}
+_of_a_zone: Final = attrgetter(*_OF_A_ZONE)
+_watermarks_of: Final = attrgetter(*_WATERMARKS)
+
+
+def _prices_of(costs: Any) -> tuple[int, ...]:
+    """All prices, which only an instance has in the interpreted core."""
+    if _compiled_prices_of is None:
+        return tuple(vars(costs).values())
+    prices: tuple[int, ...] = _compiled_prices_of(costs)
+    return prices
+
+
+@cache
+def _methods_of(kind: Any) -> frozenset[str]:
+    """What an object of a type must not have of its own; a check makes thousands of one type."""
+    return frozenset(name for name in dir(kind) if callable(getattr(kind, name, None)))
+
+
+def _shadowing(part: Any) -> set[str]:
+    """The methods of its type that an object has other things in the place of."""
+    kind: Any = type(part)
+    return vars(part).keys() & _methods_of(kind)
+
 
 class Seal:
     """Remembers what a guest is made of.
@@ -36,38 +64,20 @@ class Seal:
 
     def __init__(self, guest: Any) -> None:
         self._parts = {"guest": guest, "guest.host": guest.host}
-        self._before = {
-            (where, name): getattr(self._parts[where], name)
-            for where, names in _OURS.items()
-            for name in names
-        }
-        self._zones = [(zone, self._of(zone)) for zone in guest.zones]
-        self._watermarks = [self._watermarks_of(zone) for zone in guest.zones]
+        self._before = {where: _parts_of[where](part) for where, part in self._parts.items()}
+        self._zones = [(zone, _of_a_zone(zone)) for zone in guest.zones]
+        self._watermarks = [_watermarks_of(zone) for zone in guest.zones]
         self._clock = guest.machine.clock
         self._clock.guarded = True
-        self._costs = self._prices()
+        self._costs = _prices_of(self._clock.costs)
         self._pages = guest.machine.pages
         self._types = self._pages.weigh_types() - self._pages.retyped
-        self._own = {
-            where: {name for name in vars(part) if callable(getattr(type(part), name, None))}
-            for where, part in self._parts.items()
-        }
+        self._own = {where: _shadowing(part) for where, part in self._parts.items()}
         # As tuples these are taken and compared in a microsecond, by identity.
         self._methods = [
             (kind, tuple(vars(kind)), tuple(vars(kind).values()))
             for kind in map(type, self._parts.values())
         ]
-
-    @staticmethod
-    def _of(zone: Any) -> tuple[Any, ...]:
-        return tuple(getattr(zone, name) for name in _OF_A_ZONE)
-
-    @staticmethod
-    def _watermarks_of(zone: Any) -> tuple[int, ...]:
-        return tuple(getattr(zone, name) for name in _WATERMARKS)
-
-    def _prices(self) -> tuple[int, ...]:
-        return tuple(getattr(self._clock.costs, name) for name in _COSTS)
 
     def broken(self, *, lasting: bool = True) -> str:
         """What has been replaced, as ``guest.host.report``; "" when nothing was.
@@ -85,7 +95,7 @@ class Seal:
     def _in_the_machine(self) -> str:
         if not self._clock.guarded:
             return "guest.machine.clock"
-        if self._prices() != self._costs:
+        if _prices_of(self._clock.costs) != self._costs:
             return "guest.machine.clock.costs"
         if self._pages.weigh_types() - self._pages.retyped != self._types:
             return "guest.machine.pages.pageblock_type"
@@ -93,23 +103,22 @@ class Seal:
 
     def _in_a_zone(self, *, lasting: bool) -> str:
         for zone, before in self._zones:
-            for name, value, now in zip(_OF_A_ZONE, before, self._of(zone), strict=True):
+            for name, value, now in zip(_OF_A_ZONE, before, _of_a_zone(zone), strict=True):
                 if now is not value and now != value:
                     return f"zone.{name}"
         if lasting:
             for (zone, _), marks in zip(self._zones, self._watermarks, strict=True):
-                if self._watermarks_of(zone) != marks:
+                if _watermarks_of(zone) != marks:
                     return "zone.watermark_min, _low or _high"
         return ""
 
     def _in_a_part(self) -> str:
-        for (where, name), value in self._before.items():
-            if getattr(self._parts[where], name, None) is not value:
+        for where, part in self._parts.items():
+            if name := self._replaced(where, part):
                 return f"{where}.{name}"
         for where, part in self._parts.items():
-            for name in sorted(vars(part)):
-                shadows = callable(getattr(type(part), name, None))
-                if shadows and name not in self._own[where]:
+            for name in sorted(_shadowing(part)):
+                if name not in self._own[where]:
                     return f"{where}.{name}"
         return ""
 
@@ -120,4 +129,11 @@ class Seal:
             for name, value in zip(names, values, strict=True):
                 if callable(value) and vars(kind).get(name) is not value:
                     return f"{kind.__name__}.{name}"
+        return ""
+
+    def _replaced(self, where: str, part: Any) -> str:
+        """The first of a part's attributes that is another object now; "" if none is."""
+        for name, value in zip(_OURS[where], self._before[where], strict=True):
+            if getattr(part, name, None) is not value:
+                return name
         return ""

@@ -9,6 +9,7 @@ from hintbench.core import machine as core_machine
 from hintbench.core.consistency import list_fault
 from hintbench.core.constants import NEVER
 from hintbench.core.preemption import Preemptions
+from hintbench.core.scheduler import NO_HOOK
 from hintbench.testing.runs.watched import WatchedRun
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class NestedRun(WatchedRun):
             return
         where = clock.cpu, clock.payer, clock.context
         outer, off = scheduler.current, scheduler.off_in_hook
-        hook = self.hook
+        hook, off_by_hook = scheduler.plain_hook, scheduler.off_by_hook
         if outer is not None:
             scheduler.takes.end(outer)
         key, suspended = NEVER, 0
@@ -87,7 +88,8 @@ class NestedRun(WatchedRun):
             suspended = scheduler.processors.suspend(clock.cpu, reached)
             key = simulation.clock_of(clock.cpu)
             simulation.set_clock(clock.cpu, NEVER)
-        scheduler.current, self.hook, scheduler.off_in_hook = None, ("", ()), 0
+        scheduler.current, scheduler.off_in_hook = None, 0
+        scheduler.plain_hook, scheduler.off_by_hook = NO_HOOK, False
         flags = [(zone, zone.quiet) for zone in self.machine.zones]
         self.depth += 1
         try:
@@ -100,7 +102,8 @@ class NestedRun(WatchedRun):
             self.depth -= 1
             for zone, quiet in flags:
                 zone.quiet = quiet
-            scheduler.current, self.hook, scheduler.off_in_hook = outer, hook, off
+            scheduler.current, scheduler.off_in_hook = outer, off
+            scheduler.plain_hook, scheduler.off_by_hook = hook, off_by_hook
             clock.cpu, clock.payer, clock.context = where
             clock.now = until_ns
             if clock.cpu >= 0:

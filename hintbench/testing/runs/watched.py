@@ -33,7 +33,6 @@ class WatchedRun(Run):
     Attributes:
         outcome: what has come of it so far.
         stop_at: rule and kind of the violation that ends the run in any case.
-        hook: the strategy's hook that runs, and its arguments.
         races: what is looked for besides the rules.
         dead: the run is over, and what its plugin still does concerns nobody.
     """
@@ -53,7 +52,6 @@ class WatchedRun(Run):
         self.told = told
         self.outcome = Outcome()
         self.stop_at: tuple[str, str] | None = None
-        self.hook: tuple[str, tuple[Any, ...]] = ("", ())
         self.dead = False
         self.races: list[Race] = []
         self.strategy_file = _file_of(strategy)
@@ -122,6 +120,12 @@ class WatchedRun(Run):
     # -- who and where --------------------------------------------------------------------------
 
     @property
+    def hook(self) -> tuple[str, tuple[Any, ...]]:
+        """The strategy's hook that runs, and its arguments."""
+        hook: tuple[str, tuple[Any, ...]] = self.scheduler.plain_hook
+        return hook
+
+    @property
     def context_name(self) -> str:
         """Who runs."""
         current = self.scheduler.current
@@ -137,12 +141,7 @@ class WatchedRun(Run):
         """Whether the running context has interrupts off."""
         current = self.scheduler.current
         if current is None:
-            if self.scheduler.off_in_hook:
-                return True
-            name = self.hook[0]
-            if name == "free_completed":
-                return bool(self.config.kernel == "5.0")
-            return name in ("block_merged", "block_freed", "block_taken")
+            return bool(self.scheduler.off_in_hook or self.scheduler.off_by_hook)
         if current.kind == "interrupt" or current.interrupts_off:
             return True
         number = self.machine.clock.context

@@ -16,6 +16,7 @@ import numpy as np
 
 from hintbench.operations import Flag, Migratetype, Operation, encode
 from hintbench.tapes import Draws
+from hintbench.testing.scenarios.dice import Dice
 from hintbench.testing.scenarios.encounters import (
     DRAINED,
     ENCOUNTERS,
@@ -111,7 +112,7 @@ def draw_scenario(seed: int, kernels: Sequence[str] = ("6.12", "5.0")) -> Scenar
     busy = is_busy(seed)
     drawn = _draw_work(seed if busy else seed // SHARING, busy)
     family, layout, operations = drawn.family, drawn.layout, drawn.operations
-    rng = random.Random(seed)
+    rng = Dice(seed)
     host = rng.choice(("device", "small-granule", "slow", *sorted(HOSTS)))
     if family in ENCOUNTERS:
         host = rng.choice(SLOW_HOSTS)
@@ -156,7 +157,7 @@ class _Work:
 @lru_cache(maxsize=4)
 def _draw_work(seed: int, busy: bool) -> _Work:
     """Draw what several scenarios share that differ in who is late and in what goes wrong."""
-    rng = random.Random(seed)
+    rng = Dice(seed)
     family = rng.choice(FAMILIES if busy else CALM_FAMILIES)
     layouts = PRESSED_LAYOUTS if family == "pressure" else CALM_LAYOUTS
     layout = rng.choice(LAYOUTS if busy else layouts)

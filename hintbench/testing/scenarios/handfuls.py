@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from hintbench.operations import Flag, Migratetype, Operation, encode
+from hintbench.testing.scenarios.dice import Dice
 from hintbench.testing.scenarios.encounters import DRAINED, everybody_spins, split_and_merged
 from hintbench.testing.scenarios.faults import (
     AT_ANSWER,
@@ -61,7 +62,7 @@ def handful_scenario(seed: int, kernels: Sequence[str]) -> Scenario:
         seed: of all choices.
         kernels: the kernels to choose from.
     """
-    rng = random.Random(seed)
+    rng = Dice(seed)
     made = PURPOSEFUL.get(seed % MADE_EVERY)
     if made is not None:
         return made(rng, kernels).but(seed=seed)
