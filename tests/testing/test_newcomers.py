@@ -104,6 +104,14 @@ def test_who_deletes_the_folder_for_temporary_files_ends_nobody_elses_check(tmp_
 
 CONTRACTS = {
     "claims": ("def claims(self): pass", "claims: returned NoneType, not Claims"),
+    "counts": (
+        "def claims(self): return __import__('hintbench').Claims(min_order='nine')",
+        "claims: ValueError: Claims: min_order is 'nine', must be a number in 0..30",
+    ),
+    "models": (
+        "Parameters = type('P', (Strategy.Parameters,), {'__init__': lambda self, **_: 1 / 0})",
+        "Parameters: ZeroDivisionError: division by zero",
+    ),
     "declares": ("declared_failures = ['once']", "declared_failures: ['once'] is no mapping"),
     "explores": ("check_parameters = {'zz': 1}", "check_parameters: zz: "),
     "boots": ("kernels = ('4.4',)", "kernels: ('4.4',): name one or more of 6.12, 5.0"),
@@ -112,11 +120,14 @@ CONTRACTS = {
 
 
 def test_what_a_strategy_says_of_itself_is_its_own_fault(tmp_path):
+    # Also where no socket can be made, whose name would lie below this folder.
+    temporary = tmp_path / ("long" * 30)
+    temporary.mkdir()
     for name, (body, _) in CONTRACTS.items():
         text = f"from hintbench import Strategy\n\n\nclass Mine(Strategy):\n    name = '{name}'\n"
         (tmp_path / f"{name}.py").write_text(text + textwrap.indent(body, "    "))
     files = [f"{name}.py" for name in CONTRACTS]
-    environment = {**os.environ, "HINTBENCH_CORE": "interpreted"}
+    environment = {**os.environ, "HINTBENCH_CORE": "interpreted", "TMPDIR": str(temporary)}
     done = subprocess.run(
         [sys.executable, "-m", "hintbench", "check", *files],
         cwd=tmp_path,
