@@ -19,6 +19,7 @@ from .resets import (
     ResetsUnseen,
 )
 from .scans import Ages, Gated, OneAtATime, RingAndScan
+from .styles import HostsThreads, RipensInAHeap, TaskPerBlock, TaskPerOrder
 from .threads import AfterTheLock, AtTheFree, CountsOnly, MarkAndCall
 
 CORRECT = {
@@ -49,6 +50,10 @@ CORRECT = {
         ManyHands,
         OnlyWhenTight,
         CallsWithItsBatch,
+        TaskPerOrder,
+        TaskPerBlock,
+        RipensInAHeap,
+        HostsThreads,
     )
 }
 """By name."""
