@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -65,11 +66,12 @@ def work(connection: Connection[Any, Any], subject: Subject, begun: Any) -> None
                 connection.send(("done", answer))
             except HintbenchError as error:
                 connection.send(("failed", str(error)))
-            except MemoryError:
-                connection.send(("failed", "needs more memory than there is"))
             except BaseException as error:
                 # Ctrl-C does not come here: all of these are the strategy's own.
-                connection.send(("failed", f"raises {describe(error)}"))
+                failed = f"raises {describe(error)}"
+                if isinstance(error, MemoryError) or getattr(error, "errno", 0) == errno.ENOMEM:
+                    failed = "needs more memory than there is"
+                connection.send(("failed", failed))
     except (EOFError, OSError):
         # Whoever asked has gone.
         return

@@ -40,6 +40,11 @@ ROGUES = {
     "interrupts": ("raise KeyboardInterrupt", "raises KeyboardInterrupt (interrupts.py:"),
     "cancels": ("raise asyncio.CancelledError", "page_freeing: CancelledError (cancels.py:"),
     "leaves": ("os._exit(0)", "its process ended with status 0 instead of answering"),
+    "starves": (
+        "def claims(self): raise OSError(12, 'Cannot allocate memory')\n"
+        "        type(self).claims = claims",
+        "needs more memory than there is",
+    ),
     "crashes": ("os.kill(os.getpid(), signal.SIGSEGV)", "its process was killed by SIGSEGV"),
 }
 HARMLESS = {
