@@ -193,6 +193,10 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return inside[0] if len(inside) == 1 else None
 
 
+_LONGEST_TEXT: Final = 300
+"""So much of what a stranger's exception says is still one sentence."""
+
+
 def describe(cause: BaseException | str) -> str:
     """Say in one line what an exception says.
 
@@ -207,6 +211,8 @@ def describe(cause: BaseException | str) -> str:
     text = " ".join(str(cause).split())
     if isinstance(cause, HintbenchError):
         return text
+    if len(text) > _LONGEST_TEXT:
+        text = f"{text[:_LONGEST_TEXT]} ..."
     place = _raised_at(cause)
     name = type(cause).__name__
     return f"{name}: {text}{place}" if text else f"{name}{place}"

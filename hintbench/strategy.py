@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pluggy
 
 from hintbench.plugins.plugin_class import PluginClass
+from hintbench.tasks.arguments import MOST_NS
 
 if TYPE_CHECKING:
     from hintbench.core.flags import UnitFlags
     from hintbench.core.zone import Zone
+
+_MOST_ORDER = 30
+"""More is no order of a pfn, which has 31 bits."""
 
 hookimpl = pluggy.HookimplMarker("hintbench")
 """Marks a method as the implementation of the hook of the same name (`hintbench.hookspecs`)."""
@@ -74,6 +78,19 @@ class Claims:
     any_pfn: bool = False
     reports_nothing: bool = False
     gate: "Callable[[Zone], bool] | None" = None
+
+    def __post_init__(self) -> None:
+        takes: Any = self.lock_takes
+        if takes is not None and (not isinstance(takes, tuple) or len(takes) not in (2, 3)):
+            raise ValueError(f"Claims: lock_takes is {takes!r}, must be a tuple of two or three")
+        numbers: list[tuple[str, Any, int]] = [("min_order", self.min_order, _MOST_ORDER)]
+        for name in ("liveness_bound_ns", "in_flight_pages", "hold_visits"):
+            numbers.append((name, getattr(self, name), MOST_NS))
+        numbers += [("lock_takes", each, MOST_NS) for each in takes or ()]
+        for name, value, most in numbers:
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if value is not None and not (whole and 0 <= value <= most):
+                raise ValueError(f"Claims: {name} is {value!r}, must be a number in 0..{most}")
 
 
 class Strategy(PluginClass):

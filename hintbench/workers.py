@@ -51,8 +51,8 @@ def prepare_workers(*modules: str) -> None:
     """Start the process that workers are forked from, which imports what they need meanwhile.
 
     For commands that end sooner than workers take to import it, and that import as much themselves:
-    on two CPUs both happen at once. Without it, and on other systems than Linux, each worker
-    starts afresh.
+    on two CPUs both happen at once. Without it, on other systems than Linux, and where TMPDIR is
+    too long a path for a socket's, each worker starts afresh.
 
     Args:
         modules: Their names.
@@ -65,7 +65,12 @@ def prepare_workers(*modules: str) -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     multiprocessing.set_forkserver_preload(list(modules))
     with interrupts_held_back():
-        forkserver.ensure_running()
+        try:
+            forkserver.ensure_running()
+        except OSError:
+            # The name of its socket lies below TMPDIR, and has 107 bytes at most (unix(7)). Workers
+            # that start afresh need no socket; if something else is wrong, they will say it.
+            return
     _prepared.update(modules)
 
 

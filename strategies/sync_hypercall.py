@@ -49,13 +49,16 @@ class SyncHypercall(Strategy):
 
     @hookimpl
     def guest_started(self, guest: Guest) -> None:
-        """Remember the guest; there is nothing to set up."""
-        self.guest, self.stopping = guest, False
+        """Remember the guest; no call is under way."""
+        self.guest, self.stopping, self.calls = guest, False, 0
+        self.ended = guest.event()
 
     @hookimpl
-    def guest_stopping(self) -> None:
-        """Tell no more; what is on its way is its caller's, who waits for it."""
+    async def guest_stopping(self) -> None:
+        """Tell no more, and wait for calls of interrupts and kernel threads."""
         self.stopping = True
+        while self.calls:
+            await self.ended.wait()
 
     def hook_filters(self) -> Mapping[str, HookFilter]:
         """Both functions compare the order first, in line."""
@@ -66,7 +69,7 @@ class SyncHypercall(Strategy):
     async def page_freeing(self, pfn: int, order: int) -> None:
         """arch_free_page(): KVM_HC_UNUSED_PAGE_HINT for the whole unit; it is on no list yet."""
         if not self.stopping:
-            await self.guest.host.hypercall([Block(pfn, order, self.guest.zone_of(pfn))])
+            await self._call(Block(pfn, order, self.guest.zone_of(pfn)))
 
     @hookimpl
     def block_merged(self, zone: Zone, pfn: int, order: int) -> Coroutine[None, None, None] | None:
@@ -78,8 +81,16 @@ class SyncHypercall(Strategy):
     async def _tell(self, block: Block) -> None:
         """Drop the zone lock for the call; the block is on no list, so nobody can take it."""
         block.zone.lock.release()
-        await self.guest.host.hypercall([block])
+        await self._call(block)
         await block.zone.lock.acquire()
+
+    async def _call(self, block: Block) -> None:
+        """The vCPU is out of the guest until the memory is gone."""
+        self.calls += 1
+        await self.guest.host.hypercall([block])
+        self.calls -= 1
+        if self.stopping:
+            self.ended.set()
 
     def claims(self) -> Claims:
         """Nothing waits, nothing is kept, and a batch is one block."""

@@ -86,6 +86,7 @@ class FreeLists(ZoneMemory):
                 # a walk over a free list pays for each block.
                 if self.pages.pageblock_cpu[head >> PAGEBLOCK_ORDER] != self.clock.cpu:
                     self.clock.now += self.clock.costs.list_walk_block_ns
+                self._looked()
                 return make_block(head, state & ORDER_MASK, self)
         return None
 
@@ -131,10 +132,14 @@ class FreeLists(ZoneMemory):
                     if without is None or not without.all_set(pfn, order):
                         found.append(make_block(pfn, order, self))
                         if limit and len(found) >= limit:
+                            self._looked()
                             return found
                     if look_at_most and looked >= look_at_most:
+                        self._looked()
                         return found
                     pfn = self.pages.next[pfn]
+        if found:
+            self._looked()
         return found
 
     def free_list(
@@ -166,7 +171,17 @@ class FreeLists(ZoneMemory):
                 if limit and len(found) >= limit:
                     break
             pfn = self.pages.next[pfn]
+        if found:
+            self._looked()
         return found
+
+    def _looked(self) -> cython.int:
+        """Somebody has looked; without the lock others may come before what follows from it."""
+        if self.torn is not None and not (
+            self.lock.held and self.lock.holder == self.clock.context
+        ):
+            self.torn.looked()
+        return 0
 
     def first_free(self, order: int, migratetype: int) -> int:
         """The head of a free list's first block; -1 when it is empty. For inspection, for nothing.

@@ -44,12 +44,14 @@ class Tear:
     Args:
         preempt: called between any two parts of an edit, with the name of the one that comes, and
             after the last with ""; others may run inside.
+        looked: called after a look at the free lists without the lock; others may run inside.
     """
 
-    __slots__ = ("preempt",)
+    __slots__ = ("looked", "preempt")
 
-    def __init__(self, preempt: Preempt) -> None:
+    def __init__(self, preempt: Preempt, looked: Callable[[], None]) -> None:
         self.preempt = preempt
+        self.looked = looked
 
     def put_back(self, zone: Zone, pfn: int, order: int, tail: bool) -> int:
         """As :func:`put_back_torn`."""

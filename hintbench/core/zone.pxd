@@ -1,12 +1,10 @@
 cimport cython
 
 from hintbench.core.freelists cimport FreeLists
-from hintbench.core.locks cimport LockTimeline
 from hintbench.core.measures cimport Integral
 
 
 cdef class Zone(FreeLists):
-    cdef readonly LockTimeline lock
     cdef readonly long long isolated_pages
     cdef readonly long long held_pages
     cdef readonly long long isolations
@@ -14,7 +12,6 @@ cdef class Zone(FreeLists):
     cdef public object violate
     cdef public Integral in_flight
     cdef public object held
-    cdef public object torn
     cdef public object named
     cdef public object refuse_isolation
     cdef int allocate_block(self, int order, int migratetype) except -2

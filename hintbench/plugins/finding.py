@@ -33,6 +33,7 @@ from hintbench.plugins.registry import (
     kind_of,
     own_class,
 )
+from hintbench.plugins.replacements import Replacements
 from hintbench.plugins.watchdog import watch
 
 if TYPE_CHECKING:
@@ -255,9 +256,15 @@ def _load_file(plugin: str, by_name: bool) -> ModuleType:
         raise UsageError(f"plugin {plugin!r} is not a Python file: its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    everybodys = Replacements()
     try:
-        with watch(lambda: plugin, limit_seconds=LOAD_LIMIT_SECONDS):
-            spec.loader.exec_module(module)
+        try:
+            with watch(lambda: plugin, limit_seconds=LOAD_LIMIT_SECONDS):
+                spec.loader.exec_module(module)
+        finally:
+            replaced = everybodys.undo()
+        if replaced:
+            raise PluginError(plugin, "", f"replaces {replaced}, which is everybody's, on import")
         forget(name)
         contribute(plugin, list(classes_in(module, plugin)), str(path), by_name)
     except PluginError:

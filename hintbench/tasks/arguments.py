@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import inspect
 import operator
-from typing import Any
+from typing import Any, Final
+
+MOST_NS: Final = 1 << 60
+"""The longest duration [virtual ns], 36 years: sums of some are still times that the core knows."""
 
 
 def whole_ns(what: str, ns: Any) -> int:
@@ -16,7 +19,7 @@ def whole_ns(what: str, ns: Any) -> int:
 
     Raises:
         TypeError: it is no whole number, such as the seconds that ``asyncio.sleep`` takes.
-        ValueError: it is negative.
+        ValueError: it is negative, or above `MOST_NS`.
     """
     try:
         whole = operator.index(ns)
@@ -26,6 +29,10 @@ def whole_ns(what: str, ns: Any) -> int:
         ) from None
     if whole < 0:
         raise ValueError(f"{what}: {whole} ns is negative")
+    if whole > MOST_NS:
+        # Its digits may be too many to print.
+        size = f"{whole} ns is" if whole < MOST_NS << 10 else "that is"
+        raise ValueError(f"{what}: {size} more than 36 years, at most {MOST_NS} ns")
     return whole
 
 

@@ -25,7 +25,7 @@ COMPARE_SECONDS: Final = 30.0
 """How long its comparisons of runs may take, which come before the first scenario, where a scenario
 may take `SILENCE_SECONDS` [wall s]."""
 _GRACE_SECONDS: Final = 1.0
-"""How long the others may take to come back once the strategy is known to be at fault [wall s]."""
+"""How long the others may take to come back once one of them knows enough [wall s]."""
 _LAST_WORDS_SECONDS: Final = 0.2
 """How long they may take after Ctrl-C [wall s]."""
 _START_SECONDS: Final = 60.0
@@ -139,8 +139,7 @@ class Pool:
             for answer in self._heard(answers, busy):
                 if self.error or (answer is not None and stop(answer)):
                     waiting = []
-                    at_fault = bool(self.error or getattr(answer, "error", None))
-                    self._enough(busy.values(), at_fault)
+                    self._enough(busy.values())
             if busy:
                 wait([worker.connection for worker in busy.values()], timeout=0.2)
 
@@ -214,18 +213,17 @@ class Pool:
         self._workers.remove(worker)
         self._workers.append(self._start())
 
-    def _enough(self, workers: Iterable[_Worker], at_fault: bool = False) -> None:
-        """Tell who explores that what is known suffices; who shrinks has its own time.
+    def _enough(self, workers: Iterable[_Worker]) -> None:
+        """Tell everybody that what is known suffices; who shrinks has its own time.
+
+        Others may turn in a circle, since what is known to be broken ends no run that is compared.
 
         Args:
             workers: who is busy.
-            at_fault: the strategy is known to be at fault: others may hang as well, and nobody
-                needs to know that.
         """
         for worker in workers:
             if worker.task != "shrink":
-                if at_fault:
-                    worker.ends = min(worker.ends, time.monotonic() + _GRACE_SECONDS)
+                worker.ends = min(worker.ends, time.monotonic() + _GRACE_SECONDS)
                 try:
                     worker.connection.send(("enough", ()))
                 except OSError:

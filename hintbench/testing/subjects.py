@@ -109,6 +109,10 @@ class Subject:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"]))
             raise PluginError(name, "check_parameters", f"{where}: {first['msg']}") from error
+        except HintbenchError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise PluginError(name, "Parameters", error) from error
         made = self.maker()()
         try:
             claims = made.claims()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -11,9 +12,11 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Final
 
-from hintbench.errors import HintbenchError, describe
+from hintbench.errors import HintbenchError, PluginError, describe
+from hintbench.plugins.replacements import Replacements
 from hintbench.plugins.watchdog import watch
 from hintbench.testing.counterexamples.telling import Told, shrink_and_tell
+from hintbench.testing.rules import RULES
 from hintbench.testing.scenarios.scenario import Scenario
 from hintbench.testing.subjects import Subject
 from hintbench.testing.tasks import Tasks
@@ -43,7 +46,9 @@ def work(connection: Connection[Any, Any], subject: Subject, begun: Any) -> None
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _keep_to_itself()
-    tasks = _Tasks(connection, subject, begun)
+    for rule in RULES.values():
+        _ = rule.checker  # loaded, so that it is among what must stay as it is
+    tasks, everybodys = _Tasks(connection, subject, begun), Replacements()
     try:
         while (task := connection.recv()) is not None:
             name, arguments = task
@@ -54,14 +59,19 @@ def work(connection: Connection[Any, Any], subject: Subject, begun: Any) -> None
                 # Whoever asked ends what hangs; a forgotten await that it knows of is told first.
                 with watch(lambda: subject.text, limit_seconds=_NEVER_SECONDS):
                     answer = getattr(tasks, name)(*arguments)
+                if replaced := everybodys.undo():
+                    # What was found by means of that says nothing.
+                    text = f"replaces {replaced}, which is not a strategy's to change"
+                    raise PluginError(subject.text, "", text)
                 connection.send(("done", answer))
             except HintbenchError as error:
                 connection.send(("failed", str(error)))
-            except MemoryError:
-                connection.send(("failed", "needs more memory than there is"))
             except BaseException as error:
                 # Ctrl-C does not come here: all of these are the strategy's own.
-                connection.send(("failed", f"raises {describe(error)}"))
+                failed = f"raises {describe(error)}"
+                if isinstance(error, MemoryError) or getattr(error, "errno", 0) == errno.ENOMEM:
+                    failed = "needs more memory than there is"
+                connection.send(("failed", failed))
     except (EOFError, OSError):
         # Whoever asked has gone.
         return

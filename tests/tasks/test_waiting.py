@@ -197,3 +197,11 @@ class TestTasks:
 
         with pytest.raises(PluginError, match="-1 ns is negative"):
             play((0, task))
+
+    @pytest.mark.parametrize("ns", [(1 << 60) + 1, 1 << 20_000], ids=["long", "endless"])
+    def test_times_have_an_end(self, ns):
+        async def task(script):
+            await script.guest.sleep(ns)
+
+        with pytest.raises(PluginError, match="more than 36 years"):
+            play((0, task))

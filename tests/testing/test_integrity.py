@@ -1,10 +1,16 @@
 """A strategy that replaces parts of the guest is at fault, whatever the checkers have seen."""
 
+import numpy
 import pytest
 
-from hintbench import Guest, Strategy, hookimpl
+from hintbench import Claims, Guest, Strategy, hookimpl
 from hintbench.core import BUILD
+from hintbench.errors import PluginError
+from hintbench.plugins.finding import load_plugin
+from hintbench.plugins.replacements import Replacements
+from hintbench.testing.checker import Checker
 from hintbench.testing.exploration import run_scenario
+from hintbench.testing.rules import returned
 from hintbench.testing.scenarios.families import draw_scenario, tiny_scenario
 from hintbench.testing.scenarios.scenario import Fault
 
@@ -169,3 +175,46 @@ def test_the_kernel_may_change_the_types_of_pageblocks():
         assert outcome.error == ""
         changed += runs[0].machine.pages.retyped != 0
     assert changed > 0
+
+
+def of_everybody(name, place):
+    text = "import numpy\nfrom hintbench import Strategy\nfrom hintbench.testing import checker\n"
+    return f"{text}{place} = None\n\n\nclass Mine(Strategy):\n    name = '{name}'\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "told"),
+    [
+        ("sorts", "numpy.sort", "numpy.sort"),
+        ("judges", "checker.Checker.violate", "hintbench.testing.checker.Checker.violate"),
+    ],
+)
+def test_what_a_file_replaces_on_import_is_put_back(name, place, told, tmp_path):
+    before = numpy.sort, Checker.violate
+    path = tmp_path / f"{name}.py"
+    path.write_text(of_everybody(name, place))
+    with pytest.raises(PluginError, match=f"replaces {told}, which is everybody's"):
+        load_plugin(str(path))
+    assert (numpy.sort, Checker.violate) == before
+
+
+def test_constants_and_new_names_of_modules(monkeypatch):
+    everybodys = Replacements()
+    monkeypatch.setattr(returned, "GRACE_NS", 1)
+    monkeypatch.setattr(returned, "another", 1, raising=False)
+    assert everybodys.undo() == "hintbench.testing.rules.returned.GRACE_NS"
+    assert returned.GRACE_NS == 500_000_000
+    assert everybodys.undo() == ""
+
+
+def test_a_gate_that_raises_is_the_strategys_own_fault():
+    class Shut(Strategy):
+        """Its gate does not know."""
+
+        name = "shut"
+
+        def claims(self):
+            return Claims(min_order=9, liveness_bound_ns=1, gate=lambda zone: 1 // 0)
+
+    error = run_scenario(Shut, tiny_scenario(1, ("6.12",)).but(settle=True)).error
+    assert error.startswith("plugin 'shut': claims: gate: ZeroDivisionError")

@@ -15,6 +15,7 @@ from hintbench.testing.counterexamples.files import (
     Counterexample,
     SavedScenario,
     read_counterexample,
+    save_counterexample,
     source_hash,
 )
 from hintbench.testing.counterexamples.shrinking import shrink
@@ -164,6 +165,12 @@ def test_a_file_that_was_changed_is_refused(saved, change, message):
 def test_what_is_no_counterexample_is_refused(tmp_path):
     with pytest.raises(ResultFileError, match="cannot be read"):
         read_counterexample(tmp_path / "missing.json")
-    (tmp_path / "text").write_text("{")
-    with pytest.raises(ResultFileError, match="not JSON"):
-        read_counterexample(tmp_path / "text")
+    for text in ("{", "[" * 100_000):
+        (tmp_path / "text").write_text(text)
+        with pytest.raises(ResultFileError, match="not JSON"):
+            read_counterexample(tmp_path / "text")
+
+
+def test_no_counterexample_is_a_hidden_file(saved, tmp_path):
+    example = read_counterexample(saved).model_copy(update={"strategy": "../mine.py,batch=1"})
+    assert save_counterexample(example, tmp_path).name.startswith("mine.py-locked-lists-")

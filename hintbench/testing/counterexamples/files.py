@@ -135,6 +135,8 @@ def save_counterexample(counterexample: Counterexample, folder: Path) -> Path:
     """
     sealed = counterexample.sealed()
     name = sealed.strategy.partition(",")[0].replace("/", "_").replace(":", "_")
+    # "../mine.py" and "/home/me/mine.py" would give hidden files, and ones that look private.
+    name = name.lstrip("._")
     kind = f"-{sealed.kind}" if sealed.kind else ""
     # Another seed, or other parameters, break the same rule in another way.
     path = folder / f"{name}-{sealed.rule}{kind}-{sealed.checksum[:8]}.json"
@@ -152,7 +154,8 @@ def read_counterexample(path: Path) -> Counterexample:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ResultFileError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
+        # The latter of one that consists of thousands of brackets.
         raise ResultFileError(f"{path} is not a counterexample: it is not JSON") from None
     if not isinstance(content, dict) or "counterexample" not in content:
         raise ResultFileError(f"{path} is not a counterexample of hintbench check")

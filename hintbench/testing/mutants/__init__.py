@@ -8,6 +8,7 @@ from hintbench.testing.mutants import (
     answers,
     batching,
     family,
+    leftovers,
     locking,
     ownership,
     progress,
@@ -22,7 +23,7 @@ __all__ = ["BASES", "MUTANTS", "Mutant"]
 
 _MODULES = (
     *(ownership, answers, locking, progress, truth, family, slips),
-    *(records, spinning, batching),
+    *(records, spinning, batching, leftovers),
 )
 MUTANTS = {mutant.name: mutant for module in _MODULES for mutant in module.MUTANTS}
 """Every mutant by name."""

@@ -11,14 +11,9 @@ whose submitter throws away the completions that it polls (virtqueue_get_buf()).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hintbench.testing.checker import Checker
-
-if TYPE_CHECKING:
-    from hintbench.core.hooks import Block
-    from hintbench.core.zone import Zone
-    from hintbench.host.reports import Completion, Report
 
 GRACE_NS = 500_000_000
 """How long after the last event about it a block may still be on its way back [virtual ns]."""
@@ -28,43 +23,13 @@ has them may be late by the longest delay of the schedule."""
 
 
 class RuleChecker(Checker):
-    """Keeps the isolated blocks, and the reports that have not been answered."""
+    """Asks of the isolated blocks (`hintbench.testing.runs.blocks_out`) which have been forgotten."""
 
     rule = "returned"
 
     def __init__(self, run: Any) -> None:
         super().__init__(run)
-        self.since: dict[int, tuple[int, int]] = {}
-        self.open: list[Report] = []
         self.forgotten: list[int] = []
-
-    def isolated(self, zone: Zone, pfn: int, order: int) -> None:
-        """It left the allocator now."""
-        self.since[pfn] = order, int(self.run.machine.clock.now)
-
-    def put_back(self, zone: Zone, pfn: int, order: int) -> None:
-        """It is back."""
-        self.since.pop(pfn, None)
-
-    def reported(self, report: Report, context: Any) -> None:
-        """The host has it."""
-        self.open.append(report)
-
-    def answered(self, report: Report) -> None:
-        """From now on it may come back; if it was posted, once somebody knows of the answer."""
-        if not report.posted:
-            self._may_return(report.blocks)
-
-    def fetched(self, completion: Completion) -> None:
-        """Somebody knows of it."""
-        self._may_return(completion.blocks)
-
-    def _may_return(self, blocks: tuple[Block, ...]) -> None:
-        self.open = [report for report in self.open if report.blocks is not blocks]
-        now = int(self.run.machine.clock.now)
-        for block in blocks:
-            if block.pfn in self.since:
-                self.since[block.pfn] = self.since[block.pfn][0], now
 
     def at_settled(self) -> None:
         """Whatever is still out has been forgotten."""
@@ -80,30 +45,25 @@ class RuleChecker(Checker):
 
     def at_stopping(self) -> None:
         """Note what is lost before the stop; `teardown` sees to what gets lost by it."""
+        out, now = self.run.out, int(self.run.machine.clock.now)
         late_ns = max((each.delay_ns for each in self.run.scenario.preemptions), default=0)
-        self.forgotten = self._out(int(self.run.machine.clock.now) - STOPPING_GRACE_NS - late_ns)
+        before_ns = now - STOPPING_GRACE_NS - late_ns
+        self.forgotten = [
+            pfn
+            for pfn in out.idle(now)
+            if out.blocks[pfn].at_ns <= before_ns or out.blocks[pfn].is_left
+        ]
 
     def at_end(self) -> None:
         """What had been forgotten before the strategy was told to stop."""
-        self._violate(pfn for pfn in self.forgotten if pfn in self.since)
+        self._violate(pfn for pfn in self.forgotten if pfn in self.run.out.blocks)
 
     def _look(self, before_ns: int) -> None:
-        self._violate(self._out(before_ns))
-
-    def _out(self, before_ns: int) -> list[int]:
-        """What is isolated, not with the host, and has been so since some time."""
-        reported = {
-            block.pfn for report in self.open if not report.overwritten for block in report.blocks
-        }
-        return [
-            pfn
-            for pfn, (_, at_ns) in self.since.items()
-            if pfn not in reported and at_ns <= before_ns
-        ]
+        self._violate(self.run.out.idle(before_ns))
 
     def _violate(self, pfns: Iterable[int]) -> None:
         for pfn in pfns:
-            order = self.since[pfn][0]
+            order = self.run.out.blocks[pfn].order
             self.violate(
                 f"pfn {pfn:#x} order {order} was isolated and never put back",
                 "lost",

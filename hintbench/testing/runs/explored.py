@@ -8,6 +8,7 @@ violation of a rule that the strategy does not declare ends it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from hintbench.core import machine as core_machine
@@ -20,6 +21,7 @@ from hintbench.errors import HintbenchError, PluginError, TaskLeakError
 from hintbench.guest.watching import Watcher
 from hintbench.plugins.forgotten import forgotten_awaits
 from hintbench.testing.checker import Checker
+from hintbench.testing.runs.blocks_out import BlocksOut
 from hintbench.testing.runs.endings import EndedRun
 from hintbench.testing.runs.faults import Faults
 from hintbench.testing.runs.integrity import Seal
@@ -28,6 +30,7 @@ from hintbench.testing.scenarios.faults import AT_RESTORE, IN_HAND
 from hintbench.testing.scenarios.scenario import Scenario
 
 if TYPE_CHECKING:
+    from hintbench.core.zone import Zone
     from hintbench.host.reports import Completion
     from hintbench.strategy import Strategy
     from hintbench.testing.races.race import Race
@@ -40,6 +43,15 @@ EVENT_KINDS: Final = 16
 """More than there are kinds of events in the history."""
 OFF_IN_HOOKS: Final = frozenset({"block_merged", "block_freed", "block_taken"})
 """Hooks that run under the zone lock, with interrupts off."""
+
+
+@dataclass(slots=True)
+class _Deferred:
+    """What would be a violation if forgotten blocks came back after all, more than some pages."""
+
+    violation: tuple[Any, ...]
+    spare: int
+    lost: set[int]
 
 
 class ExploredRun(EndedRun):
@@ -61,6 +73,7 @@ class ExploredRun(EndedRun):
         stopped: guest_stopping has ended.
         dropped_blocks: pfn and order of the blocks whose hints the strategy said it dropped.
         stopping_ns: when it was told to stop; None before.
+        out: the blocks that are isolated.
         origins: keep the line of every coroutine, to name that of a forgotten await.
     """
 
@@ -83,6 +96,8 @@ class ExploredRun(EndedRun):
         self.settled = False
         self.stopped = False
         self.dropped_blocks: set[tuple[int, int]] = set()
+        self.out = BlocksOut(self.scheduler, self.machine.clock)
+        self._deferred: list[_Deferred] = []
         self.stopping_ns: int | None = None
         auditor: Any = Auditor(self.machine.pages.page_count, self._complain, self._notice)
         self.auditor = auditor
@@ -106,14 +121,14 @@ class ExploredRun(EndedRun):
         self.guest.on_violation = self.violate
         zones: list[Any] = self.machine.zones
         for zone in zones:
-            zone.torn = Tear(self._preempt)
+            zone.torn = Tear(self._preempt, self._looked)
         self.guest.host.torn = self._preempt
         self.faults = Faults(scenario.faults, self)
         self.faults.install()
 
     def listen(self, *others: object) -> None:
         """Have the checkers hear of events, and others before them; before the run begins."""
-        self.watcher = Watcher((*others, *self.checkers, self))
+        self.watcher = Watcher((*others, self.out, *self.checkers, self))
         self.guest.watcher = self.watcher
         self.guest.host.watcher = self.watcher
 
@@ -244,6 +259,43 @@ class ExploredRun(EndedRun):
                 self.faults.in_hand(zone)
         else:
             self.watcher.put_back(zone, pfn, order)
+
+    # -- what is judged later -------------------------------------------------------------------
+
+    def defer(self, violation: tuple[Any, ...], spare: int, lost: list[int]) -> None:
+        """A rule is broken only if blocks that seem to be forgotten are not: they may come back.
+
+        If they never do, that is what `returned` and `teardown` say, and the rest follows from it.
+
+        Args:
+            violation: the arguments of `violate`.
+            spare: how many pages may come back without it.
+            lost: the first pages of those blocks.
+        """
+        rule, text, *rest = violation
+        text = f"{text} (at {int(self.machine.clock.now):,} ns; what it had in hand comes back now)"
+        self._deferred.append(_Deferred((rule, text, *rest), spare, set(lost)))
+
+    def put_back(self, zone: Zone, pfn: int, order: int) -> None:
+        """An event of the watcher's: a block comes back, so it was not forgotten."""
+        for each in self._deferred:
+            if pfn in each.lost:
+                each.lost.discard(pfn)
+                each.spare -= 1 << order
+                if each.spare < 0:
+                    self._deferred.remove(each)
+                    super().violate(*each.violation)
+                    return
+
+    def violate(self, rule: str, text: str, kind: str = "", pfn: int = 0, pages: int = 0) -> None:
+        """As of any run; whether an allocation failed for what was forgotten is judged later."""
+        if rule == "no-false-oom" and not kind and not self.dead:
+            lost = self.out.idle(int(self.machine.clock.now))
+            in_hand = sum(zone.isolated_pages + zone.held_pages for zone in self.guest.zones)
+            if lost and self.out.pages(lost) == in_hand:
+                self.defer((rule, text, kind, pfn, pages), 0, lost)
+                return
+        super().violate(rule, text, kind, pfn, pages)
 
     def _marked(self, flags: Any, pfn: int, order: int) -> None:
         """An event of the watcher's: a unit is marked."""

@@ -68,6 +68,15 @@ class NestedRun(WatchedRun):
             self.watcher.edit_preempted(part)
             self._run_others(delay_ns)
 
+    def _looked(self) -> None:
+        """The strategy has looked at free lists without their lock: what it saw may be over."""
+        current = self.scheduler.current
+        if self.dead or (current is None and not self.hook[0]) or self.machine.clock.cpu < 0:
+            # Nobody's of the strategy; or a host's, whose lock others would find taken.
+            return
+        if current is None or not (current.parked or current.kernel):
+            self._preempt("what follows a look without the lock")
+
     def _run_others(self, delay_ns: int) -> None:
         """Everybody but the running context goes on for a while, inside its step."""
         simulation, clock, scheduler = self.machine.simulation, self.machine.clock, self.scheduler

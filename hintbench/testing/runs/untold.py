@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from hintbench.core.constants import PAGEBLOCK_ORDER
+from hintbench.errors import PluginError
 from hintbench.testing.scenarios.faults import HINDERS_TELLING
 
 if TYPE_CHECKING:
@@ -25,9 +26,21 @@ def untold_blocks(run: EndedRun) -> Iterator[tuple[int, int]]:
     if not HINDERS_TELLING.isdisjoint(run.faults.happened) or not run.guest.host.attached:
         return
     for zone in run.guest.zones:
-        if claims.gate is not None and claims.gate(zone):
+        if claims.gate is not None and _is_shut(run, claims.gate, zone):
             continue
         yield from _untold_in(run, zone, claims.min_order)
+
+
+def _is_shut(run: EndedRun, gate: Callable[[Zone], bool], zone: Zone) -> bool:
+    """Ask the strategy's own gate.
+
+    Raises:
+        PluginError: it raises.
+    """
+    try:
+        return bool(gate(zone))
+    except Exception as error:
+        raise PluginError(run.scheduler.plugin, "claims: gate", error) from error
 
 
 def untold_huge_pages(run: EndedRun) -> Iterator[tuple[int, int]]:

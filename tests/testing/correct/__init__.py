@@ -17,6 +17,7 @@ from .resets import (
     ResetsUnseen,
 )
 from .scans import Ages, Gated, OneAtATime, RingAndScan
+from .styles import HostsThreads, RipensInAHeap, TaskPerBlock, TaskPerOrder
 from .threads import AfterTheLock, AtTheFree, CountsOnly, MarkAndCall
 
 CORRECT = {
@@ -47,6 +48,10 @@ CORRECT = {
         ManyHands,
         OnlyWhenTight,
         CallsWithItsBatch,
+        TaskPerOrder,
+        TaskPerBlock,
+        RipensInAHeap,
+        HostsThreads,
     )
 }
 """By name."""
