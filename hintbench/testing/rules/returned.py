@@ -23,7 +23,7 @@ has them may be late by the longest delay of the schedule."""
 
 
 class RuleChecker(Checker):
-    """Asks of the isolated blocks (`hintbench.testing.runs.blocks_out`) which have been forgotten."""
+    """Asks of the isolated blocks which have been forgotten (`..runs.blocks_out`)."""
 
     rule = "returned"
 
