@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pluggy
 
-from hintbench.core.constants import MOST_NS
 from hintbench.plugins.plugin_class import PluginClass
+from hintbench.tasks.arguments import MOST_NS
 
 if TYPE_CHECKING:
     from hintbench.core.flags import UnitFlags

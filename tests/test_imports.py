@@ -113,6 +113,8 @@ MAY_IMPORT = {
 DOORS = {
     # What workloads see of traces.
     ("hintbench.replay", "traces"),
+    # What a strategy claims is held to the longest duration that a call may be given.
+    ("hintbench.strategy", "tasks"),
     ("hintbench.__main__", "cli"),
 }
 

@@ -129,8 +129,6 @@ BUCKETS = 704
 
 # A clock that never comes up: the vCPU waits for something.
 NEVER = 0x3FFFFFFFFFFFFFFF
-# The longest duration [virtual ns], 36 years: sums of some are still before it.
-MOST_NS = 1 << 60
 
 # Who has a page, in the books of hintbench.core.audit.
 OWNER_NOWHERE = 0
