@@ -64,7 +64,7 @@ def prepare_workers(*modules: str) -> None:
     # Nobody does linear algebra here, and a fork would not copy the threads that are meant for it.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     multiprocessing.set_forkserver_preload(list(modules))
-    with interrupts_held_back():
+    with interrupts_held_back(), _environment_of_workers():
         try:
             forkserver.ensure_running()
         except OSError:
@@ -94,7 +94,7 @@ def start_worker(
     ours, theirs = multiprocessing.Pipe()
     how: dict[str, Any] = {"target": work, "args": (theirs, *arguments), "daemon": True}
     process: BaseProcess
-    with interrupts_held_back(), _hashing_by(hash_seed):
+    with interrupts_held_back(), _environment_of_workers(hash_seed):
         if _prepared and hash_seed is None:
             process = multiprocessing.get_context("forkserver").Process(**how)
             try:
@@ -111,20 +111,31 @@ def start_worker(
 
 
 @contextlib.contextmanager
-def _hashing_by(seed: int | None) -> Iterator[None]:
-    """Let a process that is started meanwhile have a seed of its own for the hashes of texts."""
-    if seed is None:
-        yield
-        return
-    before = os.environ.get("PYTHONHASHSEED")
-    os.environ["PYTHONHASHSEED"] = str(seed)
+def _environment_of_workers(hash_seed: int | None = None) -> Iterator[None]:
+    """Let a process that is started meanwhile find its modules where this one does.
+
+    Python looks for those of ``python -c`` in the current folder first, where a folder named
+    hintbench or a file named numpy.py would be taken for what this process found elsewhere.
+
+    Args:
+        hash_seed: What hash() of texts follows from in there; None: whatever it may.
+    """
+    settings = {}
+    if hash_seed is not None:
+        settings["PYTHONHASHSEED"] = str(hash_seed)
+    with contextlib.suppress(FileNotFoundError):  # nothing is found in a folder that is gone
+        if not {"", str(Path.cwd())} & set(sys.path):
+            settings["PYTHONSAFEPATH"] = "1"
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["PYTHONHASHSEED"]
-        else:
-            os.environ["PYTHONHASHSEED"] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager

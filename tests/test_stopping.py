@@ -340,7 +340,8 @@ def test_the_first_line_only(folder):
         command.process.stdout = None
 
 
-def test_a_check_tells_what_it_has_found_so_far(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["int", "term"])
+def test_a_check_tells_what_it_has_found_so_far(tmp_path, number):
     plugin = """
 import time
 from hintbench import hookimpl
@@ -367,13 +368,16 @@ class Third(ZoneConfinedBatching):
     options = ("--schedules", 400, "--jobs", 1)
     with Command(tmp_path, *arguments, *options) as command:
         command.begun()
-        status, output, error = command.stop()
-        assert status == 130
+        status, output, error = command.stop(number)
+        assert status == 128 + number
         assert "stopped" in error
         assert command.nobody_is_left()
     checks = json.loads((tmp_path / "out.json").read_text())["checks"]
     assert [one["strategy"] for one in checks] == ["none", "third"]
     assert [one["interrupted"] for one in checks] == [False, True]
+    assert [one["error"] for one in checks] == ["", ""]
+    if number == signal.SIGTERM:  # it ends the workers too, with what they know
+        return
     assert [one["verdicts"]["returned"]["verdict"] for one in checks] == ["holds", "so far"]
     assert not checks[1]["passed"]
     assert checks[1]["schedules"] >= 99

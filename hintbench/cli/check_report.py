@@ -103,15 +103,15 @@ def _print_explored(console: Console, check: Check) -> None:
     if exploration.long_schedules:
         _say(
             console,
-            f"{exploration.long_schedules:,} of them with {OPERATIONS:,} operations and more,"
-            f" {exploration.long_per_minute:,.0f} a minute and core; reports in the median one:"
+            f"{exploration.long_schedules:,} of them with {OPERATIONS:,} operations or more,"
+            f" {exploration.long_per_minute:,.0f} per minute and core; reports in the median one:"
             f" {exploration.median_reports}",
         )
-    if check.error or check.failing(Verdict.BROKEN):
+    if exploration.schedules and (check.error or check.failing(Verdict.BROKEN)):
         _say(
             console,
-            "the check ends at the first fault that is not declared, and what else was not broken"
-            f" was so only up to there: mend it{_or_declare(check)}, and all is explored",
+            "the check ended at the first fault that is not declared, so other rules are told only"
+            f" for what came before it: mend it{_or_declare(check)} to have all explored",
         )
     elif 0 < RARE * exploration.with_reports < exploration.schedules:
         _say(
@@ -184,7 +184,10 @@ def _summary(check: Check) -> str:
         )
     if untested := check.failing(Verdict.UNTESTED):
         return f"{check.strategy}: claims {', '.join(untested)}, which was not put to the test"
-    nothing = f"{check.strategy}: nothing found that it does not declare"
+    shown = sum(each.verdict is Verdict.DECLARED for each in check.verdicts)
+    nothing = f"{check.strategy}: no rule broken"
+    if shown:
+        nothing = f"{check.strategy}: {counted(shown, 'rule')} broken, declared all of them"
     if check.few:
         return f"{nothing}, but in {check.few} (--schedules, --seconds)"
     explored = check.exploration

@@ -70,7 +70,9 @@ def _write_plugin(kind: str, name: str, folder: Path | None) -> Path:
     from hintbench.plugins.registry import OWN_STRATEGIES, OWN_WORKLOADS
 
     module = name.replace("-", "_")
-    if not PLUGIN_NAME.fullmatch(name) or not module.isidentifier() or keyword.iskeyword(module):
+    if keyword.iskeyword(module):
+        raise UsageError(f"{name!r} cannot be a {kind}'s name: it is a keyword of Python")
+    if not PLUGIN_NAME.fullmatch(name) or not module.isidentifier():
         raise UsageError(
             f"{name!r} cannot be a {kind}'s name: lower-case letters, digits and single hyphens,"
             f" starting with a letter, such as 'my-{kind}'"

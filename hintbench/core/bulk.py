@@ -7,13 +7,18 @@ wherever a page concerns a hook, the caller may wait.
 import cython
 
 if cython.compiled:
-    from cython.cimports.hintbench.core.constants import EVENT_ALLOCATED, EVENT_TAKEN, IN_USE
+    from cython.cimports.hintbench.core.constants import (
+        EVENT_ALLOCATED,
+        EVENT_TAKEN,
+        IN_USE,
+        MOVABLE,
+    )
     from cython.cimports.hintbench.core.flags import UnitFlags
     from cython.cimports.hintbench.core.hooks import HookPoint
     from cython.cimports.hintbench.core.simulation import Simulation, log_event
     from cython.cimports.hintbench.core.zone import Zone
 else:
-    from hintbench.core.constants import EVENT_ALLOCATED, EVENT_TAKEN, IN_USE
+    from hintbench.core.constants import EVENT_ALLOCATED, EVENT_TAKEN, IN_USE, MOVABLE
     from hintbench.core.flags import UnitFlags
     from hintbench.core.hooks import HookPoint
     from hintbench.core.simulation import Simulation, log_event
@@ -32,7 +37,7 @@ def take_pages(sim: Simulation, zone: Zone, cpu: cython.int, pages: cython.int) 
     taken: list = []
     pfn: cython.int
     while len(taken) < pages and zone.free_pages > zone.watermark_min // 2 + 1:
-        pfn = zone.allocate(0)
+        pfn = zone.allocate_block(0, MOVABLE)
         if pfn < 0:
             break
         log_event(sim, sim.clock.now, cpu, EVENT_TAKEN, pfn, 0)

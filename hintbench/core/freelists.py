@@ -88,6 +88,7 @@ class FreeLists(ZoneMemory):
                     self.clock.now += self.clock.costs.list_walk_block_ns
                 self._looked()
                 return make_block(head, state & ORDER_MASK, self)
+        self._looked()
         return None
 
     def free_blocks(
@@ -138,8 +139,7 @@ class FreeLists(ZoneMemory):
                         self._looked()
                         return found
                     pfn = self.pages.next[pfn]
-        if found:
-            self._looked()
+        self._looked()
         return found
 
     def free_list(
@@ -171,8 +171,7 @@ class FreeLists(ZoneMemory):
                 if limit and len(found) >= limit:
                     break
             pfn = self.pages.next[pfn]
-        if found:
-            self._looked()
+        self._looked()
         return found
 
     def _looked(self) -> cython.int:

@@ -42,6 +42,8 @@ class InterruptsOff:
         clock: VirtualClock = self.scheduler.clock
         if context is not None:
             context.interrupts_off -= 1
+            if not context.interrupts_off and exception[0] is None:
+                self.scheduler.rules.check_interrupts_on(context, self.since_ns)
             if context.cpu >= 0 and not context.interrupts_off:
                 self.scheduler.interrupts_on(context)
                 if self.scheduler.restored is not None and exception[0] is None:

@@ -180,7 +180,8 @@ class CoreScheduler:
         return 0
 
     def taken_in_place(self) -> None:
-        """A plain hook or an interrupt handler took a zone lock by ``with``."""
+        """Somebody took a zone lock by ``with``, as a plain hook or an interrupt handler does."""
+        self.rules.check_nested(self.current)
         self.takes.begin(self.current)
 
     def enter(self, context: Context) -> cython.int:

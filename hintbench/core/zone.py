@@ -87,7 +87,8 @@ class Zone(FreeLists):
         managed_pages: pages the buddy allocator was given at boot.
         watermark_min, watermark_low, watermark_high: in pages, without boost.
         isolated_pages: pages in a strategy's hands.
-        held_pages: pages that the strategy has allocated for itself.
+        held_pages: pages that the strategy has taken by :meth:`hold`.
+        allocated_pages: pages that it has taken by :meth:`allocate` and not freed.
         visits: structures that strategies have looked at: list entries, look-ups, pages.
         refuse_isolation: when set and true when called with a pfn, its isolation is refused.
         named: in an exact replay a byte for each page, whether the recording names it; what a
@@ -127,6 +128,7 @@ class Zone(FreeLists):
         self.lock = lock
         self.isolated_pages = 0
         self.held_pages = 0
+        self.allocated_pages = 0
         self.isolations = 0
         self.refusals = 0
         self.violate = violate
@@ -340,7 +342,10 @@ class Zone(FreeLists):
         check_range("allocate", "order", order, 0, MAX_PAGE_ORDER)
         check_range("allocate", "migratetype", migratetype, 0, MIGRATE_TYPES - 1)
         self._need_lock("allocate", self.start_pfn)
-        return self.allocate_block(order, migratetype)
+        pfn: cython.int = self.allocate_block(order, migratetype)
+        if pfn >= 0:
+            self.allocated_pages += 1 << order
+        return pfn
 
     def free(self, pfn: int, order: int) -> int:
         """Give a block that :meth:`allocate` took back, under the lock; the order after merging.
@@ -355,6 +360,7 @@ class Zone(FreeLists):
         ):
             raise ValueError(f"free: pfn {pfn:#x} does not head a block in use of order {order}")
         self._need_lock("free", pfn)
+        self.allocated_pages -= 1 << order
         migratetype = self.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
         return self.free_one_page(pfn, order, migratetype, False, ORIGIN_PUT_BACK)
 

@@ -7,7 +7,7 @@ changes what the others do that are run beside it, and what is found out about i
 from __future__ import annotations
 
 import sys
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, Final
 
 _EVERYBODYS: Final = ("builtins", "math", "numpy", "random", "time")
@@ -55,4 +55,6 @@ class Replacements:
 
 def _is_fixed(name: str, value: Any) -> bool:
     """Whether nobody has a reason to replace it: a function, a class, or a constant."""
-    return not name.startswith("__") and (callable(value) or name.isupper())
+    if name.startswith("__"):
+        return isinstance(value, FunctionType)  # __init__ of a class, not __loader__ of a module
+    return callable(value) or name.isupper()

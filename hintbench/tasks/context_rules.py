@@ -52,6 +52,43 @@ class ContextRules:
                 "release it first",
             )
 
+    def check_nested(self, context: Context | None) -> None:
+        """Refuse a second zone lock: all are of one class, "possible recursive locking" (lockdep).
+
+        Args:
+            context: the one that has just taken a zone's lock; None for a plain hook.
+
+        Raises:
+            PluginError: it holds another zone's too.
+        """
+        number = self.simulation.clock.context
+        held = [
+            zone
+            for zone in self.simulation.zones
+            if zone.lock.held and zone.lock.holder == number
+        ]
+        if len(held) < 2:
+            return
+        what = f"holds the locks of {' and of '.join(map(str, held))} at once"
+        if context is None:
+            self.violate("atomic-context", f"a hook {what}")
+        else:
+            self._forbid(context, "atomic-context", what, "release one before the other")
+
+    def check_interrupts_on(self, context: Context, since_ns: int) -> None:
+        """local_irq_restore() below a lock: an interrupt that frees would wait for it for ever.
+
+        Args:
+            context: whose section with interrupts off ends.
+            since_ns: when that began; what it has locked since then it must have let go.
+        """
+        zone = self._held_by(context)
+        if context.kind != INTERRUPT and zone is not None and zone.lock.granted_ns > since_ns:
+            self.violate(
+                "irq-safe",
+                f"{context.name} lets interrupts in while it holds the {zone.lock.name}",
+            )
+
     def check_end(self, context: Context) -> None:
         """A context ends without locks; block_merged was called with one and ends with it.
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -30,15 +30,13 @@ from hintbench.config.defaults import (
     TOO_FEW_PROPERTY,
 )
 from hintbench.errors import ResultFileError
+from hintbench.strategy import Strategy
 from hintbench.testing.checking import Check, check_here
 from hintbench.testing.counterexamples.files import save_counterexample
 from hintbench.testing.counterexamples.telling import shrink_and_tell
 from hintbench.testing.rules import RULES
 from hintbench.testing.subjects import Subject, subject_of
 from hintbench.testing.verdicts import Verdict
-
-if TYPE_CHECKING:
-    from hintbench.strategy import Strategy
 
 SHRINK_SECONDS = 3.0
 
@@ -152,8 +150,15 @@ def maker_of(
         parameters: that go before its `check_parameters`; a function is called with them.
         full: with its own default parameters, where the strategy is a class.
     """
-    if strategy is None:
-        pytest.fail("set `strategy` to the class of the strategy that is to be checked")
+    known = isinstance(strategy, Strategy) or (
+        issubclass(strategy, Strategy) if isinstance(strategy, type) else callable(strategy)
+    )
+    if not known:
+        pytest.fail(
+            "set `strategy` to the class of the strategy that is to be checked, to an instance, or"
+            f" to a function that makes one, not to {strategy!r}",
+            pytrace=False,
+        )
     given = dict(parameters)
     if isinstance(strategy, type):
         strategy_class: Any = strategy

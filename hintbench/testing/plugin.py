@@ -7,6 +7,7 @@ offers is imported when a test of the suite runs.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -45,10 +46,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--hintbench-save",
+        type=_folder,
         default=None,
         metavar="FOLDER",
         help="where counterexamples are written (default: counterexamples)",
     )
+
+
+def _folder(text: str) -> str:
+    if Path(text).exists() and not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a folder")
+    return text
 
 
 def _positive_count(text: str) -> int:

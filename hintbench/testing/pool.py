@@ -204,6 +204,9 @@ class Pool:
             self._on_progress(self._begun)
 
     def _give_up(self, worker: _Worker, why: str) -> None:
+        if self.interrupted:
+            # Who ends jobs sends SIGTERM to all of the group: that is no fault of the strategy.
+            return
         where = f" (schedule {worker.seed})" if worker.seed is not None else ""
         self.error = self.error or f"{why}{where}"
         self._replace(worker)

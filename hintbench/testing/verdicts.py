@@ -91,7 +91,7 @@ def judge(
             verdicts.append(RuleVerdict(name, Verdict.DECLARED, count, declared[name]))
         elif count:
             verdicts.append(RuleVerdict(name, Verdict.BROKEN, count, texts.get(name, "")))
-        elif name in declared and compared is not Verdict.SO_FAR:
+        elif name in declared and explored.schedules and compared is not Verdict.SO_FAR:
             verdicts.append(RuleVerdict(name, Verdict.UNSHOWN, 0, declared[name]))
         elif reason:
             verdicts.append(RuleVerdict(name, Verdict.NOT_APPLICABLE, 0, reason))
@@ -99,7 +99,8 @@ def judge(
             verdicts.append(RuleVerdict(name, Verdict.UNTESTED, 0, explored.unshown[name]))
         else:
             verdict = compared if name in COMPARED else unbroken
-            verdicts.append(RuleVerdict(name, verdict, 0, declared.get(name, "")))
+            why = f"declared: {declared[name]}" if name in declared else ""
+            verdicts.append(RuleVerdict(name, verdict, 0, why))
     return verdicts
 
 

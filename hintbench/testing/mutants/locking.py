@@ -154,6 +154,53 @@ class LocksTwoZones(Mutant, Isolating):
         self.done[zone].set()
 
 
+class NestsAnotherLock(Mutant, Isolating):
+    """Looks into the next zone while it has this one's lock: two that do so wait for each other."""
+
+    name = "nests-another-lock"
+    breaks = ("atomic-context",)
+
+    async def give_back(self, zone: Zone, blocks: Iterable[Block], ok: bool) -> None:
+        """Wrong: all zone locks are of one class, and there is no order among them."""
+        async with zone.lock:
+            for block in blocks:
+                self.put_back(zone, block, ok)
+            for other in self.guest.zones:
+                if other is not zone:
+                    with other.lock:
+                        other.free_order(other.start_pfn)
+        self.done[zone].set()
+
+
+class LetsInterruptsInTooEarly(Mutant, Isolating):
+    """Calls local_irq_restore() before spin_unlock()."""
+
+    name = "lets-interrupts-in-too-early"
+    breaks = ("irq-safe",)
+
+    async def give_back(self, zone: Zone, blocks: Iterable[Block], ok: bool) -> None:
+        """Wrong: an interrupt that frees would wait for this lock for ever."""
+        with self.guest.interrupts_off():
+            await zone.lock.acquire(interrupts_off=False)
+        for block in blocks:
+            self.put_back(zone, block, ok)
+        zone.lock.release()
+        self.done[zone].set()
+
+
+class KeepsWhatItAllocates(Mutant, Isolating):
+    """Takes a page for the record of each batch, and never frees one."""
+
+    name = "keeps-what-it-allocates"
+    breaks = ("teardown",)
+
+    async def give_back(self, zone: Zone, blocks: Iterable[Block], ok: bool) -> None:
+        """Wrong: the records outlive what they are of."""
+        async with zone.lock:
+            zone.allocate(0)
+        await super().give_back(zone, blocks, ok)
+
+
 class LocksForEveryBlock(Mutant, Isolating):
     """Takes and releases the lock for each block that it gives back."""
 
@@ -280,6 +327,9 @@ class FreesWhatItFound(Mutant, Isolating):
 
 MUTANTS = (
     PutsBackUnlocked,
+    NestsAnotherLock,
+    LetsInterruptsInTooEarly,
+    KeepsWhatItAllocates,
     IsolatesUnlocked,
     LocksAnotherZone,
     LocksWithInterruptsOn,

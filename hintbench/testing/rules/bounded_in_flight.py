@@ -35,11 +35,12 @@ class RuleChecker(Checker):
             text = f"{zone.free_pages} free pages are left in {zone}, its min watermark is {least}"
             self.violate(text, "watermark", pfn, 1 << order)
         cap = self.run.claims.in_flight_pages
-        if cap is not None and zone.isolated_pages > cap:
-            text = f"{zone.isolated_pages} pages of {zone} are isolated, declared are {cap}"
+        in_hand = zone.isolated_pages + zone.held_pages
+        if cap is not None and in_hand > cap:
+            text = f"{in_hand} pages of {zone} are isolated or held, the claim is at most {cap}"
             out = self.run.out
             lost = out.idle(int(zone.lock.granted_ns) - 1, zone)  # not what it has just taken
-            spare = cap - zone.isolated_pages + out.pages(lost)
+            spare = cap - in_hand + out.pages(lost)
             if lost and spare >= 0:
                 # Forgotten blocks are in nobody's hands; whether they are, time will tell.
                 self.run.defer((self.rule, text, "isolated", pfn, 1 << order), spare, lost)

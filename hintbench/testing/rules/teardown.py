@@ -52,6 +52,9 @@ class RuleChecker(Checker):
                 )
             if zone.held_pages:
                 self.violate(f"{zone.held_pages} pages of {zone} are still held", "held")
+            if zone.allocated_pages > 0:
+                text = f"{zone.allocated_pages} pages of {zone} that it allocated are not freed"
+                self.violate(text, "allocated")
         self._look_for_marks()
 
     def isolated(self, zone: Zone, pfn: int, order: int) -> None:

@@ -278,14 +278,18 @@ class ExploredRun(EndedRun):
 
     def put_back(self, zone: Zone, pfn: int, order: int) -> None:
         """An event of the watcher's: a block comes back, so it was not forgotten."""
+        broken = []
         for each in self._deferred:
             if pfn in each.lost:
                 each.lost.discard(pfn)
                 each.spare -= 1 << order
                 if each.spare < 0:
-                    self._deferred.remove(each)
-                    super().violate(*each.violation)
-                    return
+                    broken.append(each)
+        # Each of them knows of this block before the first may end the run.
+        for each in broken:
+            self._deferred.remove(each)
+        for each in broken:
+            super().violate(*each.violation)
 
     def violate(self, rule: str, text: str, kind: str = "", pfn: int = 0, pages: int = 0) -> None:
         """As of any run; whether an allocation failed for what was forgotten is judged later."""

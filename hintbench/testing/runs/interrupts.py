@@ -113,6 +113,7 @@ class Interrupts:
         spare = zone.free_pages > zone.watermark_low + zone.watermark_boost + (1 << LARGE)
         pfn = zone.allocate(LARGE) if spare else -1
         if pfn >= 0:
+            zone.allocated_pages -= 1 << LARGE  # not the strategy's
             clock.digest.record(clock.now, cpu, EVENT_TAKEN, pfn, LARGE)
         zone.lock.release()
         if pfn >= 0:
