@@ -63,9 +63,7 @@ class ContextRules:
         """
         number = self.simulation.clock.context
         held = [
-            zone
-            for zone in self.simulation.zones
-            if zone.lock.held and zone.lock.holder == number
+            zone for zone in self.simulation.zones if zone.lock.held and zone.lock.holder == number
         ]
         if len(held) < 2:
             return

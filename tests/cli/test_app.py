@@ -103,7 +103,7 @@ class TestBadInput:
             (["run", "-p", "absent.py"], "plugin 'absent.py': no such file"),
             (["run", "-p", "absent.module"], "no module named 'absent'"),
             (["new", "strategy", "My Strategy"], "cannot be a strategy's name"),
-            (["new", "strategy", "class"], "cannot be a strategy's name"),
+            (["new", "strategy", "class"], "it is a keyword of Python"),
             (["new", "strategy", "9lives"], "cannot be a strategy's name"),
             (["new", "strategy", "oracle"], "one of hintbench's own"),
             (["new", "strategy", "hintbench"], "hintbench.py would hide .* of hintbench"),

@@ -17,9 +17,11 @@ from hintbench.core.constants import (
     OWNER_CALLER,
 )
 from hintbench.core.preemption import EndlessRunError, Preemptions
+from hintbench.core.tearing import Tear
 from hintbench.strategy import Strategy
 from hintbench.testing.exploration import run_scenario
-from hintbench.testing.scenarios.families import draw_scenario
+from hintbench.testing.runs.explored import ExploredRun
+from hintbench.testing.scenarios.families import draw_scenario, tiny_scenario
 from hintbench.testing.scenarios.scenario import HOLD, STEP, Preemption
 
 LEGAL = {
@@ -200,3 +202,48 @@ def test_one_page_among_many_is_found(odd):
     assert [complaint[:2] for complaint in complaints] == [("no-discard-in-use", "discard")]
     assert complaints[0][3] == 1024 + odd
     assert not any(auditor.stamp[1024 : 1024 + odd + 1])
+
+
+class Silent(Strategy):
+    """Does nothing, so that a run of it can be played with."""
+
+    name = "silent"
+
+
+def deferring(rules):
+    """A run in which one block that seemed forgotten comes back, and what is told by then."""
+    run = ExploredRun(Silent(), tiny_scenario(1, ("6.12",)), [], tolerated=frozenset(rules))
+    zone = run.guest.zones[0]
+    for rule in rules:
+        run.defer((rule, "while it was away", "", zone.start_pfn, 1024), 0, [zone.start_pfn])
+    run.put_back(zone, zone.start_pfn, 10)
+    return run.outcome.counts
+
+
+def test_a_block_that_comes_back_breaks_all_that_waited_for_it():
+    rules = ("bounded-in-flight", "no-false-oom")
+    assert deferring(rules) == dict.fromkeys(rules, 1)
+    assert deferring(rules[:1]) == {rules[0]: 1}
+
+
+@pytest.mark.parametrize("what", ["nothing", "something"])
+def test_a_look_without_the_lock_lets_others_in_whatever_it_finds(what):
+    run = ExploredRun(Silent(), tiny_scenario(1, ("6.12",)), [])
+    zone = run.guest.zones[0]
+    looks = []
+    zone.torn = Tear(zone.torn.preempt if zone.torn else lambda *_: None, lambda: looks.append(1))
+    if what == "nothing":
+        while left := zone.free_blocks(0):  # once more where an isolation was refused
+            for block in left:
+                with zone.lock:
+                    zone.isolate(block.pfn)
+        looks.clear()
+        assert zone.free_blocks(0) == []
+        assert zone.free_block_of(zone.start_pfn) is None
+    else:
+        (block, *_) = zone.free_blocks(0)
+        assert zone.free_block_of(block.pfn) is not None
+    assert len(looks) == 2
+    with zone.lock:
+        zone.free_blocks(0)
+    assert len(looks) == 2

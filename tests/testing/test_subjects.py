@@ -94,3 +94,12 @@ def test_the_suite_finds_a_module_of_the_current_folder(folder):
     )
     assert "test_rule[mine_here:Mine-atomic-context]" in found.stdout
     assert found.returncode == 1
+
+
+def test_what_lies_in_the_current_folder_hides_no_module(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hintbench").mkdir()
+    (tmp_path / "numpy.py").write_text("raise RuntimeError('not the one')")
+    status, text = run("check", "none", "--schedules", "4")
+    assert status == 0, text
+    assert "none: no rule broken" in text

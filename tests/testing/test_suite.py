@@ -97,3 +97,30 @@ def test_the_suites_options_are_read_strictly(option, value, tmp_path):
     done = run_pytest(f"--hintbench-{option}={value}", cwd=tmp_path)
     assert done.returncode == 4
     assert f"'{value}' is not a number" in done.stderr
+
+
+def test_where_counterexamples_go_is_a_folder(tmp_path):
+    (tmp_path / "file").touch()
+    done = run_pytest("--hintbench-save=file", cwd=tmp_path)
+    assert done.returncode == 4
+    assert "'file' is not a folder" in done.stderr
+
+
+@pytest.mark.parametrize("what", ["'bitmap-and-spin'", "7", "dict", "None"])
+def test_what_is_no_strategy_is_told_in_one_sentence(what, tmp_path):
+    (tmp_path / "test_mine.py").write_text(
+        textwrap.dedent(
+            f"""
+            from hintbench.testing import StrategyConformance
+
+
+            class TestMine(StrategyConformance):
+                strategy = {what}
+            """
+        )
+    )
+    done = run_pytest("-q", "-k", "something", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "set `strategy` to the class of the strategy that is to be checked" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert "conformance.py" not in done.stdout
