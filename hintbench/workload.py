@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hintbench.config.guest import GuestConfig
     from hintbench.guest.boot import Machine
     from hintbench.kernel.compaction import CompactionRun
+    from hintbench.kernel.kswapd import KswapdRun
 
 PAGES_PER_MIB: Final = 256
 MOST_OPERATIONS: Final = 100_000_000_000
@@ -115,8 +116,8 @@ class InitialState(Protocol):
         """A time at which the recorded kernel's timer wheel stood at its beginning [virtual ns]."""
 
     @property
-    def kswapd_ends_ns(self) -> Sequence[int]:
-        """When runs of the recorded kernel's kswapd ended, as far as is known [virtual ns]."""
+    def kswapd_runs(self) -> "Sequence[KswapdRun]":
+        """When the recorded kernel's kswapd ran, as far as is known [virtual ns]."""
 
     @property
     def compaction(self) -> "tuple[CompactionRun, ...]":

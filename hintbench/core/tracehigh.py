@@ -5,12 +5,16 @@ eighth, all by the rules of mm/page_alloc.c; and where a list is drained it show
 off a drain has just filled the list to pcp->high, a decay ends there.
 """
 
+from typing import Any
+
 import cython
 
 from hintbench.core import constants
 
 _C_COSTLY = cython.declare(cython.int, constants.PAGE_ALLOC_COSTLY_ORDER)
 _C_SCALE = cython.declare(cython.int, constants.PCP_BATCH_SCALE_MAX)
+# The last block of a drain may be one of order 3.
+_C_MOST_MORE = cython.declare(cython.int, 7)
 
 
 @cython.cfunc
@@ -35,6 +39,7 @@ class PcpHigh:
         zone_free: its free pages when the trace begins; int64, and is followed.
         possible_ns: times at which vmstat may have decayed a CPU's lists, rising; int64.
         possible_cpu: the CPU of each; int16.
+        kswapd: told of what shows whether it ran, where it may have been awake; None: it slept.
     """
 
     def __init__(
@@ -47,6 +52,7 @@ class PcpHigh:
         zone_free: object,
         possible_ns: object,
         possible_cpu: object,
+        kswapd: Any = None,
     ) -> None:
         import numpy
 
@@ -56,6 +62,13 @@ class PcpHigh:
         self.bounds = memoryview(bounds)
         self.zone_high = memoryview(zone_high)
         self.zone_free = memoryview(zone_free)
+        self.kswapd = kswapd
+        self.awake = False
+        self.next_turn_ns = 0
+        # What it lets stand of boosts [pages].
+        boost: Any = numpy.zeros(zones, dtype=numpy.int64) if kswapd is None else kswapd.boost
+        self.boost = memoryview(boost)
+        self.pending_ns = table(numpy.int64)
         self.below = memoryview(numpy.zeros(zones, dtype=numpy.uint8))
         self.count = table(numpy.int64)
         self.high = memoryview(numpy.array(bounds[:, :, 1], order="C"))
@@ -137,8 +150,6 @@ class PcpHigh:
         self.drained[cpu, zone] = 0
         return 0
 
-    @cython.cfunc
-    @cython.exceptval(check=False)
     def begin_decay(self, cpu: cython.int, zone: cython.int) -> cython.int:
         """decay_pcp_high() before its drain, if that has not begun with a page before."""
         if self.expected[cpu, zone] == 0:
@@ -154,20 +165,19 @@ class PcpHigh:
         self.high[cpu, zone] = max(self.count[cpu, zone], self.bounds[cpu, zone, 1])
         return 0
 
-    @cython.cfunc
-    @cython.exceptval(check=False)
-    def pass_possible_decays(self, until_ns: cython.longlong) -> cython.int:
-        """Try each of the decays that vmstat may have made until then."""
+    def go_on(self, until_ns: cython.longlong) -> cython.int:
+        """Try each of the decays that vmstat may have made until then, and follow kswapd."""
         while (
             self.next_possible < len(self.possible_ns)
             and self.possible_ns[self.next_possible] <= until_ns
         ):
             self._possible_decay(self.next_possible)
             self.next_possible += 1
+        if self.kswapd is not None and until_ns >= self.next_turn_ns:
+            self.next_turn_ns = self.kswapd.follow(until_ns, self.zone_free)
+            self.awake = self.kswapd.awake
         return 0
 
-    @cython.cfunc
-    @cython.exceptval(check=False)
     def settle(self, cpu: cython.int, zone: cython.int) -> cython.int:
         """nr_pcp_high() of the last free, and what its drain tells of pcp->high."""
         batch: cython.longlong = self.bounds[cpu, zone, 0]
@@ -186,14 +196,13 @@ class PcpHigh:
             self._be_certain(cpu, zone)
         if count == 0:
             return 0
-        self.pending[cpu, zone] = 0
         high = self._clamp(cpu, zone, self.high[cpu, zone])
         if self.flush[cpu, zone]:
             high = max(high - (batch << _C_SCALE), self.bounds[cpu, zone, 1])
-        elif self.below[zone]:
+        elif self._reclaims(cpu, zone, high) or self.below[zone]:
             high -= max(self.free_count[cpu, zone], batch)
             high = max(high, self.bounds[cpu, zone, 1])
-            if drained and self.zone_free[zone] > self.zone_high[zone]:
+            if drained and self.zone_free[zone] > self.zone_high[zone] + self.boost[zone]:
                 self.below[zone] = False
         elif order >= 0:
             if not drained:
@@ -211,8 +220,33 @@ class PcpHigh:
                 self.reached[cpu, zone] = 0
                 self._be_certain(cpu, zone)
                 high = max(high, self._clamp(cpu, zone, self.free_count[cpu, zone] + batch))
+        self.pending[cpu, zone] = 0
         self.high[cpu, zone] = high
         return 0
+
+    def _reclaims(self, cpu: cython.int, zone: cython.int, high: cython.longlong) -> cython.bint:
+        """Whether the last free shows kswapd at work: ZONE_RECLAIM_ACTIVE in nr_pcp_high().
+
+        Next to nothing stays on the lists then, less than pcp->high_min: what drains so short a
+        list, or one of a zone with enough free pages long before it is full.
+        """
+        batch: cython.longlong = self.bounds[cpu, zone, 0]
+        least: cython.longlong = self.bounds[cpu, zone, 1]
+        count: cython.longlong = self.pending[cpu, zone]
+        if not self.awake or self.pending_order[cpu, zone] < 0:
+            return False
+        least = min(batch << 2, max(high - max(self.free_count[cpu, zone], batch), least))
+        if self.drained[cpu, zone] == 0:
+            if count >= least:
+                self.kswapd.idle(self.pending_ns[cpu, zone])
+                self.awake = self.kswapd.awake
+            return False
+        if count >= self.bounds[cpu, zone, 1] and (self.below[zone] or count >= high):
+            return False
+        if self.drained[cpu, zone] > max(batch, least - batch) + _C_MOST_MORE:
+            return False
+        self.kswapd.active(self.pending_ns[cpu, zone])
+        return True
 
     @cython.cfunc
     @cython.exceptval(check=False)
@@ -241,8 +275,6 @@ class PcpHigh:
         self.reached[cpu, zone] = 0
         return 0
 
-    @cython.cfunc
-    @cython.exceptval(check=False)
     def _possible_decay(self, number: cython.Py_ssize_t) -> cython.int:
         """decay_pcp_high() here would have drained something, or it may have been."""
         cpu: cython.int = self.possible_cpu[number]

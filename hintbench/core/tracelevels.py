@@ -104,7 +104,7 @@ class LevelWalk:
             by = doers[step]
             if page < 0 or page >= len(self.zone_of):
                 raise IndexError("a page of the trace lies beyond the guest's")
-            self.high.pass_possible_decays(times[step])
+            self.high.go_on(times[step])
             zone = self.zone_of[page]
             if zone < 0 or by >= self.high.cpus:
                 continue
@@ -118,7 +118,7 @@ class LevelWalk:
             if actions[step] == _C_TAKE:
                 self._take(page, orders[step], by, zone, kinds[step])
             elif actions[step] == _C_RETURN:
-                self._return(page, size, by, zone, kinds[step])
+                self._return(page, size, by, zone, kinds[step], times[step])
             else:
                 self.high.settle(by, zone)
                 if actions[step] == _C_HAND_OUT:
@@ -128,6 +128,7 @@ class LevelWalk:
                 else:
                     self.owner[page] = by
                     self.high.give_back(by, zone, orders[step], kinds[step] & _C_IN_BACKGROUND != 0)
+                    self.high.pending_ns[by, zone] = times[step]
                 self.refilling[by] = -1
 
     @cython.cfunc
@@ -145,7 +146,6 @@ class LevelWalk:
         return 0
 
     @cython.cfunc
-    @cython.exceptval(check=False)
     def _take(
         self,
         page: cython.longlong,
@@ -161,7 +161,7 @@ class LevelWalk:
             # Compaction's targets are on no list: they are handed out from nowhere.
             self.owner[page] = -2
             return 0
-        if self.high.zone_free[zone] + size <= self.high.zone_high[zone]:
+        if self.high.zone_free[zone] + size <= self.high.zone_high[zone] + self.high.boost[zone]:
             self.high.below[zone] = True
         if self.refilling[cpu] != zone and not about & _C_DERIVED:
             self.high.refill(cpu, zone, order)
@@ -171,7 +171,6 @@ class LevelWalk:
         return 0
 
     @cython.cfunc
-    @cython.exceptval(check=False)
     def _return(
         self,
         page: cython.longlong,
@@ -179,6 +178,7 @@ class LevelWalk:
         cpu: cython.int,
         zone: cython.int,
         about: cython.int,
+        time_ns: cython.longlong,
     ) -> cython.int:
         """A drained page: what set it off was the free before it, vmstat, or kcompactd."""
         if about & _C_BY_DECAY and self.owner[page] in (-1, cpu):
@@ -186,8 +186,12 @@ class LevelWalk:
             self._leave(page, size, cpu, zone)
             self.high.go_on_decaying(cpu, zone)
         else:
-            if not about & _C_IN_BACKGROUND:
+            if about & _C_DERIVED:
+                # It never was on the list: a free past it, whose trylock had failed.
+                self.high.pending[cpu, zone] = 0
+            elif not about & _C_IN_BACKGROUND:
                 self.high.drained[cpu, zone] += size
+                self.high.pending_ns[cpu, zone] = time_ns
             self._leave(page, size, cpu, zone)
         self.refilling[cpu] = -1
         return 0

@@ -29,7 +29,7 @@ class TapeWalk:
     """Makes operations of allocations and frees, the latter when they reach the per-CPU lists.
 
     An allocation that refills its list happens with the last page of the refill: its own line comes
-    later, and the host may take the vCPU away in between.
+    later, and the host may take the vCPU away in between. So may it before a free drains its list.
 
     Args:
         page_count: pages that the trace can name.
@@ -50,6 +50,7 @@ class TapeWalk:
     # The window's columns, and what is made of it, in the order in which it happens.
     pfn: cython.longlong[::1]
     time_ns: cython.longlong[::1]
+    free_ns: cython.longlong[::1]
     cpu: cython.short[::1]
     settles: cython.uchar[::1]
     settled: cython.Py_ssize_t
@@ -74,7 +75,7 @@ class TapeWalk:
         self.by_order = memoryview(codes[2])
         self.free_code = int(codes[3][0])
 
-    def walk(self, window: object, silent: tuple, gone: object) -> tuple:
+    def walk(self, window: object, silent: tuple, gone: object, free_ns: object) -> tuple:
         """Make the operations of the next window.
 
         Args:
@@ -84,6 +85,7 @@ class TapeWalk:
                 GIVE_BACK (uint8), first page (int64), order (int8), the page whose slot goes on
                 with this one or -1 (int64), and an allocation's code (uint32).
             gone: rows whose event makes no operation, rising; int64.
+            free_ns: when what is freed at each row goes to its list; int64.
 
         Returns:
             code (uint32), value (int32) and time_ns (int64) as in a tape, of one CPU after the
@@ -99,6 +101,7 @@ class TapeWalk:
         most += 2 * rows + len(silent[0]) + self.deferred.waiting
         self.pfn = memoryview(window.trace.pfn)
         self.time_ns = memoryview(window.trace.time_ns)
+        self.free_ns = memoryview(free_ns)
         self.cpu = memoryview(window.trace.cpu)
         self.settles = memoryview(window.settles)
         self.settled = 0
@@ -199,7 +202,7 @@ class TapeWalk:
             if waits:
                 self.deferred.wait(self.pfn[row], self.slots.emptied[at])
             else:
-                self._write(row, self.time_ns[row], self.slots.emptied[at], self.free_code)
+                self._write(row, self.free_ns[row], self.slots.emptied[at], self.free_code)
         if slot >= 0:
             at_ns = self.refill_ns[self.cpu[row]]
             self._write(row, at_ns if at_ns >= 0 else self.time_ns[row], slot, code)
@@ -218,7 +221,7 @@ class TapeWalk:
                 cell = self.deferred.first[page]
                 self.deferred.first[page] = -1
                 while cell >= 0:
-                    self._write(at, self.time_ns[at], self.deferred.slot[cell], self.free_code)
+                    self._write(at, self.free_ns[at], self.deferred.slot[cell], self.free_code)
                     cell = self.deferred.release(cell)
         if self.settled <= row:
             self.settled = row + 1

@@ -139,6 +139,10 @@ class Compaction:
             await self.frees.hand_out(cpu, pfn, order)
             await self.frees.free(cpu, progress.zone, pfn, order)
         if progress.run.drain_all:
+            # Where the model found less to move, the recorded one was still at it.
+            early_ns = progress.run.freed_ns[-1] - self.simulation.clock.now
+            if early_ns > 0:
+                await self.guest.sleep(early_ns)
             for other in self.guest.cpus:
                 await self.frees.drain_all_of(cpu, progress.zone, other)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from hintbench.core.zone import Zone
     from hintbench.guest.boot import Machine
     from hintbench.guest.guest import Guest
+    from hintbench.kernel.kswapd import KswapdRun
     from hintbench.tasks.scheduler import Scheduler
 
 VMSTAT_INTERVAL_NS = 1_000_000_000
@@ -53,8 +55,14 @@ nothing to reclaim here; in the recorded guest of 4 vCPUs kswapd freed no page e
 time is to get a busy CPU: half of a base slice, which is 0.75 ms times three for four CPUs
 (sysctl_sched_base_slice of 6.12).
 """
-KSWAPD_LONGEST_RUN_NS = 10_000_000
-"""What a recording shows later than that belongs to another run."""
+KSWAPD_ROUND_NS = 20_000
+"""Of that, what balance_pgdat() itself takes: one round that finds nothing to reclaim.
+
+An estimate. Only for so long ZONE_RECLAIM_ACTIVE is set; a recording that shows a longer run, as
+that of 4 vCPUs does once, is followed instead.
+"""
+KSWAPD_EARLIEST_NS = 2_000_000
+"""So much earlier than the recorded one the model may wake kswapd for the same run."""
 
 
 class KernelThreads:
@@ -68,7 +76,7 @@ class KernelThreads:
         self.frees = TaskFrees(machine.simulation, guest, scheduler)
         self.stopped = False
         self.kswapd_awake = False
-        self._kswapd_ends_ns: Sequence[int] = ()
+        self._kswapd_runs: Sequence[KswapdRun] = ()
         self._several_nodes = len({zone.node for zone in machine.zones}) > 1
         self._expires: dict[tuple[int, int], int] = {}
         self._seen: dict[tuple[int, int], tuple[int, ...]] = {}
@@ -209,31 +217,41 @@ class KernelThreads:
         if self.kswapd_awake:
             return False
         self.kswapd_awake = True
-        for zone in self.simulation.zones:
-            zone.reclaim_active = True
-        end_ns = self._end_of_run(self.simulation.clock.now)
+        now_ns = self.simulation.clock.now
+        run = self._recorded_run(now_ns)
+        if run is None:
+            begin_ns, end_ns = now_ns + KSWAPD_RUN_NS - KSWAPD_ROUND_NS, now_ns + KSWAPD_RUN_NS
+        else:
+            end_ns = run.end_ns
+            begin_ns = max(run.begin_ns or end_ns - KSWAPD_ROUND_NS, now_ns)
+        self.simulation.schedule(begin_ns, RANK_TASK, cpu, self._begin_reclaim)
         self.simulation.schedule(end_ns, RANK_TASK, cpu, self._kswapd)
         return True
 
-    def reclaim(self, ends_ns: Sequence[int]) -> None:
-        """Let kswapd's runs end when those of a recorded one did, as far as that is known.
+    def reclaim(self, runs: Sequence[KswapdRun]) -> None:
+        """Let kswapd run when that of a recorded kernel did, as far as that is known.
 
         Args:
-            ends_ns: when, rising [virtual ns].
+            runs: when, rising [virtual ns].
         """
-        self._kswapd_ends_ns = ends_ns
+        self._kswapd_runs = runs
 
-    def _end_of_run(self, now_ns: int) -> int:
-        """When a run for which kswapd is woken now ends."""
-        at = bisect_left(self._kswapd_ends_ns, now_ns)
-        if at < len(self._kswapd_ends_ns):
-            end_ns = self._kswapd_ends_ns[at]
-            if end_ns - now_ns <= KSWAPD_LONGEST_RUN_NS:
-                return end_ns
-        return now_ns + KSWAPD_RUN_NS
+    def _recorded_run(self, now_ns: int) -> KswapdRun | None:
+        """The run for which a recorded kswapd was woken at about this time."""
+        at = bisect_left(self._kswapd_runs, now_ns, key=attrgetter("end_ns"))
+        if at < len(self._kswapd_runs):
+            run = self._kswapd_runs[at]
+            if run.woken_ns - KSWAPD_EARLIEST_NS <= now_ns:
+                return run
+        return None
+
+    def _begin_reclaim(self) -> None:
+        """balance_pgdat(): set_reclaim_active()."""
+        for zone in self.simulation.zones:
+            zone.reclaim_active = True
 
     def _kswapd(self) -> None:
-        """balance_pgdat(): nothing to reclaim in this model, but the boost ends."""
+        """The end of balance_pgdat(): nothing to reclaim in this model, but the boost ends."""
         self.kswapd_awake = False
         for zone in self.simulation.zones:
             zone.watermark_boost = 0

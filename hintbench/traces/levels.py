@@ -13,6 +13,8 @@ from hintbench.core.tracelevels import BY_DECAY, DERIVED, IN_BACKGROUND, LevelWa
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from hintbench.kernel.kswapd import KswapdRun
+    from hintbench.traces.reclaim import KswapdRuns
     from hintbench.traces.start import PcpPages
     from hintbench.traces.steps import Steps
     from hintbench.traces.windows import Window
@@ -30,6 +32,7 @@ class PcpLevels:
         possible_ns: By CPU the times at which vmstat may have decayed its lists without anything
             to drain [ns, of the trace's own clock].
         factors: pcp->alloc_factor at the start, by CPU and zone.
+        kswapd: What gathers when kswapd ran.
     """
 
     def __init__(
@@ -41,7 +44,9 @@ class PcpLevels:
         zone_free: npt.NDArray[np.int64],
         possible_ns: dict[int, list[int]],
         factors: npt.NDArray[np.int64],
+        kswapd: KswapdRuns,
     ) -> None:
+        self._kswapd = kswapd
         self._cpus, self._zones, _ = bounds.shape
         times = np.array([at for cpu in possible_ns for at in possible_ns[cpu]], dtype=np.int64)
         whose = np.array([cpu for cpu in possible_ns for _ in possible_ns[cpu]], dtype=np.int16)
@@ -50,7 +55,7 @@ class PcpLevels:
         self._possible_cpus = tuple(possible_ns)
         self._high = PcpHigh(
             *(self._cpus, self._zones, bounds, factors.copy(), zone_high, zone_free.copy()),
-            *(self._times, self._whose),
+            *(self._times, self._whose, kswapd),
         )
         self._walk = LevelWalk(zone_of, self._high)
         self._walk.start(pcp.pfn, pcp.order, pcp.cpu)
@@ -70,6 +75,10 @@ class PcpLevels:
             window.trace.time_ns[steps.row],
             about.astype(np.uint8),
         )
+
+    def kswapd_runs(self) -> list[KswapdRun]:
+        """When kswapd ran, on the trace's own clock."""
+        return self._kswapd.runs
 
     def raised(self) -> npt.NDArray[np.int64]:
         """How much higher than its list was full each pcp->high stood, by CPU and zone [pages]."""

@@ -18,6 +18,7 @@ from hintbench.core.tracerefills import AllocFactorWalk
 from hintbench.traces.fit import check_pages
 from hintbench.traces.hidden import HiddenPages, list_steps
 from hintbench.traces.levels import PcpLevels
+from hintbench.traces.reclaim import KswapdRuns, ends_of_kswapd, fallbacks
 from hintbench.traces.state import UNKNOWN_TYPE, FreeBlocks, free_blocks
 from hintbench.traces.steps import steps_in_order
 from hintbench.traces.truth import AllocatorTruth
@@ -219,6 +220,7 @@ def _follow_lists(
                 for cpu, times in start.possible_ticks_ns.items()
             },
             factors,
+            _kswapd_runs(start, machine, zone_of),
         )
     for window, steps, decay in list_steps(start.history):
         hidden.follow(window, steps, decay)
@@ -227,12 +229,31 @@ def _follow_lists(
     return hidden, levels
 
 
+def _kswapd_runs(start: TraceStart, machine: Machine, zone_of: npt.NDArray[np.int16]) -> KswapdRuns:
+    """What gathers when kswapd ran, while the lists are followed."""
+    found = start.history
+    times, pages, claimed = fallbacks(found.trace, found.begin, found.end)
+    zones = zone_of[np.minimum(pages, len(zone_of) - 1)]
+    wakes = [
+        (at, zone, sure)
+        for at, zone, sure in zip(times.tolist(), zones.tolist(), claimed.tolist(), strict=True)
+        if zone >= 0
+    ]
+    return KswapdRuns(
+        wakes,
+        ends_of_kswapd(found.trace, found.begin, found.end).tolist(),
+        np.array([zone.watermark_low for zone in machine.zones], dtype=np.int64),
+        np.array([zone.watermark_high for zone in machine.zones], dtype=np.int64),
+    )
+
+
 def _set_levels(start: TraceStart, machine: Machine, levels: PcpLevels) -> None:
     """Set pcp->high as it was, and add the decays of it that no drain shows."""
     vcpus, raised = machine.simulation.vcpus, levels.raised()
     for cpu, index in zip(*np.nonzero(raised), strict=True):
         pcp = vcpus[cpu].pcps[index]
         pcp.high = min(pcp.high + int(raised[cpu, index]), pcp.high_max)
+    start.kswapd_runs.extend(run.moved(-start.begin_ns) for run in levels.kswapd_runs())
     for cpu, times in levels.decays().items():
         known = start.vmstat_ticks_ns[cpu]
         start.vmstat_ticks_ns[cpu] = sorted({*known, *(at - start.begin_ns for at in times)})

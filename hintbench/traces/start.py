@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +15,6 @@ from hintbench.traces.compaction import compaction_of
 from hintbench.traces.compare import compare
 from hintbench.traces.history import PageHistory
 from hintbench.traces.load import load
-from hintbench.traces.reclaim import ends_of_kswapd
 from hintbench.traces.state import UNKNOWN_TYPE, FreeBlocks, free_blocks
 from hintbench.traces.steps import steps_in_order
 from hintbench.traces.ticks import possible_ticks, seen_ticks, timer_phase_ns
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
     from hintbench.guest.boot import Machine
     from hintbench.kernel.compaction import CompactionRun
+    from hintbench.kernel.kswapd import KswapdRun
     from hintbench.traces.events import Trace
 
 
@@ -84,8 +84,8 @@ class TraceStart:
         movable: Whether each page was on an LRU list at the start, so that compaction and claims
             take it for movable; None when unknown: then all that is in use is.
         check: Whether an exact replay asks the model at every choice what it would have chosen.
-        kswapd_ends_ns: When runs of kswapd ended, as far as the trace shows it; nothing in an exact
-            replay [virtual ns].
+        kswapd_runs: When kswapd ran, as far as the trace shows it: `load` adds them; nothing in an
+            exact replay [virtual ns].
         compaction: What kcompactd did; nothing in an exact replay, which follows it anyway.
     """
 
@@ -107,7 +107,7 @@ class TraceStart:
     free_at_end: npt.NDArray[np.bool_] | None = None
     movable: npt.NDArray[np.bool_] | None = None
     check: bool = False
-    kswapd_ends_ns: tuple[int, ...] = ()
+    kswapd_runs: list[KswapdRun] = field(default_factory=list)
     compaction: tuple[CompactionRun, ...] = ()
 
     def load(self, machine: Machine) -> None:
@@ -161,11 +161,9 @@ def start_of(
     pcp = _pcp_at_start(found)
     if free is not None:
         in_use = _with_silent_pages(found, free, in_use, pcp)
-    ends: tuple[int, ...] = ()
     ticks: dict[int, list[int]] = {}
     possible: dict[int, list[int]] = {}
     if not exact:
-        ends = tuple((ends_of_kswapd(trace, begin, end) - begin_ns).tolist())
         seen = seen_ticks(trace, begin, end)
         end_ns = begin_ns + end_time_ns(trace, begin, end)
         for cpu, (times, others) in enumerate(
@@ -192,7 +190,6 @@ def start_of(
         free_at_end=free_at_end,
         movable=movable,
         check=check,
-        kswapd_ends_ns=ends,
         compaction=() if moves is None else compaction_of(found, moves, begin_ns),
     )
 

@@ -20,6 +20,7 @@ from hintbench.core.tracepages import GIVE_BACK, HAND_OUT
 from hintbench.core.tracetapes import TapeWalk
 from hintbench.operations import Operation, OperationBlock, idle_until
 from hintbench.traces.codes import allocation_codes, code_tables
+from hintbench.traces.drains import times_of_frees
 from hintbench.traces.steps import Steps
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class ModelledMaker:
 
     def __init__(self, found: PageHistory, begin_ns: int) -> None:
         self.walk = TapeWalk(len(found.first), found.trace.cpus, begin_ns, code_tables())
+        self.found = found
         self.windows = found.windows()
 
     def __iter__(self) -> Iterator[Part]:
@@ -121,7 +123,8 @@ class ModelledMaker:
             *(steps.row, steps.after.view(np.uint8), steps.action, steps.pfn, steps.order),
             *(source, _silent_codes(window, steps)),
         )
-        code, value, time_ns, bounds = self.walk.walk(window, silent, gone)
+        free_ns = times_of_frees(self.found.trace, self.found.end, window)
+        code, value, time_ns, bounds = self.walk.walk(window, silent, gone, free_ns)
         return Part(OperationBlock(code, value, time_ns), bounds.tolist(), moves + window.low)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hintbench.core.tracehigh import PcpHigh
-from hintbench.core.tracelevels import BY_DECAY, IN_BACKGROUND, LevelWalk
+from hintbench.core.tracelevels import BY_DECAY, DERIVED, IN_BACKGROUND, LevelWalk
 from hintbench.core.tracepages import GIVE_BACK, HAND_OUT, RETURN, TAKE
 from hintbench.traces.ticks import possible_ticks
 
@@ -181,3 +181,13 @@ def test_a_list_that_a_free_drains_is_no_shorter_than_high_min():
         .lists.hidden_pages(0, 0)
         == 0
     )
+
+
+def test_a_free_past_the_list_is_no_drain_of_it():
+    """free_one_page() after a trylock that failed: nothing is known of what else is on the list."""
+    recorded = Recorded(on_list=5).hand_out(3)
+    recorded.on_list.insert(0, recorded.used.pop())
+    recorded.step(GIVE_BACK, recorded.on_list[0]).drain(1, DERIVED).hand_out(1)
+    assert recorded.lists.hidden_pages(0, 0) == 0
+    seen = Recorded(on_list=5).hand_out(3).give_back(1).drain(1).hand_out(1)
+    assert seen.lists.hidden_pages(0, 0) == LEAST - 3

@@ -1,9 +1,11 @@
-"""When a recorded kswapd ended its runs, and that the model's end with them."""
+"""When a recorded kswapd ran, and that the model's runs then."""
 
+import numpy as np
 import pytest
 
-from hintbench.kernel.threads import KSWAPD_LONGEST_RUN_NS, KSWAPD_RUN_NS
-from hintbench.traces.reclaim import ends_of_kswapd
+from hintbench.kernel.kswapd import KswapdRun
+from hintbench.kernel.threads import KSWAPD_EARLIEST_NS, KSWAPD_ROUND_NS, KSWAPD_RUN_NS
+from hintbench.traces.reclaim import KswapdRuns, ends_of_kswapd, fallbacks
 from recording import KERNEL_PAGE, Recording
 from small_guest import boot
 
@@ -33,30 +35,108 @@ class TestRecorded:
         assert ends(Recording().alloc(LOW, kind=0, gfp=KERNEL_PAGE), tmp_path) == []
 
 
+class TestFallbacks:
+    def test_a_claim_inside_a_pageblock_boosts_a_theft_may_have(self, tmp_path):
+        recording = Recording().extfrag(HIGH, 10).extfrag(HIGH, 8).extfrag(HIGH + 1, 3)
+        trace = recording.extfrag(LOW, 2, kind=0, fallback=1).read(tmp_path)
+        times, pages, claimed = fallbacks(trace, 0, len(trace))
+        assert pages.tolist() == [HIGH, HIGH + 1, LOW]
+        assert claimed.tolist() == [True, False, True]
+        assert (times - times[0]).tolist() == [0, 1_000, 2_000]
+
+
+class TestRuns:
+    """Of a zone with the low watermark at 100 and the high one at 400 pages, woken at 10 ns."""
+
+    def runs(self, *ends_ns, sure=True, again=()):
+        wakes = [(at, 0, sure) for at in (10, *again)]
+        low, high = np.array([100]), np.array([400])
+        return KswapdRuns(wakes, list(ends_ns), low, high)
+
+    def free(self, pages):
+        return memoryview(np.array([pages], dtype=np.int64))
+
+    def test_it_sleeps_until_a_fallback(self):
+        runs = self.runs()
+        assert runs.follow(9, self.free(50)) == 10
+        assert (runs.awake, runs.boost.tolist()) == (False, [0])
+        runs.follow(10, self.free(50))
+        assert (runs.awake, runs.boost.tolist()) == (True, [512])
+
+    def test_boosts_add_up_to_half_the_high_watermark_more_or_a_pageblock(self):
+        runs = self.runs(again=(11, 12))
+        runs.follow(12, self.free(50))
+        assert runs.boost.tolist() == [600]
+
+    def test_a_theft_need_not_have_boosted(self):
+        runs = self.runs(sure=False)
+        runs.follow(10, self.free(50))
+        assert (runs.awake, runs.boost.tolist()) == (True, [0])
+
+    def test_a_page_of_the_boosted_zone_ends_the_run(self):
+        runs = self.runs(30)
+        runs.follow(30, self.free(612))
+        assert runs.runs == [KswapdRun(10, None, 30)]
+        assert (runs.awake, runs.boost.tolist()) == (False, [0])
+
+    def test_but_not_where_enough_of_it_is_free_for_the_boost(self):
+        runs = self.runs(30)
+        runs.follow(30, self.free(613))
+        assert (runs.runs, runs.awake) == ([], True)
+
+    def test_lists_show_when_it_was_at_work(self):
+        runs = self.runs()
+        runs.follow(10, self.free(50))
+        runs.idle(15)
+        runs.active(20)
+        runs.active(26)
+        runs.idle(24)  # of a CPU that is told of later
+        runs.idle(30)
+        assert runs.runs == [KswapdRun(10, 20, 28)]
+
+    def test_what_nothing_has_shown_for_a_tenth_of_a_second_is_over(self):
+        runs = self.runs()
+        assert runs.follow(10, self.free(50)) == 100_000_011
+        runs.follow(100_000_011, self.free(50))
+        assert (runs.runs, runs.awake) == ([], False)
+
+
 class TestModelled:
-    """Woken at 5 us, by hand."""
+    """Woken at 5 ms, by hand."""
 
-    NOW = 5_000
+    NOW = 5_000_000
 
-    def end_ns(self, *recorded_ns):
+    def reclaimed(self, *runs):
+        """When it was at work, and when it slept again."""
         running = boot(None, [])
         threads, simulation = running.threads, running.machine.simulation
-        threads.reclaim(recorded_ns)
+        threads.reclaim(runs)
         simulation.clock.now = self.NOW
         assert threads.wake_kswapd(0)
         assert not threads.wake_kswapd(0)  # awake already
+        begin_ns = None
         while threads.kswapd_awake:
             simulation.run_event()
+            if begin_ns is None and running.machine.zones[0].reclaim_active:
+                begin_ns = simulation.clock.now
         assert not any(zone.reclaim_active for zone in running.machine.zones)
-        return simulation.clock.now
+        return begin_ns, simulation.clock.now
 
     def test_without_a_recording(self):
-        assert self.end_ns() == self.NOW + KSWAPD_RUN_NS
+        end_ns = self.NOW + KSWAPD_RUN_NS
+        assert self.reclaimed() == (end_ns - KSWAPD_ROUND_NS, end_ns)
 
-    @pytest.mark.parametrize("length_ns", [1, 400_000, KSWAPD_LONGEST_RUN_NS])
-    def test_with_the_recorded_one(self, length_ns):
-        assert self.end_ns(1_000, self.NOW + length_ns, 10**9) == self.NOW + length_ns
+    @pytest.mark.parametrize("early_ns", [-400_000, 0, KSWAPD_EARLIEST_NS])
+    def test_with_the_recorded_one(self, early_ns):
+        run = KswapdRun(self.NOW + early_ns, self.NOW + 3_000_000, self.NOW + 9_000_000)
+        before, later = KswapdRun(0, None, 1_000), KswapdRun(10**9, None, 10**9 + 1)
+        assert self.reclaimed(before, run, later) == (run.begin_ns, run.end_ns)
 
-    def test_what_ended_much_later_was_another_run(self):
-        late = self.NOW + KSWAPD_LONGEST_RUN_NS + 1
-        assert self.end_ns(1_000, late) == self.NOW + KSWAPD_RUN_NS
+    def test_with_a_recorded_one_that_was_too_short_to_be_seen(self):
+        run = KswapdRun(self.NOW, None, self.NOW + 200_000)
+        assert self.reclaimed(run) == (run.end_ns - KSWAPD_ROUND_NS, run.end_ns)
+
+    def test_what_was_woken_much_later_was_another_run(self):
+        late = self.NOW + KSWAPD_EARLIEST_NS + 1
+        run = KswapdRun(late, None, late + 1)
+        assert self.reclaimed(run)[1] == self.NOW + KSWAPD_RUN_NS
