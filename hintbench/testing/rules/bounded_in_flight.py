@@ -36,7 +36,7 @@ class RuleChecker(Checker):
             self.violate(text, "watermark", pfn, 1 << order)
         cap = self.run.claims.in_flight_pages
         if cap is not None and zone.isolated_pages > cap:
-            text = f"{zone.isolated_pages} pages of {zone} are isolated, declared are {cap}"
+            text = f"{zone.isolated_pages} pages of {zone} are isolated, the claim is at most {cap}"
             out = self.run.out
             lost = out.idle(int(zone.lock.granted_ns) - 1, zone)  # not what it has just taken
             spare = cap - zone.isolated_pages + out.pages(lost)
@@ -57,5 +57,5 @@ class RuleChecker(Checker):
             1 << flags.order for unit in flags.set_units() if zone.start_pfn <= unit < zone.end_pfn
         )
         if pages > cap:
-            text = f"{pages} pages of {zone} are marked {flags.name}, declared are {cap}"
+            text = f"{pages} pages of {zone} are marked {flags.name}, the claim is at most {cap}"
             self.violate(text, "marked", pfn, 1 << order)
