@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from hintbench.core.flags import UnitFlags
     from hintbench.core.zone import Zone
 
-_MOST_ORDER = 30
-"""More is no order of a pfn, which has 31 bits."""
+_MOST_ORDER = 10
+"""MAX_PAGE_ORDER: no free block is larger."""
 
 hookimpl = pluggy.HookimplMarker("hintbench")
 """Marks a method as the implementation of the hook of the same name (`hintbench.hookspecs`)."""
@@ -36,7 +36,7 @@ class HookFilter:
     cost_ns: int = 0
 
     def __post_init__(self) -> None:
-        for name, most in (("min_order", 10), ("cost_ns", 1_000_000)):
+        for name, most in (("min_order", _MOST_ORDER), ("cost_ns", 1_000_000)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
                 raise ValueError(f"HookFilter: {name} is {value!r}, must be a number in 0..{most}")
@@ -50,7 +50,7 @@ class Claims:
     run measures, and checks no claim.
 
     Attributes:
-        min_order: The smallest block it reports.
+        min_order: The order of the smallest block it reports, 0 to 10.
         liveness_bound_ns: With an idle workload every block of `min_order` that was freed is
             reported within this time [virtual ns], unless behind a gate of the strategy.
         initial_flush: Blocks that were free at the start are reported too.

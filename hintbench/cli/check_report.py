@@ -14,7 +14,8 @@ from hintbench import __version__
 from hintbench.cli.report_notes import print_wrapped
 from hintbench.config.quantities import counted
 from hintbench.core import BUILD
-from hintbench.testing.checking import Check
+from hintbench.testing.checking import SHORT, Check
+from hintbench.testing.counterexamples.telling import Told
 from hintbench.testing.races import RACES
 from hintbench.testing.rules import RULES
 from hintbench.testing.runs.explored import RACE
@@ -59,7 +60,8 @@ def print_check(console: Console, check: Check, files: Files) -> None:
         _print_races(console, check)
     for told in check.counterexamples:
         title = told.key[1] if told.key[0] == RACE else told.key[0]
-        console.print(f"\n[bold]{title}[/], shrunk to {_steps(told.size)}:")
+        size = f"{_steps(told.size)}{_cut_off(told)}"
+        console.print(f"\n[bold]{title}[/], shrunk to {size}:", soft_wrap=True)
         for line in told.story:
             console.print(line, markup=False, soft_wrap=True)
         if told.key in files:
@@ -148,6 +150,14 @@ def _steps(number: float) -> str:
     if number in (0, 1):
         return f"{counted(number, 'operation')}, delay or fault"
     return f"{number:,g} operations, delays and faults"
+
+
+def _cut_off(told: Told) -> str:
+    """What is to be said of a story that had no time to become short."""
+    if told.size <= SHORT or not told.stopped_after_seconds:
+        return ""
+    seconds = told.stopped_after_seconds
+    return f" (shrinking stopped after {seconds:.1f} s; more --jobs leave more time to it)"
 
 
 def _print_races(console: Console, check: Check) -> None:

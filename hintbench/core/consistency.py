@@ -33,6 +33,9 @@ else:
     )
     from hintbench.core.zone import Zone
 
+_TYPE_NAMES = ("UNMOVABLE", "MOVABLE", "RECLAIMABLE", "HIGHATOMIC")
+"""By migratetype."""
+
 
 def list_fault(zone: Any) -> tuple[str, str] | None:
     """What is wrong with the free lists of a zone.
@@ -58,17 +61,22 @@ def list_fault(zone: Any) -> tuple[str, str] | None:
             before = head
             pfn = pages.next[head]
             while pfn != head:
-                if pfn >= pages.page_count or pages.prev[pfn] != before:
-                    return "links", f"list {order} of {zone}: {pfn:#x} does not lead back"
+                if pfn >= pages.page_count:
+                    return "links", f"{_name_of(mine, head)} runs into {_name_of(mine, pfn)}"
+                if pages.prev[pfn] != before:
+                    text = f"pfn {pfn:#x} does not lead back to what comes before it"
+                    return "links", f"{_name_of(mine, head)}: {text}"
                 if pages.state[pfn] != (BUDDY | order):
-                    return "heads", f"list {order} of {zone}: {pfn:#x} is no free block"
+                    text = f"pfn {pfn:#x} is no free block of that order"
+                    return "heads", f"{_name_of(mine, head)}: {text}"
                 listed += 1
                 if listed > pages.page_count:
-                    return "links", f"list {order} of {zone} has no end"
+                    return "links", f"{_name_of(mine, head)} has no end"
                 before = pfn
                 pfn = pages.next[pfn]
             if pages.prev[head] != before:
-                return "links", f"list {order} of {zone}: its tail is not {before:#x}"
+                text = "it is empty" if before == head else f"pfn {before:#x} is its last block"
+                return "links", f"{_name_of(mine, head)}: {text}, but its tail is another"
         if listed != mine.nr_free[order]:
             text = f"{zone} counts {mine.nr_free[order]} free blocks of order {order}"
             return "count", f"{text}, its lists have {listed}"
@@ -77,6 +85,16 @@ def list_fault(zone: Any) -> tuple[str, str] | None:
     if free != mine.free_pages:
         return "count", f"{zone} counts {mine.free_pages} free pages, its lists have {free}"
     return _heads_fault(mine, heads)
+
+
+@cython.cfunc
+def _name_of(zone: Zone, head: cython.int) -> object:
+    """What a list is called, by its head, which has a number behind all pfns."""
+    at: cython.int = head - zone.first_list
+    if not 0 <= at < NR_PAGE_ORDERS * MIGRATE_TYPES:
+        return "a list of another zone or of a CPU"
+    kind = _TYPE_NAMES[at % MIGRATE_TYPES]
+    return f"the {kind} free list of order {at // MIGRATE_TYPES} of {zone}"
 
 
 @cython.cfunc
@@ -99,7 +117,7 @@ def _heads_fault(zone: Zone, listed: cython.longlong) -> object:
                     pages.pageblock_type[pfn >> PAGEBLOCK_ORDER] < HIGHATOMIC
                     and pages.pageblock_type[buddy >> PAGEBLOCK_ORDER] < HIGHATOMIC
                 ):
-                    return "unmerged", f"{pfn:#x} and its buddy of order {order} are both free"
+                    return "unmerged", f"pfn {pfn:#x} and its buddy of order {order} are both free"
         pfn += 1 << order if state else 1
     if heads != listed:
         return "heads", f"{heads} blocks of {zone} are marked free, {listed} are on its lists"

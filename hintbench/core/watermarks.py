@@ -66,6 +66,9 @@ class ZoneMemory(Buddy):
     def __repr__(self) -> str:
         return f"<Zone {self.name} node {self.node}>"
 
+    def __str__(self) -> str:
+        return f"zone {self.name} (node {self.node})"
+
     # -- boot -----------------------------------------------------------------------------------
 
     def set_watermarks(self, low: int, high: int, minimum: int) -> None:

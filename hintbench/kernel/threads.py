@@ -13,7 +13,13 @@ import numpy
 from hintbench.core.allocation import would_do
 from hintbench.core.constants import (
     FLAG_ATOMIC,
+    FLAG_COMPOUND,
+    FLAG_DMA,
+    FLAG_DMA32,
+    FLAG_MOVABLE_ZONE,
+    FLAG_NO_KSWAPD,
     FLAG_NORETRY,
+    FLAG_ZERO,
     HELD,
     ISOLATED,
     KERNEL_6_12,
@@ -43,6 +49,15 @@ VMSTAT_SKEW_NS = 12_000_000
 """round_jiffies() spreads the CPUs by three jiffies each (250 Hz)."""
 REMOTE_PCP_TICKS = 3
 """pcp->expire: ticks of vmstat until a list for another node's zone is let go of."""
+_GFP_WORDS = {
+    FLAG_ZERO: "|__GFP_ZERO",
+    FLAG_COMPOUND: "|__GFP_COMP",
+    FLAG_DMA: "|__GFP_DMA",
+    FLAG_DMA32: "|__GFP_DMA32",
+    FLAG_MOVABLE_ZONE: "|__GFP_HIGHMEM|__GFP_MOVABLE",
+    FLAG_NO_KSWAPD: "&~__GFP_KSWAPD_RECLAIM",
+}
+"""What of a blocking allocation's flags the kernel has words for."""
 MAX_RECLAIM_RETRIES = 16
 """From mm/internal.h."""
 HUNG_TASK_TIMEOUT_SECONDS = 120
@@ -369,9 +384,14 @@ class KernelThreads:
             self.false_ooms += 1
             self.guest.violate(
                 "no-false-oom",
-                f"order {vcpu.order} fails (flags {flags:#x}) while the strategy holds"
-                f" {self._in_hand(vcpu)} pages",
+                f"an allocation of order {vcpu.order} ({_gfp_of(flags)}) fails while the strategy"
+                f" holds {self._in_hand(vcpu)} pages",
             )
+
+
+def _gfp_of(flags: int) -> str:
+    """The flags of a blocking allocation in the kernel's words."""
+    return "GFP_KERNEL" + "".join(word for flag, word in _GFP_WORDS.items() if flags & flag)
 
 
 def _use_of(pcp: PerCpuPages) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ class TestAtomic:
 
         error = fails(Holding)
         assert error.hook == "worker"
-        assert "waits while it holds the lock of <Zone Normal node 0> (rule atomic-context)" in str(
+        assert "waits while it holds the lock of zone Normal (node 0) (rule atomic-context)" in str(
             error
         )
 

@@ -14,6 +14,7 @@ from hintbench.core.constants import (
     EVENT_RETURNED,
     EVENT_TAKEN,
     IN_USE,
+    MIGRATE_TYPES,
     OWNER_BUDDY,
     OWNER_CALLER,
     RECLAIMABLE,
@@ -166,7 +167,7 @@ def test_every_broken_list_is_noticed():
         fault = list_fault(zone)
         mend()
         assert list_fault(zone) is None
-        return fault and fault[0]
+        return fault
 
     before = pages.prev[block.pfn]
     state = pages.state[block.pfn]
@@ -181,9 +182,28 @@ def test_every_broken_list_is_noticed():
     def set_free(value):
         zone.free_pages = value
 
-    assert broken(lambda: set_prev(block.pfn), lambda: set_prev(before)) == "links"
-    assert broken(lambda: set_state(state - 1), lambda: set_state(state)) == "heads"
-    assert broken(lambda: set_free(free + 1), lambda: set_free(free)) == "count"
+    def set_next(value):
+        pages.next[block.pfn] = value
+
+    where = f"free list of order {order} of zone {zone.name} (node {zone.node})"
+    kind, text = broken(lambda: set_prev(block.pfn), lambda: set_prev(before))
+    assert kind == "links"
+    assert f"{where}: pfn {block.pfn:#x} does not lead back" in text
+    kind, text = broken(lambda: set_state(state - 1), lambda: set_state(state))
+    assert kind == "heads"
+    assert f"{where}: pfn {block.pfn:#x} is no free block of that order" in text
+    kind, text = broken(lambda: set_free(free + 1), lambda: set_free(free))
+    assert kind == "count"
+    assert text.startswith(f"zone {zone.name} (node {zone.node}) counts {free + 1} free pages")
+    after = pages.next[block.pfn]
+    other = zone.first_list + MIGRATE_TYPES * 9 + RECLAIMABLE
+    kind, text = broken(lambda: set_next(other), lambda: set_next(after))
+    assert kind == "links"
+    assert f"{where} runs into the RECLAIMABLE free list of order 9 of zone" in text
+    behind = zone.first_list + MIGRATE_TYPES * 11
+    kind, text = broken(lambda: set_next(behind), lambda: set_next(after))
+    assert kind == "links"
+    assert text.endswith("runs into a list of another zone or of a CPU")
 
 
 @pytest.mark.parametrize("odd", [0, 1, 63, 64, 65, 130, 511, 1023])

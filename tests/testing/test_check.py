@@ -7,15 +7,15 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from hintbench import Claims
 from hintbench.cli.check_report import print_check
 from hintbench.cli.report_notes import open_console
-from hintbench.testing.checking import Check
+from hintbench.testing.checking import SHORT, Check
 from hintbench.testing.comparisons import compare
+from hintbench.testing.counterexamples.telling import Told
 from hintbench.testing.exploration import Exploration, explore, explore_handfuls
 from hintbench.testing.rules import RULES
 from hintbench.testing.subjects import Subject
@@ -377,7 +377,7 @@ def test_the_plugin_loads_nothing_heavy():
     ],
 )
 def test_what_there_is_one_of_is_told_so(size, told, monkeypatch, capsys):
-    counterexample = SimpleNamespace(key=("once", ""), size=size, story=[])
+    counterexample = Told(("once", ""), None, [], size)
     exploration = Exploration(schedules=1, with_reports=1, coverage={"reports": 1, "faults": 2})
     verdicts = judge(exploration, Claims(), {}, cut_short=False)
     check = Check("mine", verdicts, exploration, counterexamples=[counterexample], seed=1)
@@ -388,3 +388,19 @@ def test_what_there_is_one_of_is_told_so(size, told, monkeypatch, capsys):
     assert f"once, shrunk to {told}:" in output
     assert "1 schedule (1 with reports) from seed 1 in 0.0 s: 1 report, no contended take" in output
     assert "no interrupt, 2 faults" in output
+
+
+@pytest.mark.parametrize(
+    ("size", "seconds", "told"),
+    [
+        (897, 0.92, " (shrinking stopped after 0.9 s; more --jobs leave more time to it)"),
+        (897, 0.0, ""),
+        (SHORT, 0.92, ""),
+    ],
+)
+def test_a_story_that_had_no_time_to_become_short_says_so(size, seconds, told, capsys, monkeypatch):
+    check = Check("mine", counterexamples=[Told(("once", ""), None, [], size, seconds)])
+    monkeypatch.setenv("COLUMNS", "200")
+    print_check(open_console(highlight=False), check, {})
+    title = f"once, shrunk to {size} operations, delays and faults{told}:"
+    assert title in capsys.readouterr().out.splitlines()

@@ -112,7 +112,7 @@ CONTRACTS = {
     "claims": ("def claims(self): pass", "claims: returned NoneType, not Claims"),
     "counts": (
         "def claims(self): return __import__('hintbench').Claims(min_order='nine')",
-        "claims: ValueError: Claims: min_order is 'nine', must be a number in 0..30",
+        "claims: ValueError: Claims: min_order is 'nine', must be a number in 0..10",
     ),
     "models": (
         "Parameters = type('P', (Strategy.Parameters,), {'__init__': lambda self, **_: 1 / 0})",

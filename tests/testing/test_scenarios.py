@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import subprocess
 import sys
 
@@ -21,6 +22,7 @@ from hintbench.testing.counterexamples.files import (
 from hintbench.testing.counterexamples.shrinking import shrink
 from hintbench.testing.counterexamples.stories import describe_violation, tell
 from hintbench.testing.exploration import explore, run_scenario
+from hintbench.testing.rules import RULES
 from hintbench.testing.scenarios.dice import Dice
 from hintbench.testing.scenarios.families import (
     OPERATIONS,
@@ -104,6 +106,14 @@ def test_a_violation_says_who_when_and_where(found):
     assert "_release" in violation.line
     assert violation.time_ns > 0
     assert "without the lock" in violation.text
+
+
+def test_an_allocation_that_fails_is_told_in_the_kernels_words(found):
+    make = found[0]
+    outcomes = (run_scenario(make, draw_scenario(seed), frozenset(RULES)) for seed in range(1, 40))
+    key = "no-false-oom", ""
+    violation = next(each.violations[key] for each in outcomes if key in each.violations)
+    assert re.search(r"order \d+ \(GFP_KERNEL(\|__GFP_[A-Z]+)*\) fails while", violation.text)
 
 
 def test_shrinking_keeps_the_violation_and_only_makes_smaller(found):

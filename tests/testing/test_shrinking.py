@@ -9,7 +9,7 @@ import pytest
 
 from hintbench.operations import Flag, Migratetype, Operation, encode
 from hintbench.plugins.finding import find_strategy
-from hintbench.testing.counterexamples.shrinking import shrink
+from hintbench.testing.counterexamples.shrinking import shrink, shrink_within
 from hintbench.testing.counterexamples.stories import tell
 from hintbench.testing.exploration import explore_handfuls, run_scenario
 from hintbench.testing.mutants import MUTANTS
@@ -62,13 +62,16 @@ def test_a_seeded_counterexample_shrinks_to_the_least():
 def test_what_is_small_stays_as_it_is():
     key = "liveness", "untold"
     small = shrink(v9, seeded(0).but(preemptions=(), faults=()), key, seconds=30)
-    again = shrink(v9, small, key, seconds=30)
-    assert again.size == small.size
+    again = shrink_within(v9, small, key, seconds=30)
+    assert again.scenario.size == small.size
+    assert not again.late
 
 
 def test_without_time_nothing_shrinks():
     scenario = seeded(10)
-    assert shrink(v9, scenario, ("liveness", "untold"), seconds=-1.0) is scenario
+    shrunk = shrink_within(v9, scenario, ("liveness", "untold"), seconds=-1.0)
+    assert shrunk.scenario is scenario
+    assert shrunk.late
 
 
 def test_a_handful_is_that_of_its_seed():

@@ -9,6 +9,7 @@ from hintbench.testing.exploration import explore_handfuls, run_scenario
 from hintbench.testing.mutants.bases import Isolating
 from hintbench.testing.mutants.family import ClearsTheMarkFirst
 from hintbench.testing.scenarios.families import tiny_scenario
+from hintbench.testing.scenarios.faults import KINDS
 from hintbench.testing.scenarios.scenario import Fault
 
 FIRST = 1_000_000
@@ -61,6 +62,22 @@ def test_a_refused_isolation_names_its_block():
     run_scenario(Isolating, scenario, told=lambda what, text: told.append(text))
     (fault,) = [text for text in told if text.startswith("fault")]
     assert re.fullmatch(r"fault: the guest refuses to isolate pfn 0x[0-9a-f]+", fault)
+
+
+def test_a_story_counts_what_it_leaves_out(scenario):
+    first, *story = tell(ClearsTheMarkFirst, scenario, KEY)[0]
+    everything, _ = tell(ClearsTheMarkFirst, scenario, KEY, everything=True)
+    assert all(" ns  " in line for line in everything)
+    counts = re.fullmatch(
+        r" +\((?:(\d+) steps? before, )?(\d+) steps? of other pages or rules left out:"
+        r" replay --trace tells all\)",
+        first,
+    )
+    assert int(counts[1] or 0) + int(counts[2]) + len(story) == len(everything)
+
+
+def test_no_fault_is_told_by_way_of_another():
+    assert [text for text in KINDS.values() if "same" in text.replace(",", "").split()] == []
 
 
 def test_durations_have_separators(scenario):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
@@ -34,12 +34,35 @@ MOST_ROUNDS: Final = 4
 _PAUSE: Final = -1
 
 
+@dataclass(frozen=True, slots=True)
+class Shrunk:
+    """What shrinking has led to.
+
+    Attributes:
+        scenario: the smallest that was found; the one it began with if nothing smaller shows it.
+        late: its time was over before it had tried everything.
+    """
+
+    scenario: Scenario
+    late: bool
+
+
 def shrink(
     make: Callable[[], Strategy],
     scenario: Scenario,
     key: tuple[str, str],
     seconds: float = 4.0,
 ) -> Scenario:
+    """Find a smaller scenario that shows the same violation, as `shrink_within`."""
+    return shrink_within(make, scenario, key, seconds).scenario
+
+
+def shrink_within(
+    make: Callable[[], Strategy],
+    scenario: Scenario,
+    key: tuple[str, str],
+    seconds: float,
+) -> Shrunk:
     """Find a smaller scenario that shows the same violation.
 
     Args:
@@ -49,9 +72,11 @@ def shrink(
         seconds: wall time after which the smallest so far is good enough.
 
     Returns:
-        The smallest that was found; the scenario itself if nothing smaller shows it.
+        The smallest that was found, and whether there was time to try everything.
     """
-    return _Shrinker(make, scenario, key, time.perf_counter() + seconds).shrink()
+    shrinker = _Shrinker(make, scenario, key, time.perf_counter() + seconds)
+    smallest = shrinker.shrink()
+    return Shrunk(smallest, shrinker.cut_short)
 
 
 class _Shrinker:
@@ -66,6 +91,7 @@ class _Shrinker:
         self.best = scenario
         self.key = key
         self.until = until
+        self.cut_short = False
         self.tolerated = frozenset(RULES)
         # Detectors change nothing, and to look for nothing else saves a third of the time.
         self.races = [race for race in races_of(make()) if key == (RACE, race.name)]
@@ -94,7 +120,8 @@ class _Shrinker:
 
     @property
     def _late(self) -> bool:
-        return time.perf_counter() > self.until
+        self.cut_short = self.cut_short or time.perf_counter() > self.until
+        return self.cut_short
 
     def _try(self, scenario: Scenario) -> bool:
         """Keep a scenario if it shows the violation."""

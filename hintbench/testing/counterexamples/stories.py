@@ -191,13 +191,28 @@ def tell(
         make, scenario, frozenset(RULES), journal.event, journal.told, key, journal.attach
     )
     steps = journal.in_order()
+    left_out, cut = 0, 0
     if not everything:
         violation = outcome.shown(key)
-        steps = [step for step in steps if _matters(step, violation)]
-    cut = 0 if everything else max(0, len(steps) - LONGEST)
-    lines = [f"      ({counted(cut, 'step')} before)"] if cut else []
+        telling = [step for step in steps if _matters(step, violation)]
+        left_out, steps = len(steps) - len(telling), telling
+        cut = max(0, len(steps) - LONGEST)
+    lines = _not_told(cut, left_out)
     lines += [f"{number:>4}. {step}" for number, step in enumerate(steps[cut:], cut + 1)]
     return lines, outcome
+
+
+def _not_told(before: int, left_out: int) -> list[str]:
+    """The line that says how much a story leaves out; none if it is all there.
+
+    Args:
+        before: steps before its first one.
+        left_out: steps of other pages, single pages and other rules, wherever they were.
+    """
+    parts = [f"{counted(before, 'step')} before"] if before else []
+    if left_out:
+        parts.append(f"{counted(left_out, 'step')} of other pages or rules left out")
+    return [f"      ({', '.join(parts)}: replay --trace tells all)"] if parts else []
 
 
 def describe_violation(violation: Violation) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hintbench.testing.counterexamples.files import Counterexample, SavedScenario, source_hash
-from hintbench.testing.counterexamples.shrinking import shrink
+from hintbench.testing.counterexamples.shrinking import shrink_within
 from hintbench.testing.counterexamples.stories import describe_violation, tell
 
 if TYPE_CHECKING:
@@ -25,12 +25,14 @@ class Told:
         counterexample: what is saved.
         story: its lines.
         size: operations, preemptions and faults.
+        stopped_after_seconds: when shrinking ran out of time [wall s]; 0 if it tried everything.
     """
 
     key: tuple[str, str]
     counterexample: Counterexample
     story: list[str]
     size: int
+    stopped_after_seconds: float = 0.0
 
 
 def shrink_and_tell(
@@ -49,7 +51,8 @@ def shrink_and_tell(
         scenario: shows it.
         seconds: how long to look for a smaller one [wall s].
     """
-    small = shrink(make, scenario, key, seconds)
+    shrunk = shrink_within(make, scenario, key, seconds)
+    small = shrunk.scenario
     story, outcome = tell(make, small, key)
     violation = outcome.shown(key)
     if violation is not None:
@@ -64,4 +67,4 @@ def shrink_and_tell(
         digest=outcome.digest,
         scenario=SavedScenario.of(small),
     ).sealed()
-    return Told(key, counterexample, story, small.size)
+    return Told(key, counterexample, story, small.size, seconds if shrunk.late else 0.0)

@@ -29,5 +29,5 @@ class RuleChecker(Checker):
     def _exceeded(self, looked: int) -> None:
         """A hold ends under which too much was looked at."""
         bound = self.run.claims.hold_visits
-        text = f"{looked} structures were looked at under one hold, declared are {bound}"
+        text = f"{looked} structures were looked at under one hold, the claim is at most {bound}"
         self.violate(text, "visits")

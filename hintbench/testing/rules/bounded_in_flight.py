@@ -58,5 +58,5 @@ class RuleChecker(Checker):
             1 << flags.order for unit in flags.set_units() if zone.start_pfn <= unit < zone.end_pfn
         )
         if pages > cap:
-            text = f"{pages} pages of {zone} are marked {flags.name}, declared are {cap}"
+            text = f"{pages} pages of {zone} are marked {flags.name}, the claim is at most {cap}"
             self.violate(text, "marked", pfn, 1 << order)

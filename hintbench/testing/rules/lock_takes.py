@@ -48,5 +48,5 @@ class RuleChecker(Checker):
         if len(declared) == 3:
             allowed += declared[2] * self.further_lists
         if takes > allowed:
-            text = f"{takes} takes of zone locks for {batches} batches, declared are"
+            text = f"{takes} takes of zone locks for {batches} batches, the claim is at most"
             self.violate(f"{text} {declared[0]} + {declared[1]} each", "takes")

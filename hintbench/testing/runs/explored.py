@@ -308,7 +308,7 @@ class ExploredRun(EndedRun):
     def flag_cleared(self, flags: Any, pfn: int, order: int) -> None:
         """An event of the watcher's: a mark is gone, which other CPUs may see before any more."""
         if not (self.dead or self._polls_in_event()):
-            self._preempt("what follows the clearing of a mark")
+            self._preempt("go on after clearing a mark")
 
     def fetched(self, completion: Completion) -> None:
         """An event of the watcher's: what it tells of is nobody's now but the running context's."""
@@ -317,7 +317,7 @@ class ExploredRun(EndedRun):
         zone = self.guest.zone_of(completion.blocks[0].pfn) if completion.blocks else None
         if zone is not None and self.faults.at_answer(zone):
             self._let_interrupt_in()
-        self._preempt("what follows the fetch of an answer")
+        self._preempt("act on the answer it has fetched")
 
     def _interrupts_on(self) -> None:
         """A section with interrupts off has ended: one that waited comes before anything else."""

@@ -57,14 +57,14 @@ class NestedRun(WatchedRun):
         )
 
     def _preempt(self, part: str) -> None:
-        """Between two parts of an unlocked edit; "" after its last part."""
+        """Between two parts of an unlocked edit, before this one; "" after its last part."""
         if not part:
             if self.depth == 0:
                 self.check_lists()
             return
         delay_ns = self.preemptions.at_edit()
         if delay_ns:
-            self.tell("preempted", f"preempted for {delay_ns:,} ns before: {part}")
+            self.tell("preempted", f"preempted for {delay_ns:,} ns before it can {part}")
             self.watcher.edit_preempted(part)
             self._run_others(delay_ns)
 
@@ -75,7 +75,7 @@ class NestedRun(WatchedRun):
             # Nobody's of the strategy; or a host's, whose lock others would find taken.
             return
         if current is None or not (current.parked or current.kernel):
-            self._preempt("what follows a look without the lock")
+            self._preempt("act on a look without the lock")
 
     def _run_others(self, delay_ns: int) -> None:
         """Everybody but the running context goes on for a while, inside its step."""

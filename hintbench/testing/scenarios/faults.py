@@ -19,7 +19,9 @@ KINDS: Final = {
     "buffer-fails": "allocate_buffer() finds no memory",
     "interrupt-in-allocation": "an interrupt frees while memory for a buffer is sought",
     "interrupt-in-hand": "an interrupt allocates right after the strategy has taken a block",
-    "large-interrupt-in-hand": "the same, of a large block, which it frees again",
+    "large-interrupt-in-hand": (
+        "an interrupt allocates and frees a large block right after the strategy has taken a block"
+    ),
     "interrupt-at-answer": "an interrupt allocates right after an answer of the host was fetched",
     "interrupt-at-restore": "an interrupt frees a large block as soon as interrupts are on again",
     "interrupt-at-stop": "an interrupt drains a CPU's lists while the strategy is being stopped",
