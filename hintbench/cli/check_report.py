@@ -197,7 +197,7 @@ def _summary(check: Check) -> str:
     shown = sum(each.verdict is Verdict.DECLARED for each in check.verdicts)
     nothing = f"{check.strategy}: no rule broken"
     if shown:
-        nothing = f"{check.strategy}: {counted(shown, 'rule')} broken, declared all of them"
+        nothing = f"{check.strategy}: {counted(shown, 'rule')} broken, as declared"
     if check.few:
         return f"{nothing}, but in {check.few} (--schedules, --seconds)"
     explored = check.exploration
