@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from hintbench.cli.options import JsonFile, Plugins, end_with
+from hintbench.cli.options import JsonFile, Plugins, end_with, number, whole_number
 from hintbench.config.defaults import CHECK_SCHEDULES, CHECK_SECONDS, COUNTEREXAMPLES
 
 
@@ -13,13 +13,14 @@ def check(
         list[str],
         typer.Argument(
             metavar="STRATEGY...",
-            help="NAME[,key=value...], FILE.py or module:Class.",
+            help="NAME[,key=value...]; FILE.py, FILE.py:Class or module:Class will do for a name.",
             show_default=False,
         ),
     ],
     schedules: Annotated[
         int,
         typer.Option(
+            parser=whole_number,
             metavar="N",
             help="Explore at most so many long schedules of each strategy, half as many of a"
             " handful of operations, and a quarter as many (400 at most) of one tiny scenario;"
@@ -29,13 +30,16 @@ def check(
     seconds: Annotated[
         float,
         typer.Option(
+            parser=number,
             metavar="S",
             help="Explore long schedules of each strategy for at most so many seconds, and either"
             " kind of short ones for a quarter of that; comparing runs and shrinking what was"
             " found come on top.",
         ),
     ] = CHECK_SECONDS,
-    seed: Annotated[int, typer.Option(metavar="N", help="Where the schedules begin.")] = 1,
+    seed: Annotated[
+        int, typer.Option(parser=whole_number, metavar="N", help="Where the schedules begin.")
+    ] = 1,
     stories: Annotated[
         bool, typer.Option("--stories", help="Tell also how rules are broken as declared.")
     ] = False,

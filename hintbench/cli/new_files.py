@@ -41,7 +41,7 @@ def write_new_strategy(name: str, folder: Path | None = None) -> Path:
         UsageError: The name cannot be one, or is taken, or the file exists.
     """
     path = _write_plugin("strategy", name, folder)
-    typer.echo(f"wrote {path}; try it: hintbench run -p {path} -s none -s {name} -w churn")
+    typer.echo(f"wrote {path}; try it: hintbench run -s none -s {path} -w churn")
     return path
 
 
@@ -59,9 +59,7 @@ def write_new_workload(name: str, folder: Path | None = None) -> Path:
         UsageError: The name cannot be one, or is taken, or the file exists.
     """
     path = _write_plugin("workload", name, folder)
-    typer.echo(
-        f"wrote {path}; try it: hintbench run -p {path} -s none -s bitmap-and-spin -w {name}"
-    )
+    typer.echo(f"wrote {path}; try it: hintbench run -s none -s bitmap-and-spin -w {path}")
     return path
 
 

@@ -21,6 +21,30 @@ JsonFile = Annotated[
 ]
 
 
+def whole_number(text: str) -> int:
+    """Read a whole number of the command line.
+
+    Raises:
+        typer.BadParameter: It is none; typer names the option.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a whole number") from None
+
+
+def number(text: str) -> float:
+    """Read a number of the command line.
+
+    Raises:
+        typer.BadParameter: It is none; typer names the option.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a number") from None
+
+
 def end_with(status: int) -> None:
     """End a command with an exit status.
 

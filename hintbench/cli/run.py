@@ -15,7 +15,8 @@ def run(
             "--strategy",
             "-s",
             metavar="NAME[,key=value...]",
-            help="A strategy to compare. Repeatable; default: all of hintbench's own.",
+            help="A strategy to compare; FILE.py or module:Class will do for a name. Repeatable;"
+            " default: all of hintbench's own.",
         ),
     ] = None,
     workload: Annotated[
@@ -24,7 +25,8 @@ def run(
             "--workload",
             "-w",
             metavar="NAME[,key=value...]",
-            help="A workload to run them on, or trace:PATH. Repeatable; default: a selection.",
+            help="A workload to run them on, by name or FILE.py, or trace:PATH. Repeatable;"
+            " default: a selection.",
         ),
     ] = None,
     guest: Annotated[str, typer.Option(metavar="FILE.toml|PRESET", help="The guest.")] = "default",

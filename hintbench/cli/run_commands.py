@@ -18,9 +18,10 @@ from hintbench.config import defaults
 from hintbench.config.experiment import Experiment
 from hintbench.config.explain import explain
 from hintbench.config.guest import load_guest
-from hintbench.config.specs import PluginSpec
+from hintbench.config.specs import TRACE, PluginSpec
 from hintbench.errors import ParameterError, ResultFileError, UsageError
 from hintbench.matrix import Failure, Outcome, check, run_experiment
+from hintbench.plugins.places import class_at, split_place
 from hintbench.results.files import STDOUT, ResultWriter
 from hintbench.results.result import Result, with_ratios
 from hintbench.workers import worker_count
@@ -34,8 +35,9 @@ class RunRequest:
     """What `hintbench run` was asked for; empty or None is the default.
 
     Attributes:
-        strategies: Each as ``NAME[,key=value...]``.
-        workloads: Each as ``NAME[,key=value...]`` or ``trace:PATH[,key=value...]``.
+        strategies: Each as ``NAME[,key=value...]``, or with its place instead of its name:
+            ``FILE.py``, ``FILE.py:Class`` or ``module:Class``.
+        workloads: The same, or ``trace:PATH[,key=value...]``.
         guest: A preset's name, or the path of a TOML file.
         memory: Replaces the guest's size.
         vcpus: Replaces the guest's number of vCPUs.
@@ -70,14 +72,15 @@ class RunRequest:
         strategies = self.strategies or defaults.STRATEGIES
         workloads = self.workloads or defaults.WORKLOADS
         guest = load_guest(self.guest, memory=self.memory, vcpus=self.vcpus, kernel=self.kernel)
+        plugins = list(self.plugins)
         try:
             return Experiment.model_validate(
                 {
-                    "strategies": [PluginSpec.parse(text, "strategy") for text in strategies],
-                    "workloads": [PluginSpec.parse(text, "workload") for text in workloads],
+                    "strategies": [_spec(text, "strategy", plugins) for text in strategies],
+                    "workloads": [_spec(text, "workload", plugins) for text in workloads],
                     "seeds": self._all_seeds(),
                     "guest": guest,
-                    "plugins": self.plugins,
+                    "plugins": tuple(dict.fromkeys(plugins)),
                     "attached_but_off": self.attached_but_off,
                 }
             )
@@ -100,6 +103,16 @@ class RunRequest:
         return tuple(range(int(first), int(first) + int(count))) if first.isdecimal() else seeds
 
 
+def _spec(text: str, kind: str, plugins: list[str]) -> PluginSpec:
+    """Read how a strategy or workload is named; where it stands becomes one more plugin."""
+    head, comma, rest = text.partition(",")
+    place = split_place(head)
+    if place is None or (kind == "workload" and place[0].strip() == TRACE):
+        return PluginSpec.parse(text, kind)
+    plugins.append(place[0])
+    return PluginSpec.parse(f"{class_at(kind, *place).name}{comma}{rest}", kind)
+
+
 def run_comparison(request: RunRequest, debug: bool = False) -> int:
     """Run a comparison with a progress bar, and print its table.
 
@@ -113,7 +126,8 @@ def run_comparison(request: RunRequest, debug: bool = False) -> int:
     Raises:
         HintbenchError: When the request is wrong; nothing has been run then.
     """
-    experiment = request.experiment()
+    with printing_to_stderr():
+        experiment = request.experiment()
     jobs = worker_count(request.jobs)
     with printing_to_stderr():
         check(experiment)

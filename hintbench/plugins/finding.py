@@ -165,7 +165,7 @@ def _find(kind: str, name: str) -> type[Any]:
             broken.append(error)
         if name in contributed[kind]:
             return contributed[kind][name]
-    hint = "or load a plugin with -p FILE.py"
+    hint = "or name its FILE.py"
     if broken:
         hint += f"; not loaded: {', '.join(error.plugin for error in broken)}"
     raise UnknownNameError(kind, name, [*OWN[kind], *contributed[kind]], hint)

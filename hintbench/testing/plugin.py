@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from hintbench.config.defaults import TOO_FEW_PROPERTY
+from hintbench.config.defaults import SUITE_SECONDS, TOO_FEW_PROPERTY
 
 _SUITE: Final = "hintbench.testing.suite"
 
@@ -24,7 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--strategy",
         action="append",
         default=[],
-        metavar="NAME|FILE.py|module:Class",
+        metavar="NAME|FILE.py[:Class]|module:Class",
         help="a strategy that hintbench.testing.suite checks, with ,key=value...; repeatable",
     )
     group.addoption(
@@ -84,6 +84,16 @@ def _seed(text: str) -> int:
 def pytest_configure(config: pytest.Config) -> None:
     """Let assertions of the suite explain themselves."""
     pytest.register_assert_rewrite(_SUITE, "hintbench.testing.conformance")
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say what is waited for: the first test of a strategy explores for all others."""
+    strategies: list[str] = config.getoption("--strategy")
+    if not strategies:
+        return None
+    seconds = config.getoption("--hintbench-seconds") or SUITE_SECONDS
+    names = ", ".join(strategies)
+    return f"hintbench: the first test of each explores for up to {seconds:g} s: {names}"
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ from pydantic import ValidationError
 from hintbench.config.specs import PluginSpec
 from hintbench.errors import HintbenchError, PluginError, UsageError
 from hintbench.plugins.finding import find_strategy, load_plugin
-from hintbench.plugins.registry import classes_in
+from hintbench.plugins.places import class_at, split_place
 from hintbench.strategy import Claims, Strategy
 from hintbench.testing.counterexamples.files import source_hash
 
@@ -25,7 +23,8 @@ class Subject:
     """A strategy under test, so described that another process can make it too.
 
     Attributes:
-        text: ``NAME[,key=value...]``, ``module:Class[,key=value...]`` or ``FILE.py[,...]``.
+        text: ``NAME[,key=value...]``, ``FILE.py[,...]``, ``FILE.py:Class[,...]`` or
+            ``module:Class[,...]``.
         plugins: files or modules to look names up in.
     """
 
@@ -48,7 +47,11 @@ class Subject:
         """
 
         def locate(plugin: str) -> str:
-            return _locate(plugin, counterexample, given) if plugin.endswith(".py") else plugin
+            home, name = split_place(plugin) or (plugin, "")
+            if not home.endswith(".py"):
+                return plugin
+            found = _locate(home, counterexample, given)
+            return f"{found}:{name}" if name else found
 
         head, comma, rest = self.text.partition(",")
         plugins = [locate(plugin) for plugin in self.plugins]
@@ -130,14 +133,12 @@ class Subject:
         for plugin in self.plugins:
             load_plugin(plugin)
         head, comma, rest = self.text.partition(",")
-        if head.endswith(".py"):
-            spec = PluginSpec.parse(f"file{comma}{rest}", "strategy")
-            return strategy_in_file(head), spec.parameters
-        if ":" in head:
-            spec = PluginSpec.parse(f"class{comma}{rest}", "strategy")
-            return strategy_in_module(head), spec.parameters
-        spec = PluginSpec.parse(self.text, "strategy")
-        return find_strategy(spec.name), spec.parameters
+        place = split_place(head)
+        if place is None:
+            spec = PluginSpec.parse(self.text, "strategy")
+            return find_strategy(spec.name), spec.parameters
+        parameters = PluginSpec.parse(f"class{comma}{rest}", "strategy").parameters
+        return class_at("strategy", *place), parameters
 
     @property
     def name(self) -> str:
@@ -204,45 +205,3 @@ def _locate(plugin: str, counterexample: Path, given: tuple[str, ...]) -> str:
         f"{counterexample} needs the plugin {plugin!r}, which is neither here nor beside it nor in"
         f" the folder above it: name it with -p PATH/{path.name}"
     )
-
-
-def strategy_in_file(path: str) -> type[Strategy]:
-    """The one strategy that a file defines.
-
-    Raises:
-        HintbenchError: it cannot be loaded, or defines none or several.
-    """
-    # Its name needs to be nobody else's: who names a file means what is in it.
-    module = load_plugin(path, by_name=False)
-    classes = list(dict.fromkeys(classes_in(module, path)))
-    found: list[type[Strategy]] = [each for kind, each in classes if kind == Strategy.kind]
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        others = " and ".join(f"the {kind} {each.name!r}" for kind, each in classes)
-        raise UsageError(f"{path} defines no strategy, only {others}")
-    names = ", ".join(sorted(each.name for each in found))
-    raise UsageError(f"{path} defines {len(found)} strategies: name one of {names}, with -p {path}")
-
-
-def strategy_in_module(text: str) -> type[Strategy]:
-    """The strategy that ``module:Class`` names.
-
-    Raises:
-        HintbenchError: there is no such module or class, or it is no strategy.
-    """
-    module_name, _, class_name = text.partition(":")
-    # As `python -m` does, which a console script does not: a module in the current folder is found.
-    here = str(Path.cwd())
-    if "" not in sys.path and here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UsageError(f"{text}: module {module_name!r} cannot be imported: {error}") from None
-    except (Exception, SystemExit) as error:
-        raise PluginError(text, "import", error) from error
-    found = getattr(module, class_name, None)
-    if not (inspect.isclass(found) and issubclass(found, Strategy)):
-        raise UsageError(f"{text}: {module_name} has no strategy {class_name!r}")
-    return found

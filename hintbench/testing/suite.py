@@ -1,6 +1,6 @@
 """The conformance suite for strategies given on the command line.
 
-``pytest --pyargs hintbench.testing.suite --strategy NAME|FILE.py|module:Class``
+``pytest --pyargs hintbench.testing.suite --strategy NAME|FILE.py[:Class]|module:Class``
 """
 
 from __future__ import annotations

@@ -102,6 +102,12 @@ class TestBadInput:
             (["run", "--json", "absent/results.json"], "absent/results.json: cannot be written"),
             (["run", "-p", "absent.py"], "plugin 'absent.py': no such file"),
             (["run", "-p", "absent.module"], "no module named 'absent'"),
+            (["run", "-s", "absent.py"], "plugin 'absent.py': no such file"),
+            (["run", "-s", "absent:Mine"], "absent:Mine: module 'absent' cannot be imported"),
+            (["run", "-w", "absent.py,order=9"], "plugin 'absent.py': no such file"),
+            (["check", "none", "--schedules", "x"], "'--schedules': 'x' is not a whole number"),
+            (["check", "none", "--seconds", "x"], "'--seconds': 'x' is not a number"),
+            (["check", "none", "--seed", "1.5"], "'--seed': '1.5' is not a whole number"),
             (["new", "strategy", "My Strategy"], "cannot be a strategy's name"),
             (["new", "strategy", "class"], "it is a keyword of Python"),
             (["new", "strategy", "9lives"], "cannot be a strategy's name"),
@@ -179,7 +185,7 @@ class TestNew:
         monkeypatch.chdir(tmp_path)
         status, output, _ = run_main("new", "strategy", "my-own")
         assert (status, os.listdir(tmp_path)) == (0, ["my_own.py"])
-        assert "hintbench run -p my_own.py" in output
+        assert "hintbench run -s none -s my_own.py" in output
         text = (tmp_path / "my_own.py").read_text()
         assert "class MyOwn(Strategy)" in text
         assert "$" not in text
@@ -189,7 +195,7 @@ class TestNew:
         monkeypatch.chdir(tmp_path)
         status, output, _ = run_main("new", "workload", "my-waves")
         assert (status, os.listdir(tmp_path)) == (0, ["my_waves.py"])
-        assert "-w my-waves" in output
+        assert "-w my_waves.py" in output
         text = (tmp_path / "my_waves.py").read_text()
         assert "class MyWaves(Workload)" in text
         assert "$" not in text

@@ -11,7 +11,7 @@ class TestNewStrategy:
     def test_what_new_strategy_writes_works(self, tmp_path):
         hintbench("new", "strategy", "mine", cwd=tmp_path)
         found = hintbench(
-            *("run", "-p", "mine.py", "-s", "none", "-s", "mine", *QUICK, "--memory", "1GiB"),
+            *("run", "-s", "none", "-s", "mine.py", *QUICK, "--memory", "1GiB"),
             *("--json", "out.json"),
             cwd=tmp_path,
         )
@@ -26,8 +26,8 @@ class TestNewWorkload:
     def test_what_new_workload_writes_works(self, tmp_path):
         hintbench("new", "workload", "mine", cwd=tmp_path)
         found = hintbench(
-            *("run", "-p", "mine.py", "-s", "none", "-s", "bitmap-and-spin"),
-            *("-w", "mine,operations=20000,rest_ns=1000000", "--memory", "256MiB"),
+            *("run", "-s", "none", "-s", "bitmap-and-spin"),
+            *("-w", "mine.py,operations=20000,rest_ns=1000000", "--memory", "256MiB"),
             *("--json", "out.json"),
             cwd=tmp_path,
         )

@@ -166,8 +166,13 @@ class Second(BitmapAndSpin):
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["two.py"], 2, "two.py defines 2 strategies: name one of one, two, with -p two.py"),
-        (["two.py", "-p", "two.py"], 2, "two.py defines 2 strategies: name one of one, two"),
+        (
+            ["two.py"],
+            2,
+            "two.py defines 2 strategies: name one of them, two.py:First or two.py:Second",
+        ),
+        (["two.py", "-p", "two.py"], 2, "two.py defines 2 strategies: name one of them, two.py:"),
+        (["two.py:Third"], 2, "two.py:Third: two.py has no strategy 'Third'"),
         (["load.py"], 2, "load.py defines no strategy, only the workload 'load'"),
         (["same", "-p", "same.py"], 1, "First and Second have one name, strategy 'same'"),
     ],

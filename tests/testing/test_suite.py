@@ -1,10 +1,13 @@
 """The suite that other people's plugins run under pytest."""
 
 import re
+import subprocess
+import sys
 import textwrap
 
 import pytest
 
+from hintbench.testing.rules import RULES
 from program import run_pytest
 
 
@@ -124,3 +127,106 @@ def test_what_is_no_strategy_is_told_in_one_sentence(what, tmp_path):
     assert "set `strategy` to the class of the strategy that is to be checked" in done.stdout
     assert "Traceback" not in done.stdout
     assert "conformance.py" not in done.stdout
+
+
+def test_the_suite_by_name(tmp_path):
+    done = run_pytest(
+        *("--pyargs", "hintbench.testing.suite", "--strategy", "zone-confined-batching"),
+        *("--hintbench-schedules", "40", "--strict-markers"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout
+    assert f"{len(RULES) + 1} passed" in done.stdout
+    # What is waited for, before anything is.
+    assert "explores for up to 20 s: zone-confined-batching\n" in done.stdout
+
+
+def test_the_suite_as_a_class_under_xdist(tmp_path):
+    (tmp_path / "test_mine.py").write_text(
+        "from hintbench.testing import StrategyConformance\n"
+        "from hintbench.strategies.bitmap_and_spin import BitmapAndSpin\n\n\n"
+        "class TestMine(StrategyConformance):\n"
+        "    strategy = BitmapAndSpin\n"
+        "    schedules = 30\n"
+    )
+    done = run_pytest("-q", "-n", "2", "--strict-markers", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert f"{len(RULES) + 1} passed" in done.stdout
+
+
+def test_a_suite_that_checked_nothing_fails(tmp_path):
+    (tmp_path / "test_lazy.py").write_text(
+        textwrap.dedent(
+            '''
+            from hintbench import Claims, Strategy
+            from hintbench.testing import StrategyConformance
+
+
+            class Lazy(Strategy):
+                """Claims much and does nothing."""
+
+                name = "lazy"
+                declared_failures = {"locked-lists": "not shown by anything"}
+
+                def claims(self):
+                    return Claims(min_order=9, liveness_bound_ns=1_000_000)
+
+
+            class TestLazy(StrategyConformance):
+                strategy = Lazy
+                schedules = 10
+            '''
+        )
+    )
+    done = run_pytest("-q", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "reported nothing" in done.stdout
+    assert "declares to break locked-lists, but none of" in done.stdout
+    assert "lazy breaks liveness" in done.stdout
+
+
+def test_without_a_strategy_the_suite_refuses(tmp_path):
+    done = run_pytest("--pyargs", "hintbench.testing.suite", cwd=tmp_path)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "--strategy NAME" in done.stderr
+
+
+WRONG_STRATEGIES = [
+    ("bitmap-and-spn", "did you mean 'bitmap-and-spin'?"),
+    ("absent.py", "no such file"),
+    ("broken.py", "broken.py:1: SyntaxError"),
+    ("no.such.module:X", "cannot be imported"),
+    ("bitmap-and-spin,batch=0", "batch"),
+]
+
+
+@pytest.mark.parametrize(("strategy", "message"), WRONG_STRATEGIES)
+def test_a_strategy_that_is_none_is_one_usage_error(strategy, message, tmp_path):
+    (tmp_path / "broken.py").write_text("def (:\n")
+    done = run_pytest(
+        "--pyargs", "hintbench.testing.suite", "--strategy", strategy, "-q", cwd=tmp_path
+    )
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR, done.stdout
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(f"ERROR: --strategy {strategy}: ")
+    assert message in line
+    assert "Traceback" not in done.stdout
+
+
+def test_beside_other_tests_it_is_one_error_too(tmp_path):
+    (tmp_path / "test_other.py").write_text("def test_other(): pass\n")
+    done = run_pytest(
+        *("test_other.py", "--pyargs", "hintbench.testing.suite", "--strategy", "nnoe", "-q"),
+        cwd=tmp_path,
+    )
+    assert done.returncode != 0
+    assert "unknown strategy 'nnoe'" in done.stdout
+    assert "1 error in" in done.stdout
+
+
+def test_the_plugin_loads_nothing_heavy():
+    code = (
+        "import sys, hintbench.testing.plugin;"
+        "assert not {'numpy', 'pydantic', 'hintbench.runner'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
