@@ -74,6 +74,7 @@ class CoreScheduler:
         plain_hook: in explored runs the strategy's hook that runs, and its arguments.
         off_by_hook: whether that runs with interrupts off.
         takes: how often the strategy's contexts took zone locks.
+        own_locks: the locks that the strategy has made.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class CoreScheduler:
         self.rules = rules
         self.accounts = Accounts()
         self.takes = LockTakes(simulation)
+        self.own_locks = []
         self.processors = Processors(
             simulation, irqs_off_until_ns, self, self.accounts, interrupt_ns, switch_ns
         )
@@ -109,6 +111,8 @@ class CoreScheduler:
         """The run is over: let go of whoever waits in it."""
         self.processors.dismantle()
         self.contexts.clear()
+        for lock in self.own_locks:
+            lock.taken_in_place = lock.taken_again = None
         self.takes.in_flight_flags.clear()
         self.current = None
         self.look_again = None
@@ -170,7 +174,10 @@ class CoreScheduler:
         self.enter(context)
         waited: cython.longlong = lock.take()
         vcpu: Vcpu
-        if context.pending_irqs_on:
+        if lock.of_strategy:
+            lock.interrupts_on = context.pending_irqs_on
+            self.rules.check_nested(context, lock)
+        elif context.pending_irqs_on:
             self.rules.check_interrupts_off(context, lock)
         if not context.is_of_kernel() and lock.of_zone:
             self.takes.begin(context)
@@ -179,10 +186,24 @@ class CoreScheduler:
             vcpu.lock_wait += waited
         return 0
 
-    def taken_in_place(self) -> None:
-        """Somebody took a zone lock by ``with``, as a plain hook or an interrupt handler does."""
-        self.rules.check_nested(self.current)
-        self.takes.begin(self.current)
+    def take_inside(self, context: Context, asked: LockRequest) -> cython.int:
+        """A context asks for a lock while it has another, and takes it where it stands.
+
+        Nothing is suspended with a lock held, so this is no step of its own.
+        """
+        context.pending_irqs_on = not asked.interrupts_off
+        self.rules.check_inside(context, asked.lock)
+        self.take_lock(context, asked.lock)
+        if asked.lock.of_zone:
+            self.rules.check_nested(context, asked.lock)
+        return 0
+
+    def taken_in_place(self, lock: LockTimeline) -> None:
+        """Somebody took a lock by ``with``, as a plain hook or an interrupt handler does."""
+        lock.interrupts_on = False
+        self.rules.check_nested(self.current, lock)
+        if lock.of_zone:
+            self.takes.begin(self.current)
 
     def enter(self, context: Context) -> cython.int:
         """What happens now is the context's doing."""
@@ -202,18 +223,24 @@ class CoreScheduler:
         context.booked_ns = began_ns
         try:
             try:
-                if cython.compiled:
-                    request = send(context.coroutine, cython.address(ended))
-                else:
-                    try:
-                        request = send(context.coroutine, None)
-                    except StopIteration as stop:
-                        ended, request = 1, stop.value
+                while True:
+                    if cython.compiled:
+                        request = send(context.coroutine, cython.address(ended))
+                    else:
+                        try:
+                            request = send(context.coroutine, None)
+                        except StopIteration as stop:
+                            ended, request = 1, stop.value
+                    if ended or not isinstance(request, LockRequest):
+                        break
+                    if not self.holds_lock(context):
+                        break
+                    self.take_inside(context, request)
             except (Exception, SystemExit) as error:
                 self.rules.raise_for(error, context.name)
                 raise
             if ended:
-                if self.holds_zone_lock(context) or context.name == "block_merged":
+                if self.holds_lock(context) or context.name == "block_merged":
                     self.rules.check_end(context)
                 context.parked = "done"
                 context.outcome = request
@@ -234,15 +261,13 @@ class CoreScheduler:
         asked: LockRequest
         park: Park
         if isinstance(request, LockRequest):
-            if self.holds_zone_lock(context):
-                self.rules.check_wait(context, "asks for another lock")
             # The request is a step of its own: others may be earlier.
             asked = request
             context.pending_lock = asked.lock
             context.pending_irqs_on = not asked.interrupts_off
             context.parked = "lock"
             return self.come_back(context, self.clock.now)
-        if self.holds_zone_lock(context):
+        if self.holds_lock(context):
             self.rules.check_wait(context)
         if isinstance(request, Step):
             context.parked = "ready"
@@ -267,13 +292,20 @@ class CoreScheduler:
         park.register(context)
         return 0
 
-    def holds_zone_lock(self, context: Context) -> cython.bint:
-        """Whether a context holds the lock of any zone."""
+    def holds_lock(self, context: Context) -> cython.bint:
+        """Whether a context holds any lock of a zone or of the strategy."""
+        return self.locks_held(context.number) != 0
+
+    def locks_held(self, number: cython.longlong) -> cython.int:
+        """How many locks a context holds, of zones and of the strategy."""
+        found: cython.int = 0
         zone: Zone
+        lock: LockTimeline
         for zone in self.simulation.zones:
-            if zone.lock.held and zone.lock.holder == context.number:
-                return True
-        return False
+            found += zone.lock.held and zone.lock.holder == number
+        for lock in self.own_locks:
+            found += lock.held and lock.holder == number
+        return found
 
     # -- going on -------------------------------------------------------------------------------
 
