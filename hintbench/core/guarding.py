@@ -153,14 +153,14 @@ class HookWatch:
         outer: object = self.scheduler.plain_hook
         off: cython.bint = self.scheduler.off_by_hook
         number: cython.longlong = self.scheduler.clock.context
-        locks: cython.int = self.scheduler.locks_held(number)
+        locks: cython.int = self.scheduler.takes.held_by(number)
         self.scheduler.plain_hook = (self.name, arguments)
         self.scheduler.off_by_hook = self.off
         try:
             for call in self.told:
                 call(self.name, arguments)
             found = self.function(*arguments)
-            if self.scheduler.locks_held(number) != locks:
+            if self.scheduler.takes.held_by(number) != locks:
                 self.scheduler.rules.check_returned(self.name, self.function, locks)
             return found
         finally:

@@ -27,7 +27,6 @@ cdef class CoreScheduler:
     cdef readonly Processors processors
     cdef readonly Accounts accounts
     cdef readonly LockTakes takes
-    cdef readonly list own_locks
     cdef readonly object rules
     cdef readonly list hooks
     cdef readonly list contexts
@@ -47,7 +46,6 @@ cdef class CoreScheduler:
     cdef int _wait(self, Context context, object request) except -1
     cdef int take_inside(self, Context context, LockRequest asked) except -1
     cdef bint holds_lock(self, Context context) except -1
-    cpdef int locks_held(self, long long number) except -1
     cpdef int come_back(self, Context context, long long at_ns) except -1
     cdef int _turn(self, Context context) except -1
     cdef int _finished(self, Context context) except -1

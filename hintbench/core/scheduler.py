@@ -25,7 +25,6 @@ if cython.compiled:
     from cython.cimports.hintbench.core.simulation import Simulation, requeue_at
     from cython.cimports.hintbench.core.takes import LockTakes
     from cython.cimports.hintbench.core.vcpu import Vcpu
-    from cython.cimports.hintbench.core.zone import Zone
 else:
     from hintbench.core.accounts import Accounts
     from hintbench.core.constants import ROLE_HOOK, ROLE_INTERRUPT, ROLE_TASK
@@ -35,7 +34,6 @@ else:
     from hintbench.core.simulation import Simulation, requeue_at
     from hintbench.core.takes import LockTakes
     from hintbench.core.vcpu import Vcpu
-    from hintbench.core.zone import Zone
 
     def send(coroutine: Any, _ended: Any) -> Any:
         """The next step of a coroutine; `StopIteration` when it has ended."""
@@ -73,8 +71,7 @@ class CoreScheduler:
         off_in_hook: how many sections that switch interrupts off a plain hook in a tape is in.
         plain_hook: in explored runs the strategy's hook that runs, and its arguments.
         off_by_hook: whether that runs with interrupts off.
-        takes: how often the strategy's contexts took zone locks.
-        own_locks: the locks that the strategy has made.
+        takes: the strategy's locks, and how often its contexts took those of zones.
     """
 
     def __init__(
@@ -91,7 +88,6 @@ class CoreScheduler:
         self.rules = rules
         self.accounts = Accounts()
         self.takes = LockTakes(simulation)
-        self.own_locks = []
         self.processors = Processors(
             simulation, irqs_off_until_ns, self, self.accounts, interrupt_ns, switch_ns
         )
@@ -111,9 +107,7 @@ class CoreScheduler:
         """The run is over: let go of whoever waits in it."""
         self.processors.dismantle()
         self.contexts.clear()
-        for lock in self.own_locks:
-            lock.taken_in_place = lock.taken_again = None
-        self.takes.in_flight_flags.clear()
+        self.takes.dismantle()
         self.current = None
         self.look_again = None
         self.restored = None
@@ -294,18 +288,7 @@ class CoreScheduler:
 
     def holds_lock(self, context: Context) -> cython.bint:
         """Whether a context holds any lock of a zone or of the strategy."""
-        return self.locks_held(context.number) != 0
-
-    def locks_held(self, number: cython.longlong) -> cython.int:
-        """How many locks a context holds, of zones and of the strategy."""
-        found: cython.int = 0
-        zone: Zone
-        lock: LockTimeline
-        for zone in self.simulation.zones:
-            found += zone.lock.held and zone.lock.holder == number
-        for lock in self.own_locks:
-            found += lock.held and lock.holder == number
-        return found
+        return self.takes.held_by(context.number) != 0
 
     # -- going on -------------------------------------------------------------------------------
 

@@ -248,7 +248,7 @@ class Guest(StructPages, OwnState):
             Whether there was memory.
         """
         fails = self.buffer_fails is not None and self.buffer_fails()
-        if self.scheduler.atomic or self.scheduler.locks_held(self._clock.context):
+        if self.scheduler.atomic or self.scheduler.takes.held_by(self._clock.context):
             self.violate("atomic-context", f"allocate_buffer({size}) in atomic context", "buffer")
             if self.watcher is not None:
                 # It sleeps all the same: interrupts are on meanwhile, and others run.

@@ -51,13 +51,13 @@ class OwnState:
         """
         scheduler = self.scheduler
         shown = f"lock {name!r}"
-        if any(lock.name == shown for lock in scheduler.own_locks):
+        if any(lock.name == shown for lock in scheduler.takes.own_locks):
             raise ValueError(f"{shown} exists already: choose another name")
         lock: Any = LockTimeline(self.machine.clock, shown, self.machine.irqs_off_until_ns)
         lock.of_strategy = True
         lock.taken_in_place = scheduler.taken_in_place
         lock.taken_again = scheduler.rules.check_again
-        scheduler.own_locks.append(lock)
+        scheduler.takes.own_locks.append(lock)
         made: LockTimeline = lock
         return made
 

@@ -349,4 +349,4 @@ def test_locks_and_order_do_not_outlive_a_run():
     for _ in range(2):
         running = boot(Making(), TAPE)
         running.execute()
-        assert [lock.name for lock in running.scheduler.own_locks] == ["lock 'own'"]
+        assert [lock.name for lock in running.scheduler.takes.own_locks] == ["lock 'own'"]

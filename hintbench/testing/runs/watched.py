@@ -148,7 +148,7 @@ class WatchedRun(Run):
     @property
     def locks(self) -> list[LockTimeline]:
         """All locks of zones, and those that the strategy has made."""
-        return [*(zone.lock for zone in self.machine.zones), *self.scheduler.own_locks]
+        return [*(zone.lock for zone in self.machine.zones), *self.scheduler.takes.own_locks]
 
     def name_of(self, number: int) -> str:
         """The name of the context with a number."""
