@@ -143,6 +143,8 @@ class WatchedRun(Run):
             return bool(self.scheduler.off_in_hook or self.scheduler.off_by_hook)
         if current.kind == "interrupt" or current.interrupts_off:
             return True
+        if not self.scheduler.takes.held_by(self.machine.clock.context):
+            return False
         return any(lock.held_here and not lock.interrupts_on for lock in self.locks)
 
     @property
