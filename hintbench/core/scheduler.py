@@ -168,11 +168,8 @@ class CoreScheduler:
         self.enter(context)
         waited: cython.longlong = lock.take()
         vcpu: Vcpu
-        if lock.of_strategy:
-            lock.interrupts_on = context.pending_irqs_on
-            self.rules.check_nested(context, lock)
-        elif context.pending_irqs_on:
-            self.rules.check_interrupts_off(context, lock)
+        if lock.of_strategy or context.pending_irqs_on or self.current is context:
+            self.rules.check_taken(context, lock, interrupts_on=context.pending_irqs_on)
         if not context.is_of_kernel() and lock.of_zone:
             self.takes.begin(context)
         if context.role == ROLE_HOOK:
@@ -187,10 +184,7 @@ class CoreScheduler:
         """
         context.pending_irqs_on = not asked.interrupts_off
         self.rules.check_inside(context, asked.lock)
-        self.take_lock(context, asked.lock)
-        if asked.lock.of_zone:
-            self.rules.check_nested(context, asked.lock)
-        return 0
+        return self.take_lock(context, asked.lock)
 
     def taken_in_place(self, lock: LockTimeline) -> None:
         """Somebody took a lock by ``with``, as a plain hook or an interrupt handler does."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,26 @@ class ContextRules:
         if lock.of_zone and any(held.of_zone for held in self._held(context.number)):
             self.check_wait(context, "asks for another lock")
 
+    def check_taken(self, context: Context, lock: LockTimeline, *, interrupts_on: bool) -> None:
+        """Hold a lock that a coroutine has awaited against what it has, and what it lets in.
+
+        Args:
+            context: whose it is; it stands in its await.
+            lock: it.
+            interrupts_on: it asked for spin_lock(), which leaves interrupts as they are.
+
+        Raises:
+            PluginError: as from `check_nested`.
+        """
+        lock.interrupts_on = interrupts_on and lock.of_strategy
+        self.waiting = context
+        try:
+            if interrupts_on and lock.of_zone:
+                self.check_interrupts_off(context, lock)
+            self.check_nested(context, lock)
+        finally:
+            self.waiting = None
+
     def check_nested(self, context: Context | None, lock: LockTimeline) -> None:
         """Hold a lock that has been taken against those that its taker has already.
 
@@ -114,8 +135,7 @@ class ContextRules:
                 self.violate(
                     "atomic-context",
                     f"{who} takes the {self._name(lock)} while it holds the {self._name(each)};"
-                    f" elsewhere {', and inside that '.join(way)} was taken: two CPUs that do so"
-                    " wait for each other",
+                    f" elsewhere {_told(way)}: two CPUs that do so wait for each other",
                     "lock-order",
                 )
         if not lock.of_strategy:
@@ -360,6 +380,11 @@ def _runs_in_interrupts(context: Context | None) -> bool:
     if context is None or context.kind == INTERRUPT or context.atomic > 0:
         return True
     return bool(context.kind == HOOK and context.name != MAY_SLEEP)
+
+
+def _told(way: list[str]) -> str:
+    """Which lock was taken inside which."""
+    return ", and ".join(f"{inner} was taken inside {outer}" for outer, inner in pairwise(way))
 
 
 def _line_of_plugin() -> tuple[CodeType, int] | None:

@@ -127,7 +127,7 @@ class WatchedRun(Run):
     @property
     def context_name(self) -> str:
         """Who runs."""
-        current = self.scheduler.current
+        current = self.scheduler.rules.waiting or self.scheduler.current
         if current is not None:
             return f"{current.kind} {current.name}"
         if self.hook[0]:
