@@ -20,8 +20,6 @@ cdef class LockTimeline:
     cdef VirtualClock clock
     cdef readonly str name
     cdef public bint of_zone
-    cdef public bint of_strategy
-    cdef public bint interrupts_on
     cdef public long long available_ns
     cdef public long long granted_ns
     cdef readonly long long requested_ns
@@ -37,6 +35,8 @@ cdef class LockTimeline:
     cdef public LockMeter meter
     cdef public object taken_in_place
     cdef public object taken_again
+    # behind what every take looks at
+    cdef public bint of_strategy, interrupts_on
     cpdef Py_ssize_t take(self) except -1
     cpdef Py_ssize_t release(self) except -1
     cdef int _refuse_take(self) except -1
