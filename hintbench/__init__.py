@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from hintbench.config.layout import ZoneConfig
     from hintbench.core.flags import UnitFlags
     from hintbench.core.hooks import Block
+    from hintbench.core.locks import SpinLock
     from hintbench.core.zone import Zone
     from hintbench.errors import HintbenchError, PluginError
+    from hintbench.guest.atomic import Atomic
     from hintbench.guest.guest import Guest
     from hintbench.guest.per_cpu import PerCpu
     from hintbench.guest.validation import validate
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0.dev0"
 
 _HOMES = {
+    "Atomic": "guest.atomic",
     "Block": "core.hooks",
     "Claims": "strategy",
     "Completion": "host.reports",
@@ -75,6 +78,7 @@ _HOMES = {
     "Program": "workload",
     "Reason": "hookspecs",
     "Result": "results.result",
+    "SpinLock": "core.locks",
     "Strategy": "strategy",
     "Task": "tasks.scheduler",
     "UnitFlags": "core.flags",
@@ -95,6 +99,7 @@ __all__ = [
     "LONGEST_NS",
     "MOST_OPERATIONS",
     "PAGES_PER_MIB",
+    "Atomic",
     "Block",
     "Claims",
     "Completion",
@@ -117,6 +122,7 @@ __all__ = [
     "Program",
     "Reason",
     "Result",
+    "SpinLock",
     "Strategy",
     "Task",
     "UnitFlags",

@@ -109,7 +109,8 @@ class PageReporting(Strategy):
     @hookimpl
     def guest_started(self, guest: Guest) -> None:
         """page_reporting_register(): begin the initial flush, then let frees notify."""
-        self.guest, self.state, self.registered = guest, State.IDLE, True
+        self.guest, self.registered = guest, True
+        self.state = guest.atomic(State.IDLE)
         self.work: Task | None = None
         self.told = 0  # blocks acknowledged
         self.reported = guest.flags(
@@ -144,10 +145,9 @@ class PageReporting(Strategy):
 
     def _request(self, cpu: int, delay_ns: int) -> None:
         """__page_reporting_request(): a delayed pass, unless one is under way or asked for."""
-        if self.state is State.REQUESTED:
+        if self.state.read() is State.REQUESTED:
             return
-        before, self.state = self.state, State.REQUESTED
-        if before is State.IDLE:
+        if self.state.exchange(State.REQUESTED) is State.IDLE:
             self._queue_delayed_work(cpu, delay_ns)
 
     def _queue_delayed_work(self, cpu: int, delay_ns: int) -> None:
@@ -161,14 +161,14 @@ class PageReporting(Strategy):
     async def _process(self) -> None:
         """page_reporting_process(): one pass over all zones, then idle or another delay."""
         self.guest.mark("page_reporting_process")
-        self.state, told_before = State.ACTIVE, self.told
+        self.state.set(State.ACTIVE)
+        told_before = self.told
         if await self.guest.allocate_buffer(self.parameters.capacity * SCATTERLIST_BYTES):
             for zone in self.guest.zones:
                 if not await self._process_zone(zone):
                     break
-        if self.state is State.ACTIVE:
-            self.state = State.IDLE
-        elif self.registered:
+        before = self.state.compare_exchange(State.ACTIVE, State.IDLE)
+        if before is State.REQUESTED and self.registered:
             hurry = self.parameters.flush and self.told > told_before
             self._queue_delayed_work(self.guest.cpu, 0 if hurry else self.parameters.delay_ns)
 
@@ -205,7 +205,8 @@ class PageReporting(Strategy):
             room = capacity - len(sgl)
             found = zone.free_list(order, migratetype, without=self.reported, limit=room + 1)
             if found and budget < 0:
-                self.state, rest = State.REQUESTED, found[0]
+                self.state.set(State.REQUESTED)
+                rest = found[0]
                 break
             rest = self._isolate(zone, found[:room], sgl)
             if rest is not None or len(found) <= room:

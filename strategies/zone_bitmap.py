@@ -47,7 +47,7 @@ from hintbench import Claims, HookFilter, Strategy, hookimpl
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hintbench import Block, Guest, Task, UnitFlags, Zone
+    from hintbench import Atomic, Block, Guest, Task, UnitFlags, Zone
 
 RESULT_BYTES = 16
 """An isolated page: its address and its order."""
@@ -56,12 +56,14 @@ RESULT_BYTES = 16
 class FreeArea:
     """struct zone_free_area of v11, fields of struct zone in v12: a bitmap, and what it spans."""
 
-    def __init__(self, zones: list[Zone], bitmap: UnitFlags, spare: UnitFlags) -> None:
+    def __init__(
+        self, zones: list[Zone], bitmap: UnitFlags, spare: UnitFlags, free_pages: Atomic[int]
+    ) -> None:
         """Start empty."""
         self.zones = zones
         self.bitmap = bitmap
         self.spare = spare  # an empty one, for `swap` only
-        self.free_pages = 0  # bits that are set, as the posted code counts them [blocks]
+        self.free_pages = free_pages  # bits that are set, as the posted code counts them [blocks]
 
 
 class ZoneBitmap(Strategy):
@@ -120,7 +122,7 @@ class ZoneBitmap(Strategy):
             bitmap = self._bitmap(f"bitmap {index}")
             spare = self._bitmap(f"spare {index}") if self.parameters.swap else bitmap
             spanned = zones[:1] if self.version == "v10" else zones
-            self.areas.append(FreeArea(spanned, bitmap, spare))
+            self.areas.append(FreeArea(spanned, bitmap, spare, guest.atomic(0)))
         self.area_of = {zone: area for area in self.areas for zone in area.zones}
 
     def _bitmap(self, name: str) -> UnitFlags:
@@ -141,8 +143,7 @@ class ZoneBitmap(Strategy):
             return
         area = self.area_of.get(zone)  # None: v10 has no bits for it
         if area is not None and not area.bitmap.test_and_set(pfn):
-            area.free_pages += 1
-            self.guest.spend(self.guest.costs.flag_ns)  # atomic_inc(&free_pages)
+            area.free_pages.add(1)
         if self.version == "v10":
             wanted = any(map(self._has_batch, self.areas))
         else:
@@ -153,8 +154,9 @@ class ZoneBitmap(Strategy):
     def _has_batch(self, area: FreeArea) -> bool:
         """Whether enough bits are set, as the count says."""
         if self.parameters.clear_on_allocation:
-            area.free_pages = min(area.free_pages, area.bitmap.count)
-        return area.free_pages >= self.parameters.batch
+            # Whoever took the blocks has counted them off.
+            return min(area.free_pages.read(), area.bitmap.count) >= self.parameters.batch
+        return area.free_pages.read() >= self.parameters.batch
 
     # -- the work item --------------------------------------------------------------------------
 
@@ -177,9 +179,9 @@ class ZoneBitmap(Strategy):
 
     async def _scan(self, area: FreeArea) -> None:
         """scan_zone_bitmap(): isolate what is still free, and tell it in batches."""
-        counted, scanned = area.free_pages, 0
+        counted, scanned = area.free_pages.read(), 0
         if self.version == "v10":
-            area.free_pages = 0  # atomic_sub(free_pages, &free_pages)
+            area.free_pages.add(-counted)
             if not await self.guest.allocate_buffer(self.parameters.batch * RESULT_BYTES):
                 return
         bitmap = await self._swap(area) if self.parameters.swap else area.bitmap
@@ -200,7 +202,7 @@ class ZoneBitmap(Strategy):
         if isolated:
             await self._tell(isolated)
         if self.version == "v10":
-            area.free_pages -= max(0, scanned - counted)  # set and counted during the scan
+            area.free_pages.add(-max(0, scanned - counted))  # set and counted during the scan
 
     def _set_bits(self, area: FreeArea, bitmap: UnitFlags) -> Iterator[int]:
         """for_each_set_bit(): one after the other, as they are when the search gets there."""
@@ -223,8 +225,7 @@ class ZoneBitmap(Strategy):
         """clear_bit() and, but for v10 and a bitmap of its own, atomic_dec(&free_pages)."""
         cleared = bitmap.clear(pfn)
         if self.version != "v10" and not self.parameters.swap:
-            area.free_pages -= cleared
-            self.guest.spend(self.guest.costs.flag_ns)
+            area.free_pages.add(-cleared)
 
     async def _swap(self, area: FreeArea) -> UnitFlags:
         """Duyck's proposal: an empty bitmap for the frees, and a private one for the scan."""
@@ -232,7 +233,7 @@ class ZoneBitmap(Strategy):
             taken = area.bitmap
             area.bitmap, area.spare = area.spare, taken
             if self.version != "v10":
-                area.free_pages -= taken.count
+                area.free_pages.add(-taken.count)
         return taken
 
     async def _tell(self, isolated: list[Block]) -> None:

@@ -1,7 +1,7 @@
-"""Pages for an interrupt's ring: alloc_pages_bulk(GFP_ATOMIC), in two halves.
+"""What interrupts allocate: a block, or pages for a ring, alloc_pages_bulk(GFP_ATOMIC).
 
-The first runs under the zone lock, the second hands each page to its owner; between them, and
-wherever a page concerns a hook, the caller may wait.
+Pages come in two halves. The first runs under the zone lock, the second hands each page to its
+owner; between them, and wherever a page concerns a hook, the caller may wait.
 """
 
 import cython
@@ -43,6 +43,21 @@ def take_pages(sim: Simulation, zone: Zone, cpu: cython.int, pages: cython.int) 
         log_event(sim, sim.clock.now, cpu, EVENT_TAKEN, pfn, 0)
         taken.append(pfn)
     return taken
+
+
+def take_block(sim: Simulation, zone: Zone, cpu: cython.int, order: cython.int) -> cython.int:
+    """Take a block off the free lists that is no strategy's; -1 where there is none.
+
+    Args:
+        sim: the simulation.
+        zone: whose; the caller holds its lock.
+        cpu: the CPU of the interrupt.
+        order: its order.
+    """
+    pfn: cython.int = zone.allocate_block(order, MOVABLE)
+    if pfn >= 0:
+        log_event(sim, sim.clock.now, cpu, EVENT_TAKEN, pfn, order)
+    return pfn
 
 
 @cython.ccall

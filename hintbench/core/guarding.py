@@ -152,12 +152,17 @@ class HookWatch:
         """The hook is called."""
         outer: object = self.scheduler.plain_hook
         off: cython.bint = self.scheduler.off_by_hook
+        number: cython.longlong = self.scheduler.clock.context
+        locks: cython.int = self.scheduler.takes.held_by(number)
         self.scheduler.plain_hook = (self.name, arguments)
         self.scheduler.off_by_hook = self.off
         try:
             for call in self.told:
                 call(self.name, arguments)
-            return self.function(*arguments)
+            found = self.function(*arguments)
+            if self.scheduler.takes.held_by(number) != locks:
+                self.scheduler.rules.check_returned(self.name, self.function, locks)
+            return found
         finally:
             self.scheduler.plain_hook = outer
             self.scheduler.off_by_hook = off

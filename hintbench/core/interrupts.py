@@ -50,6 +50,9 @@ class InterruptsOff:
                     self.scheduler.restored()
             return
         self.scheduler.off_in_hook -= 1
+        if exception[0] is None and not self.scheduler.off_in_hook:
+            if not self.scheduler.off_by_hook:
+                self.scheduler.rules.check_interrupts_on(None, self.since_ns)
         if exception[0] is None and clock.cpu >= 0:
             self.scheduler.processors.interrupts_were_off(clock.cpu, self.since_ns, HOOK)
             if self.scheduler.restored is not None and not self.scheduler.off_in_hook:

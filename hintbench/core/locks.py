@@ -47,6 +47,20 @@ class LockRequest:
             warnings.warn("coroutine 'acquire' was never awaited", RuntimeWarning, stacklevel=1)
 
 
+class LockMisuseError(RuntimeError):
+    """A lock is asked for that somebody holds.
+
+    Critical sections run at once, so whoever finds a lock taken finds one that was left so.
+
+    Attributes:
+        lock: it.
+    """
+
+    def __init__(self, lock: "LockTimeline", text: str) -> None:
+        super().__init__(text)
+        self.lock = lock
+
+
 class _Done:
     """An awaitable with nothing to wait for."""
 
@@ -87,10 +101,12 @@ class LockTimeline:
     ``with lock:`` is for interrupt handlers and hooks that are no coroutines: it takes the lock
     where it stands.  No step of its own lets others go first whose request is earlier in virtual
     time, so one that has spent time before it asks gets in front of them; a coroutine has
-    ``async with``.
+    ``async with``. Inside another lock both take it where they stand.
 
     Attributes:
         of_zone: it is a zone's.
+        of_strategy: it is one that `Guest.spinlock` has made.
+        interrupts_on: its last taker left interrupts as they were; kept for a strategy's only.
         available_ns: when the last holder releases.
         holder: the context that holds it, meaningful while ``held``.
         requested_ns: when it was asked for the last time, from when on interrupts are off.
@@ -98,13 +114,16 @@ class LockTimeline:
         takes, contended: how often it was taken, and how often somebody had to wait.
         observer: called with ``"take"`` or ``"release"`` and the lock after each of them.
         meter: sees them too, for a small part of what a call of Python's costs.
-        taken_in_place: called after a take by ``with``, which the scheduler does not see.
+        taken_in_place: called with it after a take by ``with``, which the scheduler does not see.
+        taken_again: called with it when its holder asks for it once more.
     """
 
     def __init__(self, clock: Any, name: str, irqs_off_until_ns: Any) -> None:
         self.clock = clock
         self.name = name
         self.of_zone = False
+        self.of_strategy = False
+        self.interrupts_on = False
         self.available_ns = 0
         self.granted_ns = 0
         self.requested_ns = 0
@@ -123,6 +142,7 @@ class LockTimeline:
         self.observer = None
         self.meter = None
         self.taken_in_place = None
+        self.taken_again = None
 
     def take(self) -> cython.Py_ssize_t:
         """The running context queues for the lock and gets it; its clock moves to the grant.
@@ -163,7 +183,11 @@ class LockTimeline:
         return wait
 
     def _refuse_take(self) -> cython.int:
-        raise RuntimeError(f"{self.name}: taken by {self.clock.context}, {self.holder} holds it")
+        if self.holder == self.clock.context and self.taken_again is not None:
+            self.taken_again(self)
+        raise LockMisuseError(
+            self, f"{self.name}: taken by {self.clock.context}, {self.holder} holds it"
+        )
 
     def _tell_taken(self) -> cython.int:
         """Somebody wants to hear of the take, or to take the CPU away from the holder."""
@@ -257,7 +281,7 @@ class LockTimeline:
     def __enter__(self) -> "LockTimeline":
         self.take()
         if self.taken_in_place is not None:
-            self.taken_in_place()
+            self.taken_in_place(self)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -274,3 +298,7 @@ class LockTimeline:
         """The end of a ``with``: its body must still hold the lock, unless it failed anyway."""
         if self.held_here or exception[0] is None:
             self.release()
+
+
+SpinLock = LockTimeline
+"""Its name for strategies."""

@@ -44,7 +44,8 @@ cdef class CoreScheduler:
     cpdef int enter(self, Context context) except -1
     cdef int advance(self, Context context, long long began_ns) except -1
     cdef int _wait(self, Context context, object request) except -1
-    cdef bint holds_zone_lock(self, Context context) except -1
+    cdef int take_inside(self, Context context, LockRequest asked) except -1
+    cdef bint holds_lock(self, Context context) except -1
     cpdef int come_back(self, Context context, long long at_ns) except -1
     cdef int _turn(self, Context context) except -1
     cdef int _finished(self, Context context) except -1

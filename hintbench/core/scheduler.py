@@ -25,7 +25,6 @@ if cython.compiled:
     from cython.cimports.hintbench.core.simulation import Simulation, requeue_at
     from cython.cimports.hintbench.core.takes import LockTakes
     from cython.cimports.hintbench.core.vcpu import Vcpu
-    from cython.cimports.hintbench.core.zone import Zone
 else:
     from hintbench.core.accounts import Accounts
     from hintbench.core.constants import ROLE_HOOK, ROLE_INTERRUPT, ROLE_TASK
@@ -35,7 +34,6 @@ else:
     from hintbench.core.simulation import Simulation, requeue_at
     from hintbench.core.takes import LockTakes
     from hintbench.core.vcpu import Vcpu
-    from hintbench.core.zone import Zone
 
     def send(coroutine: Any, _ended: Any) -> Any:
         """The next step of a coroutine; `StopIteration` when it has ended."""
@@ -73,7 +71,7 @@ class CoreScheduler:
         off_in_hook: how many sections that switch interrupts off a plain hook in a tape is in.
         plain_hook: in explored runs the strategy's hook that runs, and its arguments.
         off_by_hook: whether that runs with interrupts off.
-        takes: how often the strategy's contexts took zone locks.
+        takes: the strategy's locks, and how often its contexts took those of zones.
     """
 
     def __init__(
@@ -109,7 +107,7 @@ class CoreScheduler:
         """The run is over: let go of whoever waits in it."""
         self.processors.dismantle()
         self.contexts.clear()
-        self.takes.in_flight_flags.clear()
+        self.takes.dismantle()
         self.current = None
         self.look_again = None
         self.restored = None
@@ -170,8 +168,8 @@ class CoreScheduler:
         self.enter(context)
         waited: cython.longlong = lock.take()
         vcpu: Vcpu
-        if context.pending_irqs_on:
-            self.rules.check_interrupts_off(context, lock)
+        if lock.of_strategy or context.pending_irqs_on or self.current is context:
+            self.rules.check_taken(context, lock, interrupts_on=context.pending_irqs_on)
         if not context.is_of_kernel() and lock.of_zone:
             self.takes.begin(context)
         if context.role == ROLE_HOOK:
@@ -179,10 +177,21 @@ class CoreScheduler:
             vcpu.lock_wait += waited
         return 0
 
-    def taken_in_place(self) -> None:
-        """Somebody took a zone lock by ``with``, as a plain hook or an interrupt handler does."""
-        self.rules.check_nested(self.current)
-        self.takes.begin(self.current)
+    def take_inside(self, context: Context, asked: LockRequest) -> cython.int:
+        """A context asks for a lock while it has another, and takes it where it stands.
+
+        Nothing is suspended with a lock held, so this is no step of its own.
+        """
+        context.pending_irqs_on = not asked.interrupts_off
+        self.rules.check_inside(context, asked.lock)
+        return self.take_lock(context, asked.lock)
+
+    def taken_in_place(self, lock: LockTimeline) -> None:
+        """Somebody took a lock by ``with``, as a plain hook or an interrupt handler does."""
+        lock.interrupts_on = False
+        self.rules.check_nested(self.current, lock)
+        if lock.of_zone:
+            self.takes.begin(self.current)
 
     def enter(self, context: Context) -> cython.int:
         """What happens now is the context's doing."""
@@ -202,18 +211,24 @@ class CoreScheduler:
         context.booked_ns = began_ns
         try:
             try:
-                if cython.compiled:
-                    request = send(context.coroutine, cython.address(ended))
-                else:
-                    try:
-                        request = send(context.coroutine, None)
-                    except StopIteration as stop:
-                        ended, request = 1, stop.value
+                while True:
+                    if cython.compiled:
+                        request = send(context.coroutine, cython.address(ended))
+                    else:
+                        try:
+                            request = send(context.coroutine, None)
+                        except StopIteration as stop:
+                            ended, request = 1, stop.value
+                    if ended or not isinstance(request, LockRequest):
+                        break
+                    if not self.holds_lock(context):
+                        break
+                    self.take_inside(context, request)
             except (Exception, SystemExit) as error:
                 self.rules.raise_for(error, context.name)
                 raise
             if ended:
-                if self.holds_zone_lock(context) or context.name == "block_merged":
+                if self.holds_lock(context) or context.name == "block_merged":
                     self.rules.check_end(context)
                 context.parked = "done"
                 context.outcome = request
@@ -234,15 +249,13 @@ class CoreScheduler:
         asked: LockRequest
         park: Park
         if isinstance(request, LockRequest):
-            if self.holds_zone_lock(context):
-                self.rules.check_wait(context, "asks for another lock")
             # The request is a step of its own: others may be earlier.
             asked = request
             context.pending_lock = asked.lock
             context.pending_irqs_on = not asked.interrupts_off
             context.parked = "lock"
             return self.come_back(context, self.clock.now)
-        if self.holds_zone_lock(context):
+        if self.holds_lock(context):
             self.rules.check_wait(context)
         if isinstance(request, Step):
             context.parked = "ready"
@@ -267,13 +280,9 @@ class CoreScheduler:
         park.register(context)
         return 0
 
-    def holds_zone_lock(self, context: Context) -> cython.bint:
-        """Whether a context holds the lock of any zone."""
-        zone: Zone
-        for zone in self.simulation.zones:
-            if zone.lock.held and zone.lock.holder == context.number:
-                return True
-        return False
+    def holds_lock(self, context: Context) -> cython.bint:
+        """Whether a context holds any lock of a zone or of the strategy."""
+        return self.takes.held_by(context.number) != 0
 
     # -- going on -------------------------------------------------------------------------------
 

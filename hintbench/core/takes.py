@@ -1,15 +1,17 @@
-"""How often a strategy took zone locks, and how often it found nothing to do under them."""
+"""A strategy's own locks, how often it took zones', and how often it found nothing to do there."""
 
 import cython
 
 if cython.compiled:
     from cython.cimports.hintbench.core.contexts import Context
     from cython.cimports.hintbench.core.flags import UnitFlags
+    from cython.cimports.hintbench.core.locks import LockTimeline
     from cython.cimports.hintbench.core.simulation import Simulation
     from cython.cimports.hintbench.core.zone import Zone
 else:
     from hintbench.core.contexts import Context
     from hintbench.core.flags import UnitFlags
+    from hintbench.core.locks import LockTimeline
     from hintbench.core.simulation import Simulation
     from hintbench.core.zone import Zone
 
@@ -28,6 +30,7 @@ class LockTakes:
     Attributes:
         total: takes so far.
         empty: those among them under which nothing was isolated, held, marked or given back.
+        own_locks: the locks that the strategy has made.
         in_flight_flags: what the strategy marks what is in its hands with.
     """
 
@@ -35,7 +38,25 @@ class LockTakes:
         self.simulation = simulation
         self.total = 0
         self.empty = 0
+        self.own_locks = []
         self.in_flight_flags = []
+
+    def dismantle(self) -> None:
+        """The run is over: let go of who is told of takes."""
+        for lock in self.own_locks:
+            lock.taken_in_place = lock.taken_again = None
+        self.in_flight_flags.clear()
+
+    def held_by(self, number: cython.longlong) -> cython.int:
+        """How many locks a context holds, of zones and of the strategy."""
+        found: cython.int = 0
+        zone: Zone
+        lock: LockTimeline
+        for zone in self.simulation.zones:
+            found += zone.lock.held and zone.lock.holder == number
+        for lock in self.own_locks:
+            found += lock.held and lock.holder == number
+        return found
 
     def begin(self, context: Context) -> cython.int:
         """A context has taken a zone's lock; None is a plain hook in a tape, which cannot wait."""

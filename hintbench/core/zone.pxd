@@ -7,7 +7,7 @@ from hintbench.core.measures cimport Integral
 cdef class Zone(FreeLists):
     cdef readonly long long isolated_pages
     cdef readonly long long held_pages
-    cdef public long long allocated_pages
+    cdef readonly long long allocated_pages
     cdef readonly long long isolations
     cdef readonly long long refusals
     cdef public object violate

@@ -398,4 +398,5 @@ def dismantle(zone: Zone) -> None:
     """
     zone.hooks = zone.violate = zone.torn = zone.refuse_isolation = None
     zone.last_block = None
-    zone.lock.observer = zone.lock.meter = zone.lock.taken_in_place = None
+    zone.lock.observer = zone.lock.meter = None
+    zone.lock.taken_in_place = zone.lock.taken_again = None

@@ -30,10 +30,13 @@ _SPECIAL: Final = (
 """Methods that Python looks up in the type, without their underscores."""
 
 
+UNCHANGING: Final = (int, float, str, bytes, bool, tuple, frozenset, type(None))
+"""What cannot change is no state that somebody else could touch."""
+
+
 def guard(target: Any, touched: Callable[[], None]) -> Any:
     """A guard for an object, with the special methods that its type has."""
-    if isinstance(target, int | float | str | bytes | bool | tuple | frozenset | type(None)):
-        # What cannot change is no state that somebody else could touch.
+    if isinstance(target, UNCHANGING):
         return target
     kind: Any = type(target)
     return _guard_type(kind)(target, touched)

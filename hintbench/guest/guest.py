@@ -11,7 +11,7 @@ from hintbench.core.contexts import Context, Park, Step
 from hintbench.core.flags import UnitFlags
 from hintbench.core.hooks import CoreHooks
 from hintbench.core.measures import Integral
-from hintbench.guest.per_cpu import PerCpu, State
+from hintbench.guest.own_state import OwnState
 from hintbench.guest.struct_pages import StructPages
 from hintbench.host.host import Host
 from hintbench.tasks.arguments import check_coroutine, whole_ns
@@ -32,7 +32,7 @@ _ATOMIC_SLEEP_NS = 20_000
 MOST_MARKS = 10_000
 
 
-class Guest(StructPages):
+class Guest(StructPages, OwnState):
     """The modelled VM, as a strategy sees it.
 
     Attributes:
@@ -82,6 +82,7 @@ class Guest(StructPages):
             zone.hooks = self.hooks
             zone.violate = self.violate
             zone.lock.taken_in_place = scheduler.taken_in_place
+            zone.lock.taken_again = scheduler.rules.check_again
 
     # -- where and when -------------------------------------------------------------------------
 
@@ -182,8 +183,9 @@ class Guest(StructPages):
     ) -> None:
         """Keep the vCPU busy as long as ``condition()`` holds.
 
-        It is looked at again whenever a flag is cleared, and whenever a task, an interrupt or a
-        waiting hook has run up to its next await. What a plain hook changes is not seen by itself.
+        It is looked at again whenever a flag is cleared or an `Atomic` written, and whenever a
+        task, an interrupt or a waiting hook has run up to its next await. What a plain hook changes
+        otherwise is not seen by itself.
 
         Args:
             condition: cheap and without side effects.
@@ -192,7 +194,7 @@ class Guest(StructPages):
         """
         if poll is not None and self.host.has_completions:
             poll()
-        while condition():
+        while self.holds(condition):
             await Park("spin", lambda context: self._watch(context, condition, poll))
             if poll is not None and self.host.has_completions:
                 poll()
@@ -207,13 +209,17 @@ class Guest(StructPages):
 
     def _cleared(self, _flags: UnitFlags) -> None:
         """Flags have been cleared, which somebody may spin for."""
+        self.wake_spinners()
+
+    def wake_spinners(self) -> None:
+        """Something has changed that somebody may spin for."""
         if self._spinners:
             self._look_again()
 
     def _look_again(self) -> None:
         """Something has changed: spinners whose condition ended go on."""
         for context, condition in self._spinners:
-            if context.parked == "spin" and not condition():
+            if context.parked == "spin" and not self.holds(condition):
                 self.host.acknowledgements.unwatch(context)
                 self.scheduler.unpark(context, None)
         self._spinners = [each for each in self._spinners if each[0].parked == "spin"]
@@ -230,14 +236,6 @@ class Guest(StructPages):
 
     # -- memory of the strategy's own -----------------------------------------------------------
 
-    def per_cpu(self, factory: Callable[[], State]) -> PerCpu[State]:
-        """State of which each CPU touches its own only, with interrupts off.
-
-        Args:
-            factory: makes one CPU's state; called once for each CPU.
-        """
-        return PerCpu(self, factory)
-
     async def allocate_buffer(self, size: int) -> bool:
         """kmalloc(size, GFP_KERNEL): may sleep, so not in atomic context.
 
@@ -250,7 +248,7 @@ class Guest(StructPages):
             Whether there was memory.
         """
         fails = self.buffer_fails is not None and self.buffer_fails()
-        if self.scheduler.atomic or any(zone.lock.held_here for zone in self.zones):
+        if self.scheduler.atomic or self.scheduler.takes.held_by(self._clock.context):
             self.violate("atomic-context", f"allocate_buffer({size}) in atomic context", "buffer")
             if self.watcher is not None:
                 # It sleeps all the same: interrupts are on meanwhile, and others run.

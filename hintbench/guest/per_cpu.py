@@ -15,7 +15,12 @@ State = TypeVar("State")
 
 
 class PerCpu(Generic[State]):
-    """One object for every CPU, which only that CPU may touch, with interrupts off."""
+    """One object for every CPU, which only that CPU may touch, with interrupts off.
+
+    What is a number may also be changed by `add` and `exchange`: single instructions of the CPU on
+    its own, between the halves of which nothing comes, so that interrupts may be on (this_cpu_add()
+    and this_cpu_xchg() in Documentation/core-api/this_cpu_ops.rst).
+    """
 
     def __init__(self, guest: Guest, factory: Callable[[], State]) -> None:
         self._guest = guest
@@ -43,6 +48,64 @@ class PerCpu(Generic[State]):
     def __len__(self) -> int:
         return len(self._states)
 
+    def add(self: PerCpu[int], number: int = 1) -> int:
+        """this_cpu_add_return(): change the running CPU's number; interrupts may be on.
+
+        Args:
+            number: how much is added; may be negative.
+
+        Returns:
+            What it is then.
+
+        Raises:
+            TypeError: ``number``, or what each CPU has, is no whole number.
+            ValueError: a thread of the host runs, which is on no CPU.
+        """
+        here = self._here_a_number("add", number)
+        self._states[here] += number
+        after = self._states[here]
+        self._guest.overtaken("go on after an operation on its CPU's number")
+        return after
+
+    def exchange(self: PerCpu[int], number: int) -> int:
+        """this_cpu_xchg(): replace the running CPU's number; interrupts may be on.
+
+        Args:
+            number: the new one.
+
+        Returns:
+            What it was.
+
+        Raises:
+            TypeError, ValueError: as from `add`.
+        """
+        here = self._here_a_number("exchange", number)
+        before, self._states[here] = self._states[here], number
+        self._guest.overtaken("go on after an operation on its CPU's number")
+        return before
+
+    def total(self: PerCpu[int]) -> int:
+        """The sum over all CPUs, each read once: by the time it is known it may be over.
+
+        Raises:
+            TypeError: what each CPU has is no whole number.
+        """
+        if not all(isinstance(number, int) for number in self._states):
+            raise TypeError(f"PerCpu.total: each CPU has {self._states[0]!r}, no whole number")
+        found = sum(self._states)
+        self._guest.overtaken("act on the sum it has read")
+        return found
+
     def peek(self) -> tuple[State, ...]:
         """Every CPU's, for observers, which are no CPU's and change nothing."""
         return tuple(self._states)
+
+    def _here_a_number(self, what: str, number: object) -> int:
+        here = self._guest.cpu
+        if here < 0:
+            raise ValueError(f"PerCpu.{what}: a thread of the host runs, which is on no CPU")
+        if not isinstance(number, int) or not isinstance(self._states[here], int):
+            raise TypeError(
+                f"PerCpu.{what}: {number!r} and {self._states[here]!r} must be whole numbers"
+            )
+        return here

@@ -27,6 +27,7 @@ EVENTS: Final = (
     "dropped",
     "buffer_asked",
     "hook_called",
+    "overtaken",
     "edit_preempted",
     "overwritten",
     "taken_back",
@@ -48,6 +49,8 @@ EVENTS: Final = (
 * ``buffer_asked(size)``: ``guest.allocate_buffer``.
 * ``hook_called(name, arguments)``: a hook of the strategy is about to run; a checker that has an
   attribute ``hooks`` hears of hooks with these names only.
+* ``overtaken(part)``: an access to what CPUs share has ended, and others may come before its caller
+  can go on with this.
 * ``edit_preempted(part)``: an edit that nobody locked stands before this part of it, and others
   are about to run.
 * ``overwritten(report)``: two CPUs were in the queue at once, and the host will never see this.
@@ -75,6 +78,7 @@ class Watcher:
     dropped: Callable[..., None]
     buffer_asked: Callable[..., None]
     hook_called: Callable[..., None]
+    overtaken: Callable[..., None]
     edit_preempted: Callable[..., None]
     overwritten: Callable[..., None]
     taken_back: Callable[..., None]

@@ -52,7 +52,7 @@ class TestRequest:
         running = report([rest(10 * SECOND)])
         assert running.reports.times == [FIRST, FIRST + SERVICE]
         assert running.reports.sizes == [32, 32]
-        assert running.strategy.state is State.IDLE, "and nothing asks for another"
+        assert running.strategy.state.peek() is State.IDLE, "and nothing asks for another"
 
     def test_a_free_asks_for_one_pass_however_many_follow(self):
         tape = [take(range(4)), rest(5 * SECOND)]
@@ -98,7 +98,7 @@ class TestRequest:
         running = report([rest(SECOND)], flush=True, capacity=1)
         assert running.reports.times[0] == 0
         assert sorted(running.reports.blocks) == list(range(64))
-        assert running.strategy.state is State.IDLE
+        assert running.strategy.state.peek() is State.IDLE
 
     def test_what_the_host_has_from_the_start_is_not_told(self):
         tape = [take([0]), rest(5 * SECOND), give([0]), rest(5 * SECOND)]
@@ -268,7 +268,7 @@ class TestErrors:
         assert running.reports.times == [FIRST, timer_fires_ns(9 * SECOND, DELAY)]
         assert running.reports.sizes == [32, 32]
         assert told(running) == []
-        assert running.strategy.state is State.IDLE
+        assert running.strategy.state.peek() is State.IDLE
 
     def test_without_a_device_nothing_is_lost(self):
         def detach(running):

@@ -141,4 +141,4 @@ def test_a_pass_leaves_the_list_as_the_kernels_does(blocks, reported, first, cap
     assert [[number_of(pfn) for pfn, _ in batch] for _, batch in running.reports.batches] == batches
     assert on_list(running) == lists[MOVABLE].blocks
     assert set(told(running)) == lists[MOVABLE].reported
-    assert (strategy.state is State.REQUESTED) == requested
+    assert (strategy.state.peek() is State.REQUESTED) == requested

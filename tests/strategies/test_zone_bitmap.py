@@ -191,7 +191,7 @@ class TestVersions:
         assert running.reports.blocks == [1, 2, 3]
         assert running.guest.zones[0].free_order(block_at(0)) == 10
         assert bits(running) == kept
-        assert area_of(running).free_pages == len(kept)
+        assert area_of(running).free_pages.peek() == len(kept)
 
     @pytest.mark.parametrize(("version", "kept"), [("v10", []), ("v11", [0, 1, 2, 3]), ("v12", 4)])
     def test_v10_alone_is_queued_while_it_runs(self, version, kept):
@@ -200,7 +200,7 @@ class TestVersions:
         tape = [take(range(16)), give(range(4, 8)), rest(SERVICE // 2), give(range(4)), rest(END)]
         running = scan(tape, version=version)
         assert bits(running) == (list(range(4)) if kept == 4 else kept)
-        assert area_of(running).free_pages == len(bits(running))
+        assert area_of(running).free_pages.peek() == len(bits(running))
         assert running.reports.sizes == ([4, 4] if version == "v10" else [4])
 
     def test_v10_counts_what_it_scanned_beyond_what_it_found_counted(self):
@@ -208,7 +208,7 @@ class TestVersions:
         tape = [take(range(16)), give(range(4, 8)), rest(SERVICE // 2), give([2, 9]), rest(END)]
         running = scan(tape, version="v10")
         assert running.reports.blocks == [4, 5, 6, 7, 9]
-        assert (bits(running), area_of(running).free_pages) == ([2], 1)
+        assert (bits(running), area_of(running).free_pages.peek()) == ([2], 1)
 
     def test_v10_counts_no_more_what_it_had_no_memory_to_scan(self):
         """prepare() fails after atomic_sub(): the bits stay, and do not count."""
@@ -218,7 +218,7 @@ class TestVersions:
 
         running = scan(spread(range(4)), before=no_memory, version="v10")
         assert running.reports.batches == []
-        assert (bits(running), area_of(running).free_pages) == ([0, 1, 2, 3], 0)
+        assert (bits(running), area_of(running).free_pages.peek()) == ([0, 1, 2, 3], 0)
 
     def test_v10_gives_back_untold_what_it_had_no_memory_to_ask_for(self):
         """page_hinting_report() of v10 returns when kmalloc() of its request fails."""

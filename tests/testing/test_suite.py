@@ -66,7 +66,7 @@ def test_the_suite_takes_a_function_and_its_parameters(tmp_path):
             """
         )
     )
-    done = run_pytest("-q", "-k", "explored or with_them or locked", cwd=tmp_path)
+    done = run_pytest("-q", "-k", "explored or with_them or locked-lists", cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     assert "3 passed" in done.stdout
 

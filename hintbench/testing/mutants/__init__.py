@@ -13,6 +13,7 @@ from hintbench.testing.mutants import (
     ownership,
     progress,
     records,
+    sharing,
     slips,
     spinning,
     truth,
@@ -23,7 +24,7 @@ __all__ = ["BASES", "MUTANTS", "Mutant"]
 
 _MODULES = (
     *(ownership, answers, locking, progress, truth, family, slips),
-    *(records, spinning, batching, leftovers),
+    *(records, spinning, batching, leftovers, sharing),
 )
 MUTANTS = {mutant.name: mutant for module in _MODULES for mutant in module.MUTANTS}
 """Every mutant by name."""

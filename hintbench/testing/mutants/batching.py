@@ -307,7 +307,7 @@ class RotatesToWhatIsGone(Mutant, PageReporting):  # type: ignore[misc]
             self._drain(zone, sgl, ok)
             if ok and len(found) > BATCH:
                 zone.rotate_to_front(found[BATCH])
-                self.state = State.REQUESTED
+                self.state.set(State.REQUESTED)
         return ok
 
 

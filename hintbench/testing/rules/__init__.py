@@ -76,6 +76,7 @@ RULES: Final = {
         Rule("completion-once", "S", "each completion is consumed exactly once"),
         Rule("teardown", "S", "after guest_stopping nothing is held, marked or scheduled"),
         Rule("per-cpu", "S", "per-CPU state is touched by its CPU only, with interrupts off"),
+        Rule("locked-state", "S", "state that a lock guards is touched with that lock held"),
         Rule("liveness", "L", "every large free block is told within the declared time"),
         Rule("progress-under-spin", "L", "an acknowledgement ends every spin"),
         Rule("flag-truth", "L", "what is believed to be told is not backed by the host"),

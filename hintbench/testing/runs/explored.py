@@ -326,6 +326,13 @@ class ExploredRun(EndedRun):
         if self.faults.at_restore():
             self._run_others(0)
 
+    def overtaken(self, part: str) -> None:
+        """An event of the watcher's: the strategy has touched what CPUs share."""
+        reached = not (self.dead or self.depth or self.interrupts_off or self._polls_in_event())
+        if reached and self.faults.in_between():
+            self._run_others(0)
+        super().overtaken(part)
+
     def _let_interrupt_in(self) -> None:
         """An interrupt has been raised in the middle of a step: it comes now, if it may."""
         if not (self.depth or self.interrupts_off):
@@ -360,7 +367,7 @@ class ExploredRun(EndedRun):
         host, processors = self.guest.host, self.scheduler.processors
         self.outcome.coverage.update(
             reports=host.reported_batches + host.shared.takings + host.backing.claimed_blocks,
-            contended_takes=sum(zone.lock.contended for zone in self.machine.zones),
+            contended_takes=sum(lock.contended for lock in self.locks),
             preemptions=self.preemptions.taken,
             interrupts=processors.interrupts_taken,
             faults=sum(self.faults.happened.values()),

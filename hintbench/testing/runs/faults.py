@@ -13,6 +13,7 @@ from hintbench.testing.scenarios.faults import (
     AT_ANSWER,
     AT_RESTORE,
     AT_STOP,
+    IN_BETWEEN,
     IN_HAND,
     IN_HAND_PAGES,
     KINDS,
@@ -31,6 +32,7 @@ _OF_THE_GUEST: Final = frozenset(
         *IN_HAND,
         AT_ANSWER,
         AT_RESTORE,
+        IN_BETWEEN,
     }
 )
 
@@ -61,6 +63,9 @@ class Faults:
                 self._at_stop.append(fault)
             else:
                 self._amounts.setdefault(fault.kind, {})[fault.number] = fault.amount
+
+        if AT_RESTORE in self._amounts:
+            self._amounts[IN_BETWEEN] = self._amounts[AT_RESTORE]
 
     def install(self) -> None:
         """Take the places in guest and host where faults are asked for."""
@@ -157,6 +162,14 @@ class Faults:
         if cpu < 0 or self._now(AT_RESTORE) < 0:
             return False
         self._raise(cpu, lambda: self._handlers.exchange(cpu), "interrupt")
+        return True
+
+    def in_between(self) -> bool:
+        """The strategy has used what CPUs share; whether an interrupt comes before it goes on."""
+        cpu = self._run.machine.clock.cpu
+        if cpu < 0 or self._now(IN_BETWEEN) < 0:
+            return False
+        self._raise(cpu, lambda: self._handlers.borrow(cpu), "interrupt")
         return True
 
     def stopping(self, now_ns: int) -> None:

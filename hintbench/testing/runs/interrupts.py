@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from hintbench.core.bulk import hand_out, hand_out_to_hook, take_pages
+from hintbench.core.bulk import hand_out, hand_out_to_hook, take_block, take_pages
 from hintbench.core.constants import (
     EVENT_ALLOCATED,
     EVENT_FREED,
-    EVENT_TAKEN,
     HELD,
     IN_USE,
     TRANSIT,
@@ -107,14 +106,11 @@ class Interrupts:
 
     async def _take_large(self, cpu: int, zone: Any) -> int:
         """A block of order `LARGE`, in use; -1 where memory is short."""
-        run, clock = self._run, self._run.machine.clock
+        run, simulation = self._run, self._run.machine.simulation
         self._pay()
         await zone.lock.acquire()
         spare = zone.free_pages > zone.watermark_low + zone.watermark_boost + (1 << LARGE)
-        pfn = zone.allocate(LARGE) if spare else -1
-        if pfn >= 0:
-            zone.allocated_pages -= 1 << LARGE  # not the strategy's
-            clock.digest.record(clock.now, cpu, EVENT_TAKEN, pfn, LARGE)
+        pfn = take_block(simulation, zone, cpu, LARGE) if spare else -1
         zone.lock.release()
         if pfn >= 0:
             await run.guest.step()

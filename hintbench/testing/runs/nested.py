@@ -70,18 +70,29 @@ class NestedRun(WatchedRun):
 
     def _looked(self) -> None:
         """The strategy has looked at free lists without their lock: what it saw may be over."""
+        self._let_others_in("act on a look without the lock")
+
+    def overtaken(self, part: str) -> None:
+        """An event of the watcher's: the strategy has touched what CPUs share, and others may come.
+
+        Not while anybody holds a lock: those who wait for it would run into it.
+        """
+        if not any(lock.held for lock in self.locks):
+            self._let_others_in(part)
+
+    def _let_others_in(self, part: str) -> None:
         current = self.scheduler.current
         if self.dead or (current is None and not self.hook[0]) or self.machine.clock.cpu < 0:
             # Nobody's of the strategy; or a host's, whose lock others would find taken.
             return
         if current is None or not (current.parked or current.kernel):
-            self._preempt("act on a look without the lock")
+            self._preempt(part)
 
     def _run_others(self, delay_ns: int) -> None:
         """Everybody but the running context goes on for a while, inside its step."""
         simulation, clock, scheduler = self.machine.simulation, self.machine.clock, self.scheduler
         until_ns = clock.now + delay_ns
-        holds = any(zone.lock.held for zone in self.machine.zones)
+        holds = any(lock.held for lock in self.locks)
         if holds or self.depth >= MOST_NESTED:
             clock.now = until_ns
             return

@@ -14,6 +14,7 @@ from hintbench.workload import Program, WorkloadSetting
 
 if TYPE_CHECKING:
     from hintbench.core.contexts import Context
+    from hintbench.core.locks import LockTimeline
     from hintbench.strategy import Strategy
     from hintbench.testing.races.race import Race
 
@@ -89,9 +90,7 @@ class WatchedRun(Run):
         """What happens now, with all that is to be said of where and by whom."""
         clock = self.machine.clock
         locks = tuple(
-            f"{zone.lock.name} held by {self.name_of(zone.lock.holder)}"
-            for zone in self.machine.zones
-            if zone.lock.held
+            f"{lock.name} held by {self.name_of(lock.holder)}" for lock in self.locks if lock.held
         )
         time_ns, where = int(clock.now), self.context_name
         return Violation(
@@ -128,7 +127,7 @@ class WatchedRun(Run):
     @property
     def context_name(self) -> str:
         """Who runs."""
-        current = self.scheduler.current
+        current = self.scheduler.rules.waiting or self.scheduler.current
         if current is not None:
             return f"{current.kind} {current.name}"
         if self.hook[0]:
@@ -144,8 +143,14 @@ class WatchedRun(Run):
             return bool(self.scheduler.off_in_hook or self.scheduler.off_by_hook)
         if current.kind == "interrupt" or current.interrupts_off:
             return True
-        number = self.machine.clock.context
-        return any(zone.lock.held and zone.lock.holder == number for zone in self.machine.zones)
+        if not self.scheduler.takes.held_by(self.machine.clock.context):
+            return False
+        return any(lock.held_here and not lock.interrupts_on for lock in self.locks)
+
+    @property
+    def locks(self) -> list[LockTimeline]:
+        """All locks of zones, and those that the strategy has made."""
+        return [*(zone.lock for zone in self.machine.zones), *self.scheduler.takes.own_locks]
 
     def name_of(self, number: int) -> str:
         """The name of the context with a number."""
@@ -157,10 +162,13 @@ class WatchedRun(Run):
 
     def _line(self) -> str:
         """The innermost line of the strategy's file that is being executed."""
+        left = self.scheduler.rules.left_at
+        if left is not None:
+            code, number = left
+            return f"{_short(code.co_filename)}:{number} in {code.co_name}"
         for step in self._frames():
             if step.f_code.co_filename == self.strategy_file:
-                name = self.strategy_file.replace("\\", "/").rsplit("/", 1)[-1]
-                return f"{name}:{step.f_lineno} in {step.f_code.co_name}"
+                return f"{_short(self.strategy_file)}:{step.f_lineno} in {step.f_code.co_name}"
         return ""
 
     def _frames(self) -> Iterator[FrameType]:
@@ -178,6 +186,10 @@ class WatchedRun(Run):
             frames.append(awaited.cr_frame)
             awaited = awaited.cr_await
         yield from reversed(frames)
+
+
+def _short(path: str) -> str:
+    return path.replace("\\", "/").rsplit("/", 1)[-1]
 
 
 def _file_of(strategy: object) -> str:

@@ -24,20 +24,23 @@ KINDS: Final = {
     ),
     "interrupt-at-answer": "an interrupt allocates right after an answer of the host was fetched",
     "interrupt-at-restore": "an interrupt frees a large block as soon as interrupts are on again",
+    "interrupt-in-between": "an interrupt frees a large block between two uses of what CPUs share",
     "interrupt-at-stop": "an interrupt drains a CPU's lists while the strategy is being stopped",
     "interrupt": "an interrupt drains a per-CPU list in the middle of something",
     "interrupt-allocates": "an interrupt allocates pages (GFP_ATOMIC) in the middle of something",
 }
 """Kinds of faults; `Fault.number` counts submissions of several descriptors, submissions, reports
 served, descriptors, answers, interrupts, submissions, submissions, isolations, buffers, buffers,
-blocks isolated or marked (twice), answers fetched, ends of sections with interrupts off, and (for
-the other interrupts) is their time; `Fault.amount` of interrupts is how many batches or pages they
-drain or allocate, at least one; that of the one at the stop is how long after its begin it comes
-[virtual ns]."""
+blocks isolated or marked (twice), answers fetched, ends of sections with interrupts off, uses of
+what CPUs share, and (for the other interrupts) is their time; `Fault.amount` of interrupts is how
+many batches or pages they drain or allocate, at least one; that of the one at the stop is how long
+after its begin it comes [virtual ns]."""
 
 TIMED: Final = frozenset({"interrupt", "interrupt-allocates"})
 """Kinds that happen at a time, on a CPU."""
 AT_STOP: Final = "interrupt-at-stop"
+IN_BETWEEN: Final = "interrupt-in-between"
+"""Not drawn either: it comes where `AT_RESTORE` is drawn, counted by itself."""
 ON_REQUEST: Final = "queue-allocates"
 """Never drawn: a strategy may ask for a queue that allocates nothing, and those that mark what they
 report and let takers spin have to. It is what virtqueue_add_split() does with more than one
@@ -45,7 +48,9 @@ descriptor and VIRTIO_RING_F_INDIRECT_DESC: alloc_indirect_split() calls kmalloc
 AT_ANSWER: Final = "interrupt-at-answer"
 """Drawn for itself, where memory is small enough that the interrupt meets what was told."""
 COUNTED: Final = tuple(
-    kind for kind in KINDS if kind not in TIMED and kind not in (AT_STOP, AT_ANSWER, ON_REQUEST)
+    kind
+    for kind in KINDS
+    if kind not in TIMED and kind not in (AT_STOP, AT_ANSWER, IN_BETWEEN, ON_REQUEST)
 )
 """Kinds that happen the so-manieth time that they could."""
 INTERRUPTING: Final = (

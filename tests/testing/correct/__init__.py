@@ -17,6 +17,7 @@ from .resets import (
     ResetsUnseen,
 )
 from .scans import Ages, Gated, OneAtATime, RingAndScan
+from .shared import RequestedPasses
 from .styles import HostsThreads, RipensInAHeap, TaskPerBlock, TaskPerOrder
 from .threads import AfterTheLock, AtTheFree, CountsOnly, MarkAndCall
 
@@ -52,6 +53,7 @@ CORRECT = {
         TaskPerBlock,
         RipensInAHeap,
         HostsThreads,
+        RequestedPasses,
     )
 }
 """By name."""
