@@ -238,7 +238,7 @@ class Run:
                 initial = self.program.initial
                 self.threads.start(None if initial is None else initial.vmstat_ticks_ns)
                 if initial is not None:
-                    self.threads.reclaim(initial.kswapd_runs)
+                    self.threads.reclaim(initial.kswapd_runs, initial.drains_of_all)
                 self.threads.compact(() if initial is None else initial.compaction)
                 self.threads.watch_for_hung_tapes()
                 simulation.begin_vcpus(start_ns)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hintbench.config.guest import GuestConfig
     from hintbench.guest.boot import Machine
     from hintbench.kernel.compaction import CompactionRun
-    from hintbench.kernel.kswapd import KswapdRun
+    from hintbench.kernel.kswapd import DrainOfAll, KswapdRun
 
 PAGES_PER_MIB: Final = 256
 MOST_OPERATIONS: Final = 100_000_000_000
@@ -120,7 +120,11 @@ class InitialState(Protocol):
         """When the recorded kernel's kswapd ran, as far as is known [virtual ns]."""
 
     @property
-    def compaction(self) -> "tuple[CompactionRun, ...]":
+    def drains_of_all(self) -> "Sequence[DrainOfAll]":
+        """When threads of the recorded kernel drained all per-CPU lists [virtual ns]."""
+
+    @property
+    def compaction(self) -> "Sequence[CompactionRun]":
         """What the recorded kernel's kcompactd did."""
 
     def load(self, machine: "Machine") -> None:

@@ -258,7 +258,7 @@ class RefillWalk:
 @cython.final
 @cython.cclass
 class CompactionDrainWalk:
-    """Finds the drains of kcompactd that empty lists: those of other CPUs, and its own.
+    """Finds the drains that empty lists: those of other CPUs, and of kcompactd its own.
 
     Args:
         page_count: pages that the trace can name.
@@ -272,6 +272,7 @@ class CompactionDrainWalk:
     highest: cython.longlong[::1]
     hot: cython.uchar[::1]
     of_others: list
+    by_tasks: list
     flushes: list
     gap_ns: cython.longlong
     last_ns: cython.longlong
@@ -285,6 +286,7 @@ class CompactionDrainWalk:
         self.highest = memoryview(numpy.full(cpus, -1, dtype=numpy.int64))
         self.hot = memoryview(numpy.zeros(cpus, dtype=numpy.uint8))
         self.of_others = []
+        self.by_tasks = []
         self.flushes = []
         self.gap_ns = gap_ns
         self.last_ns = -gap_ns
@@ -332,6 +334,8 @@ class CompactionDrainWalk:
                 if by_compaction:
                     self.newest[cpu] = pfn
             elif actions[row] != _C_NOTHING:
+                if actions[row] == _C_RETURN and self.put_by[pfn] >= 0 and self.put_by[pfn] != cpu:
+                    self.by_tasks.append(low + row)
                 self.put_by[pfn] = -1
 
     @cython.cfunc
@@ -360,6 +364,10 @@ class CompactionDrainWalk:
     def drained_of_others(self) -> list:
         """The rows at which it drained a page that another CPU had put on its list, rising."""
         return self.of_others
+
+    def drained_by_tasks(self) -> list:
+        """The rows at which anybody else did, rising: drain_all_pages() of direct reclaim."""
+        return self.by_tasks
 
     def flushed(self) -> list:
         """Rows behind which its own CPU's list of a zone was empty, at least one of each run."""

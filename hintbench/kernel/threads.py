@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -13,13 +11,7 @@ import numpy
 from hintbench.core.allocation import would_do
 from hintbench.core.constants import (
     FLAG_ATOMIC,
-    FLAG_COMPOUND,
-    FLAG_DMA,
-    FLAG_DMA32,
-    FLAG_MOVABLE_ZONE,
-    FLAG_NO_KSWAPD,
     FLAG_NORETRY,
-    FLAG_ZERO,
     HELD,
     ISOLATED,
     KERNEL_6_12,
@@ -33,6 +25,8 @@ from hintbench.core.contexts import Step
 from hintbench.core.highatomic import unreserve
 from hintbench.kernel.compaction import Compaction, CompactionRun
 from hintbench.kernel.draining import drain_all_pages
+from hintbench.kernel.gfp import gfp_of
+from hintbench.kernel.kswapd import run_at
 from hintbench.kernel.task_frees import TaskFrees
 
 if TYPE_CHECKING:
@@ -41,7 +35,7 @@ if TYPE_CHECKING:
     from hintbench.core.zone import Zone
     from hintbench.guest.boot import Machine
     from hintbench.guest.guest import Guest
-    from hintbench.kernel.kswapd import KswapdRun
+    from hintbench.kernel.kswapd import DrainOfAll, KswapdRun
     from hintbench.tasks.scheduler import Scheduler
 
 VMSTAT_INTERVAL_NS = 1_000_000_000
@@ -49,15 +43,6 @@ VMSTAT_SKEW_NS = 12_000_000
 """round_jiffies() spreads the CPUs by three jiffies each (250 Hz)."""
 REMOTE_PCP_TICKS = 3
 """pcp->expire: ticks of vmstat until a list for another node's zone is let go of."""
-_GFP_WORDS = {
-    FLAG_ZERO: "|__GFP_ZERO",
-    FLAG_COMPOUND: "|__GFP_COMP",
-    FLAG_DMA: "|__GFP_DMA",
-    FLAG_DMA32: "|__GFP_DMA32",
-    FLAG_MOVABLE_ZONE: "|__GFP_HIGHMEM|__GFP_MOVABLE",
-    FLAG_NO_KSWAPD: "&~__GFP_KSWAPD_RECLAIM",
-}
-"""What of a blocking allocation's flags the kernel has words for."""
 MAX_RECLAIM_RETRIES = 16
 """From mm/internal.h."""
 HUNG_TASK_TIMEOUT_SECONDS = 120
@@ -76,8 +61,6 @@ KSWAPD_ROUND_NS = 20_000
 An estimate. Only for so long ZONE_RECLAIM_ACTIVE is set; a recording that shows a longer run, as
 that of 4 vCPUs does once, is followed instead.
 """
-KSWAPD_EARLIEST_NS = 2_000_000
-"""So much earlier than the recorded one the model may wake kswapd for the same run."""
 
 
 class KernelThreads:
@@ -92,6 +75,7 @@ class KernelThreads:
         self.stopped = False
         self.kswapd_awake = False
         self._kswapd_runs: Sequence[KswapdRun] = ()
+        self._drains_for_itself = True
         self._several_nodes = len({zone.node for zone in machine.zones}) > 1
         self._expires: dict[tuple[int, int], int] = {}
         self._seen: dict[tuple[int, int], tuple[int, ...]] = {}
@@ -116,11 +100,14 @@ class KernelThreads:
             runs: what it did, and when.
         """
         compaction = Compaction(self.frees)
+        end_ns = 0
         for run in runs:
             zone = self.simulation.zone_of(run.pfn)
-            self.simulation.schedule(
-                run.begin_ns, RANK_TASK, run.cpus[0], partial(self._compact, compaction, zone, run)
-            )
+            work = partial(self._compact, compaction, zone, run)
+            # One thread goes from zone to zone.
+            begin_ns = max(run.begin_ns, end_ns)
+            self.simulation.schedule(begin_ns, RANK_TASK, run.cpus[0], work)
+            end_ns = run.freed_ns[-1]
 
     def _compact(self, compaction: Compaction, zone: Zone, run: CompactionRun) -> None:
         if not self.stopped:
@@ -233,7 +220,7 @@ class KernelThreads:
             return False
         self.kswapd_awake = True
         now_ns = self.simulation.clock.now
-        run = self._recorded_run(now_ns)
+        run = run_at(self._kswapd_runs, now_ns)
         if run is None:
             begin_ns, end_ns = now_ns + KSWAPD_RUN_NS - KSWAPD_ROUND_NS, now_ns + KSWAPD_RUN_NS
         else:
@@ -243,22 +230,25 @@ class KernelThreads:
         self.simulation.schedule(end_ns, RANK_TASK, cpu, self._kswapd)
         return True
 
-    def reclaim(self, runs: Sequence[KswapdRun]) -> None:
-        """Let kswapd run when that of a recorded kernel did, as far as that is known.
+    def reclaim(self, runs: Sequence[KswapdRun], drains: Sequence[DrainOfAll]) -> None:
+        """Reclaim when a recorded kernel did, as far as that is known.
 
         Args:
-            runs: when, rising [virtual ns].
+            runs: when its kswapd ran, rising [virtual ns].
+            drains: when somebody in need drained all lists; direct reclaim does so at no other
+                time then, since it is for those who got some pages back that Linux does it.
         """
         self._kswapd_runs = runs
+        self._drains_for_itself = False
+        for drain in drains:
+            self.simulation.schedule(
+                drain.begin_ns, RANK_TASK, drain.cpu, partial(self._drain_all, drain.cpu)
+            )
 
-    def _recorded_run(self, now_ns: int) -> KswapdRun | None:
-        """The run for which a recorded kswapd was woken at about this time."""
-        at = bisect_left(self._kswapd_runs, now_ns, key=attrgetter("end_ns"))
-        if at < len(self._kswapd_runs):
-            run = self._kswapd_runs[at]
-            if run.woken_ns - KSWAPD_EARLIEST_NS <= now_ns:
-                return run
-        return None
+    def _drain_all(self, cpu: int) -> None:
+        if not self.stopped:
+            work = drain_all_pages(self, cpu)
+            self.scheduler.spawn(work, cpu, "drain_all_pages", kernel=True)
 
     def _begin_reclaim(self) -> None:
         """balance_pgdat(): set_reclaim_active()."""
@@ -283,7 +273,7 @@ class KernelThreads:
         after one round: blocks in a strategy's hands are neither free nor reclaimable, which is
         the false OOM of the review. memory_low stands where shrinkers and, at the end, the OOM
         notifiers are called. The per-CPU lists are drained although Linux does so only after some
-        progress, since real guests always make some.
+        progress, since real guests mostly make some; a replayed trace shows whether they were.
         """
         costs = self.guest.costs
         clock = self.simulation.clock
@@ -297,7 +287,8 @@ class KernelThreads:
             await Step()
             if attempt == 0:
                 await self._unreserve(vcpu, force=False)
-                await drain_all_pages(self, vcpu.number)
+                if self._drains_for_itself:
+                    await drain_all_pages(self, vcpu.number)
             in_hand |= self._in_hand(vcpu) > 0
             await self._memory_low(vcpu)
             # Woken for nothing so often, what is free may be in the reserve: that goes then.
@@ -384,14 +375,9 @@ class KernelThreads:
             self.false_ooms += 1
             self.guest.violate(
                 "no-false-oom",
-                f"an allocation of order {vcpu.order} ({_gfp_of(flags)}) fails while the strategy"
+                f"an allocation of order {vcpu.order} ({gfp_of(flags)}) fails while the strategy"
                 f" holds {self._in_hand(vcpu)} pages",
             )
-
-
-def _gfp_of(flags: int) -> str:
-    """The flags of a blocking allocation in the kernel's words."""
-    return "GFP_KERNEL" + "".join(word for flag, word in _GFP_WORDS.items() if flags & flag)
 
 
 def _use_of(pcp: PerCpuPages) -> tuple[int, ...]:

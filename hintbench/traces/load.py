@@ -15,6 +15,7 @@ from hintbench.core.constants import (
     RECLAIMABLE,
 )
 from hintbench.core.tracerefills import AllocFactorWalk
+from hintbench.traces.compaction import compaction_of
 from hintbench.traces.fit import check_pages
 from hintbench.traces.hidden import HiddenPages, list_steps
 from hintbench.traces.levels import PcpLevels
@@ -63,6 +64,10 @@ def load(start: TraceStart, machine: Machine) -> None:
             zone.add_free_block(int(blocks.pfn[at]), int(blocks.order[at]))
     _load_in_use(start, machine, zone_of)
     _load_pcp(start, machine, zone_of)
+    if start.moves is not None:
+        runs, drains = compaction_of(start.history, start.moves, start.begin_ns, zone_of)
+        start.compaction.extend(runs)
+        start.drains_of_all.extend(drains)
     if start.exact:
         named: Any = np.zeros(len(zone_of), dtype=np.uint8)
         for window in start.history.windows():

@@ -11,7 +11,6 @@ from hintbench.core import tracewords
 from hintbench.core.constants import PAGEBLOCK_ORDER
 from hintbench.core.tracepages import HAND_OUT, PCP, RETURN
 from hintbench.tasks.jiffies import GRID_NS
-from hintbench.traces.compaction import compaction_of
 from hintbench.traces.compare import compare
 from hintbench.traces.history import PageHistory
 from hintbench.traces.load import load
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
     from hintbench.guest.boot import Machine
     from hintbench.kernel.compaction import CompactionRun
-    from hintbench.kernel.kswapd import KswapdRun
+    from hintbench.kernel.kswapd import DrainOfAll, KswapdRun
     from hintbench.traces.events import Trace
 
 
@@ -86,7 +85,10 @@ class TraceStart:
         check: Whether an exact replay asks the model at every choice what it would have chosen.
         kswapd_runs: When kswapd ran, as far as the trace shows it: `load` adds them; nothing in an
             exact replay [virtual ns].
-        compaction: What kcompactd did; nothing in an exact replay, which follows it anyway.
+        moves: Rows at which compaction freed what it had moved; None in an exact replay, which
+            follows it anyway.
+        compaction: What kcompactd did: `load` adds it, and
+        drains_of_all: when others drained all per-CPU lists.
     """
 
     exact: bool
@@ -108,7 +110,9 @@ class TraceStart:
     movable: npt.NDArray[np.bool_] | None = None
     check: bool = False
     kswapd_runs: list[KswapdRun] = field(default_factory=list)
-    compaction: tuple[CompactionRun, ...] = ()
+    moves: npt.NDArray[np.int64] | None = None
+    compaction: list[CompactionRun] = field(default_factory=list)
+    drains_of_all: list[DrainOfAll] = field(default_factory=list)
 
     def load(self, machine: Machine) -> None:
         """Put a booted guest whose zones are empty into this state.
@@ -190,7 +194,7 @@ def start_of(
         free_at_end=free_at_end,
         movable=movable,
         check=check,
-        compaction=() if moves is None else compaction_of(found, moves, begin_ns),
+        moves=moves,
     )
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from hintbench import Origin, Strategy, hookimpl
 from hintbench.kernel.draining import drain_all_pages
+from hintbench.kernel.kswapd import DrainOfAll
 from hintbench.operations import Flag, Migratetype, allocate, compute, free, idle
 from small_guest import BLOCK, SECOND, START, boot, costs, run, small_guest, zone
 
@@ -150,6 +151,21 @@ class TestDrainingAllLists:
         found = self.drained("5.0", 700)
         assert {cpu for cpu, _ in found} == {0, 1}
         assert min(now for _, now in found) > RECLAIM, "it is woken first"
+
+    @pytest.mark.parametrize("kernel", ["5.0", "6.12"])
+    def test_a_replay_drains_when_the_recorded_kernel_did(self, kernel):
+        """Linux drains for those who got some pages back; a recording shows whether they did."""
+        tapes = [
+            [pages(range(10)), free(range(10)), BIG_FROM_SLOT_20, pages([99], order=10)],
+            [pages(range(100, 110)), free(range(100, 110)), idle([1_000_000])],
+        ]
+        config = small_guest(2, kernel=kernel, zones=(zone(BLOCKS, low=LOW, watermark_min=0),))
+        for drains in [], [DrainOfAll(900_000, 1)]:
+            running = boot(None, *tapes, config=config)
+            running.threads.reclaim([], drains)
+            metrics = running.execute().metrics
+            assert metrics["failed_allocations"] == 1, "it comes too early for a drain"
+            assert (metrics["pcp_end_bytes"] == 0) == bool(drains)
 
     def test_one_at_a_time(self):
         """mutex_trylock(&pcpu_drain_mutex): whoever comes meanwhile goes on at once."""

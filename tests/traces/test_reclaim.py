@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from hintbench.kernel.kswapd import KswapdRun
-from hintbench.kernel.threads import KSWAPD_EARLIEST_NS, KSWAPD_ROUND_NS, KSWAPD_RUN_NS
+from hintbench.kernel.kswapd import KSWAPD_EARLIEST_NS, KswapdRun
+from hintbench.kernel.threads import KSWAPD_ROUND_NS, KSWAPD_RUN_NS
 from hintbench.traces.reclaim import KswapdRuns, ends_of_kswapd, fallbacks
 from recording import KERNEL_PAGE, Recording
 from small_guest import boot
@@ -110,7 +110,7 @@ class TestModelled:
         """When it was at work, and when it slept again."""
         running = boot(None, [])
         threads, simulation = running.threads, running.machine.simulation
-        threads.reclaim(runs)
+        threads.reclaim(runs, [])
         simulation.clock.now = self.NOW
         assert threads.wake_kswapd(0)
         assert not threads.wake_kswapd(0)  # awake already

@@ -7,6 +7,7 @@ import hintbench
 from hintbench import Workload
 from hintbench.operations import concatenate
 from hintbench.traces import SAMPLE, SAMPLE_PAGES, read_trace
+from hintbench.traces.compaction import compaction_of
 from hintbench.traces.compare import counted, refill_sizes
 from hintbench.traces.history import page_history
 from hintbench.traces.program import exact_program, modelled_program, replayed_rows
@@ -45,7 +46,7 @@ def described(program):
         start.vmstat_ticks_ns,
         start.possible_ticks_ns,
         start.timer_phase_ns,
-        start.compaction,
+        [] if start.exact else compaction_of(start.history, start.moves, start.begin_ns, zone_of),
         start.history.derived,
         hidden_pages(start, zone_of, high_min).tolist(),
         [counted(start.history, action, with_derived=True) for action in (1, 2, 3, 4)],
