@@ -34,6 +34,7 @@ cdef class LockTimeline:
     cdef public object observer
     cdef public LockMeter meter
     cdef public object taken_in_place
+    cdef public object left_in_place
     cpdef Py_ssize_t take(self) except -1
     cpdef Py_ssize_t release(self) except -1
     cdef int _refuse_take(self) except -1

@@ -99,6 +99,7 @@ class LockTimeline:
         observer: called with ``"take"`` or ``"release"`` and the lock after each of them.
         meter: sees them too, for a small part of what a call of Python's costs.
         taken_in_place: called after a take by ``with``, which the scheduler does not see.
+        left_in_place: called before the end of such a hold.
     """
 
     def __init__(self, clock: Any, name: str, irqs_off_until_ns: Any) -> None:
@@ -123,6 +124,7 @@ class LockTimeline:
         self.observer = None
         self.meter = None
         self.taken_in_place = None
+        self.left_in_place = None
 
     def take(self) -> cython.Py_ssize_t:
         """The running context queues for the lock and gets it; its clock moves to the grant.
@@ -261,6 +263,8 @@ class LockTimeline:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if self.left_in_place is not None:
+            self.left_in_place()
         self._leave(exception)
 
     def __aenter__(self) -> LockRequest:

@@ -6,6 +6,8 @@ cdef class LockTakes:
     cdef Simulation simulation
     cdef readonly long long total, empty
     cdef public list in_flight_flags
+    cdef bint took
+    cdef unsigned long long take_seen
     cdef int begin(self, Context context) except -1
     cpdef int end(self, Context context) except -1
     cdef unsigned long long in_hand(self) except? 0

@@ -82,6 +82,7 @@ class Guest(StructPages):
             zone.hooks = self.hooks
             zone.violate = self.violate
             zone.lock.taken_in_place = scheduler.taken_in_place
+            zone.lock.left_in_place = scheduler.takes.end_in_place
 
     # -- where and when -------------------------------------------------------------------------
 

@@ -8,8 +8,6 @@ from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-import numpy
-
 from hintbench.core.allocation import would_do
 from hintbench.core.constants import (
     FLAG_ATOMIC,
@@ -20,11 +18,7 @@ from hintbench.core.constants import (
     FLAG_NO_KSWAPD,
     FLAG_NORETRY,
     FLAG_ZERO,
-    HELD,
-    ISOLATED,
     KERNEL_6_12,
-    KIND_MASK,
-    ORDER_MASK,
     PAGE_ALLOC_COSTLY_ORDER,
     PAGEBLOCK_PAGES,
     RANK_TASK,
@@ -33,6 +27,7 @@ from hintbench.core.contexts import Step
 from hintbench.core.highatomic import unreserve
 from hintbench.kernel.compaction import Compaction, CompactionRun
 from hintbench.kernel.draining import drain_all_pages
+from hintbench.kernel.false_ooms import pages_in_hand, would_serve
 from hintbench.kernel.task_frees import TaskFrees
 
 if TYPE_CHECKING:
@@ -290,6 +285,7 @@ class KernelThreads:
         began = clock.now
         rounds = 1 if vcpu.order > PAGE_ALLOC_COSTLY_ORDER else costs.reclaim_retries
         in_hand = False
+        states = self.machine.pages.state
         again = self._again.get(vcpu.number, 0) + 1 if vcpu.slow_path else 0
         self._again[vcpu.number] = again
         for attempt in range(rounds):
@@ -298,14 +294,14 @@ class KernelThreads:
             if attempt == 0:
                 await self._unreserve(vcpu, force=False)
                 await drain_all_pages(self, vcpu.number)
-            in_hand |= self._in_hand(vcpu) > 0
+            in_hand |= pages_in_hand(vcpu) > 0
             await self._memory_low(vcpu)
             # Woken for nothing so often, what is free may be in the reserve: that goes then.
             if again <= MAX_RECLAIM_RETRIES and self._would_do(vcpu):
                 vcpu.woken = True
                 break
             # What is in hand now, and not in the free lists, is why the allocation fails.
-            self.denied[vcpu.number] = self._would_serve(vcpu)
+            self.denied[vcpu.number] = would_serve(vcpu, states)
             if attempt + 1 < rounds:
                 await self.guest.sleep(costs.direct_reclaim_ns)
         if not vcpu.woken:
@@ -353,27 +349,6 @@ class KernelThreads:
                     if waiting is not None:
                         await waiting
 
-    def _in_hand(self, vcpu: Vcpu) -> int:
-        """Pages that the strategy holds of the zones that could serve the allocation."""
-        return sum(
-            zone.isolated_pages + zone.held_pages
-            for zone in vcpu.zonelist
-            if zone.number <= vcpu.highest_zone
-        )
-
-    def _would_serve(self, vcpu: Vcpu) -> bool:
-        """Whether a block in the strategy's hands is large enough for the allocation."""
-        states = numpy.asarray(self.machine.pages.state)
-        for zone in vcpu.zonelist:
-            has_some = zone.isolated_pages or zone.held_pages
-            if zone.number <= vcpu.highest_zone and has_some:
-                mine = states[zone.start_pfn : zone.end_pfn]
-                kinds = mine & KIND_MASK
-                in_hand = mine[(kinds == ISOLATED) | (kinds == HELD)]
-                if int((in_hand & ORDER_MASK).max(initial=0)) >= vcpu.order and len(in_hand):
-                    return True
-        return False
-
     def allocation_failed(self, vcpu: Vcpu) -> None:
         """A false OOM is a blocking allocation that blocks in hand would have served."""
         flags = vcpu.flags
@@ -385,7 +360,7 @@ class KernelThreads:
             self.guest.violate(
                 "no-false-oom",
                 f"an allocation of order {vcpu.order} ({_gfp_of(flags)}) fails while the strategy"
-                f" holds {self._in_hand(vcpu)} pages",
+                f" holds {pages_in_hand(vcpu)} pages",
             )
 
 

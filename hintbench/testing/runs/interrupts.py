@@ -111,9 +111,13 @@ class Interrupts:
         self._pay()
         await zone.lock.acquire()
         spare = zone.free_pages > zone.watermark_low + zone.watermark_boost + (1 << LARGE)
+        kept, zone.kept = zone.kept, None
         pfn = zone.allocate(LARGE) if spare else -1
+        zone.kept = kept
         if pfn >= 0:
-            zone.allocated_pages -= 1 << LARGE  # not the strategy's
+            # Not the strategy's.
+            zone.allocated_pages -= 1 << LARGE
+            del zone.own_blocks[pfn]
             clock.digest.record(clock.now, cpu, EVENT_TAKEN, pfn, LARGE)
         zone.lock.release()
         if pfn >= 0:
