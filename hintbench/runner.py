@@ -13,6 +13,7 @@ from hintbench.config.guest import GuestConfig, load_guest
 from hintbench.config.specs import PluginSpec
 from hintbench.core import machine as core_machine
 from hintbench.core.constants import PAGEBLOCK_ORDER
+from hintbench.core.freelists import inspect_blocks
 from hintbench.core.hooks import HookPoint
 from hintbench.errors import (
     HintbenchError,
@@ -216,7 +217,7 @@ class Run:
     def _discard_free(self) -> None:
         """Every free block of order 9 and more was reported before the start."""
         for zone in self.machine.zones:
-            for block in zone.free_blocks(9):
+            for block in inspect_blocks(zone, 9):
                 self.machine.backing.discard(block.pfn, block.order)
         self.machine.clock.now = 0
 

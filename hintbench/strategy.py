@@ -54,7 +54,8 @@ class Claims:
         liveness_bound_ns: With an idle workload every block of `min_order` that was freed is
             reported within this time [virtual ns], unless behind a gate of the strategy.
         initial_flush: Blocks that were free at the start are reported too.
-        in_flight_pages: At most this many pages of one zone are in its hands at once.
+        in_flight_pages: At most this many pages of one zone are in its hands at once: isolated,
+            held, allocated for itself, or marked.
         lock_takes: Takes of the zone lock for one batch: to collect, to return, and perhaps a third
             number: for each further free list that a batch was collected from.
         hold_visits: Structures (list entries, head look-ups, pages) looked at under one hold.

@@ -119,7 +119,9 @@ class PageReporting(Strategy):
         if guest.discarded_at_start:
             # It has been through its first passes.
             for zone in guest.zones:
-                for block in zone.free_blocks(max(self.parameters.order, 9)):
+                with zone.lock:
+                    blocks = zone.free_blocks(max(self.parameters.order, 9))
+                for block in blocks:
                     self.reported.set(block.pfn, block.order)
             return
         self._request(guest.cpus[0], 0 if self.parameters.flush else self.parameters.delay_ns)

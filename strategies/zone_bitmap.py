@@ -18,8 +18,9 @@ Whose idea: Nitesh Narayan Lal, "[RFC][Patch v10 0/2] mm: Support for page hinti
       that was freed to, and not while it runs. Blocks go back as in v10.
     * v12: a bitmap for each zone; blocks go back under one take of its lock, and to the list of
       the migratetype that their first pageblock had (isolation makes pageblocks MOVABLE, and v10
-      and v11 leave them so). The bit is cleared after the lock was released: that of a block freed
-      in between is lost.
+      and v11 leave them so). On 6.12 the second pageblock of a block gets its type back too: there
+      no half of it may be on a list of another type than its pageblock's. The bit is cleared after
+      the lock was released: that of a block freed in between is lost.
     `swap` is Alexander Duyck's proposal in the review: take the bitmap under the lock, scan it in
     private. `clear_on_allocation` was in none of the three, which have no hook in the allocation;
     a tree of Nitesh's after v12, never posted, has one (page_reporting_dequeue()).
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
     from hintbench import Atomic, Block, Guest, Task, UnitFlags, Zone
 
+PAGEBLOCK_PAGES = 512
 RESULT_BYTES = 16
 """An isolated page: its address and its order."""
 
@@ -218,7 +220,10 @@ class ZoneBitmap(Strategy):
         if block is None:
             return []  # the watermark forbids it; the bit goes all the same
         if self.version == "v12":
-            zone.set_pageblock_migratetype(pfn, migratetype)
+            # As posted, of the first one; 6.12 has no half of a block on another type's list.
+            end_pfn = pfn + 1 if self.guest.kernel == "5.0" else block.end_pfn
+            for start in range(pfn, end_pfn, PAGEBLOCK_PAGES):
+                zone.set_pageblock_migratetype(start, migratetype)
         return [block]
 
     def _clear(self, area: FreeArea, bitmap: UnitFlags, pfn: int) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import cython
 import numpy
 
+from hintbench.core.freelists import inspect_blocks
+
 if cython.compiled:
     from cython.cimports.hintbench.core.audit import (
         fill,
@@ -125,7 +127,7 @@ class Auditor(EventListener):
     def begin(self, zones: list[Any]) -> None:
         """Enter what the buddy allocators hold at the start."""
         for zone in zones:
-            for block in zone.free_blocks(0):
+            for block in inspect_blocks(zone, 0):
                 self.give(block.pfn, block.order)
 
     def all_untold(self) -> None:

@@ -12,6 +12,7 @@ if cython.compiled:
     from cython.cimports.hintbench.core.constants import (
         BUDDY,
         HIGHATOMIC,
+        KERNEL_6_12,
         KIND_MASK,
         MAX_PAGE_ORDER,
         MIGRATE_TYPES,
@@ -24,6 +25,7 @@ else:
     from hintbench.core.constants import (
         BUDDY,
         HIGHATOMIC,
+        KERNEL_6_12,
         KIND_MASK,
         MAX_PAGE_ORDER,
         MIGRATE_TYPES,
@@ -41,8 +43,8 @@ def list_fault(zone: Any) -> tuple[str, str] | None:
     """What is wrong with the free lists of a zone.
 
     Returns:
-        None when all is well; else what kind of fault (``"links"``, ``"heads"``, ``"count"``,
-        ``"unmerged"``) and a sentence.
+        None when all is well; else what kind of fault (``"links"``, ``"heads"``, ``"type"``,
+        ``"count"``, ``"unmerged"``) and a sentence.
     """
     mine: Zone = zone
     order: cython.int
@@ -54,6 +56,8 @@ def list_fault(zone: Any) -> tuple[str, str] | None:
     free: cython.longlong = 0
     heads: cython.longlong = 0
     pages = mine.pages
+    # Since 6.10 __add_to_free_list() and __del_page_from_free_list() warn of any other list.
+    hygienic: cython.bint = mine.kernel >= KERNEL_6_12
     for order in range(NR_PAGE_ORDERS):
         listed = 0
         for migratetype in range(MIGRATE_TYPES):
@@ -69,6 +73,10 @@ def list_fault(zone: Any) -> tuple[str, str] | None:
                 if pages.state[pfn] != (BUDDY | order):
                     text = f"pfn {pfn:#x} is no free block of that order"
                     return "heads", f"{_name_of(mine, head)}: {text}"
+                if hygienic and pages.pageblock_type[pfn >> PAGEBLOCK_ORDER] != migratetype:
+                    kind = _TYPE_NAMES[pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]]
+                    text = f"pfn {pfn:#x} is of a pageblock of type {kind}"
+                    return "type", f"{_name_of(mine, head)}: {text}"
                 listed += 1
                 if listed > pages.page_count:
                     return "links", f"{_name_of(mine, head)} has no end"

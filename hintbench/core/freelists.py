@@ -51,6 +51,12 @@ class FreeLists(ZoneMemory):
             The order of the free block that it heads; -1 when it heads none, or lies in another
             zone. Without the lock it may be another one at the next look.
         """
+        self.visits += 1
+        return self._order_at(pfn)
+
+    @cython.exceptval(check=False)
+    def _order_at(self, pfn: cython.int) -> cython.int:
+        """As :meth:`free_order`, of which nobody takes notice."""
         state: cython.int
         if not (self.start_pfn <= pfn < self.end_pfn):
             return -1
@@ -100,7 +106,8 @@ class FreeLists(ZoneMemory):
     ) -> list[Block]:
         """A snapshot of the free blocks of ``min_order`` and more, in list order.
 
-        Orders ascend, then migratetypes, then from the head of each list on.
+        Orders ascend, then migratetypes, then from the head of each list on. The zone's lock must
+        be held by whoever runs on a CPU: without it the walk is a violation of ``locked-lists``.
 
         Args:
             min_order: smallest order.
@@ -114,6 +121,19 @@ class FreeLists(ZoneMemory):
         check_range("free_blocks", "min_order", min_order, 0, MAX_PAGE_ORDER)
         check_range("free_blocks", "limit", limit, 0, self.pages.page_count)
         check_range("free_blocks", "look_at_most", look_at_most, 0, self.pages.page_count)
+        self._need_walk_lock()
+        found: list = self._walk(min_order, without, limit, look_at_most)
+        self._looked()
+        return found
+
+    def _walk(
+        self,
+        min_order: cython.int,
+        without: UnitFlags | None,
+        limit: cython.int,
+        look_at_most: cython.int,
+    ) -> list[Block]:
+        """The walk of :meth:`free_blocks`."""
         found: list = []
         looked: cython.int = 0
         order: cython.int
@@ -133,13 +153,10 @@ class FreeLists(ZoneMemory):
                     if without is None or not without.all_set(pfn, order):
                         found.append(make_block(pfn, order, self))
                         if limit and len(found) >= limit:
-                            self._looked()
                             return found
                     if look_at_most and looked >= look_at_most:
-                        self._looked()
                         return found
                     pfn = self.pages.next[pfn]
-        self._looked()
         return found
 
     def free_list(
@@ -150,6 +167,8 @@ class FreeLists(ZoneMemory):
         limit: cython.int = 0,
     ) -> list[Block]:
         """A snapshot of one free list, free_area[order].free_list[migratetype], from its head on.
+
+        The zone's lock must be held, as for :meth:`free_blocks`.
 
         Args:
             order: order of the list.
@@ -162,9 +181,11 @@ class FreeLists(ZoneMemory):
         """
         found: list = []
         self._check_list(order, migratetype)
+        self._need_walk_lock()
         head: cython.int = self.list_of(order, migratetype)
         pfn: cython.int = self.pages.next[head]
         while pfn != head:
+            self.visits += 1
             self.clock.now += self.clock.costs.list_walk_block_ns
             if without is None or not without.all_set(pfn, order):
                 found.append(make_block(pfn, order, self))
@@ -173,6 +194,20 @@ class FreeLists(ZoneMemory):
             pfn = self.pages.next[pfn]
         self._looked()
         return found
+
+    def _need_walk_lock(self) -> cython.int:
+        """A walk follows links of pages that change hands, unless zone->lock is held.
+
+        Nobody's word is doubted who is on no CPU: a host sees the guest's memory, and has no lock
+        of the guest's.
+        """
+        if self.clock.cpu < 0 or self.violate is None:
+            return 0
+        if not (self.lock.held and self.lock.holder == self.clock.context):
+            self.violate(
+                "locked-lists", f"free lists of {self} are walked without its lock", "walk"
+            )
+        return 0
 
     def _looked(self) -> cython.int:
         """Somebody has looked; without the lock others may come before what follows from it."""
@@ -223,7 +258,7 @@ class FreeLists(ZoneMemory):
         Raises:
             ValueError: there is no such free block.
         """
-        if self.free_order(pfn) != order:
+        if self._order_at(pfn) != order:
             raise ValueError(f"list_type: pfn {pfn:#x} heads no free block of order {order}")
         here: cython.int = self.pages.next[pfn]
         steps: cython.int = 0
@@ -248,3 +283,18 @@ class FreeLists(ZoneMemory):
         check_range("scan_range", "pfn", pfn, 0, self.pages.page_count)
         check_range("scan_range", "min_order", min_order, 0, MAX_PAGE_ORDER)
         return scan_range(self, pfn, end_pfn, min_order)
+
+
+def inspect_blocks(zone: Any, min_order: int) -> list[Block]:
+    """As `FreeLists.free_blocks`, for inspection: for nothing, and by nobody of the guest's.
+
+    Args:
+        zone: whose free blocks.
+        min_order: smallest order.
+    """
+    mine: FreeLists = zone
+    now: cython.longlong = mine.clock.now
+    visits: cython.longlong = mine.visits
+    found: list = mine._walk(min_order, None, 0, 0)
+    mine.clock.now, mine.visits = now, visits
+    return found

@@ -24,7 +24,7 @@ class HoldMeter(LockMeter):
     """Bounds what is looked at under one hold (`LockTimeline.meter`).
 
     Args:
-        zone: whose lock it is.
+        zones: all of the guest's; whichever is looked at under the hold, the holder looks.
         bound: the most structures that may be looked at under one hold.
         exceeded: called with the number that were, when they are more.
         before: the meter whose place it takes; None when there was none.
@@ -32,31 +32,40 @@ class HoldMeter(LockMeter):
 
     def __init__(
         self,
-        zone: Zone,
+        zones: tuple[Zone, ...],
         bound: int,
         exceeded: Callable[[int], None],
         before: LockMeter | None = None,
     ) -> None:
-        self.zone = zone
+        self.zones = zones
         self.bound = bound
         self.exceeded = exceeded
         self.before = before
-        self.visits = zone.visits
+        self.visits = self._looked_at()
 
     def taken(self, lock: LockTimeline) -> cython.int:
         """A hold begins."""
         if self.before is not None:
             self.before.taken(lock)
-        self.visits = self.zone.visits
+        self.visits = self._looked_at()
         return 0
 
     def released(self, lock: LockTimeline) -> cython.int:
         """A hold ends: how much was looked at?"""
         if self.before is not None:
             self.before.released(lock)
-        if self.zone.visits - self.visits > self.bound:
-            self.exceeded(self.zone.visits - self.visits)
+        if self._looked_at() - self.visits > self.bound:
+            self.exceeded(self._looked_at() - self.visits)
         return 0
+
+    @cython.exceptval(check=False)
+    def _looked_at(self) -> cython.longlong:
+        """How much strategies have looked at so far, in all zones."""
+        zone: Zone
+        visits: cython.longlong = 0
+        for zone in self.zones:
+            visits += zone.visits
+        return visits
 
 
 @cython.final

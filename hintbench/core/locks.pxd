@@ -35,6 +35,7 @@ cdef class LockTimeline:
     cdef public LockMeter meter
     cdef public object taken_in_place
     cdef public object taken_again
+    cdef public object left_in_place
     # behind what every take looks at
     cdef public bint of_strategy, interrupts_on
     cpdef Py_ssize_t take(self) except -1

@@ -116,6 +116,7 @@ class LockTimeline:
         meter: sees them too, for a small part of what a call of Python's costs.
         taken_in_place: called with it after a take by ``with``, which the scheduler does not see.
         taken_again: called with it when its holder asks for it once more.
+        left_in_place: called before the end of such a hold.
     """
 
     def __init__(self, clock: Any, name: str, irqs_off_until_ns: Any) -> None:
@@ -143,6 +144,7 @@ class LockTimeline:
         self.meter = None
         self.taken_in_place = None
         self.taken_again = None
+        self.left_in_place = None
 
     def take(self) -> cython.Py_ssize_t:
         """The running context queues for the lock and gets it; its clock moves to the grant.
@@ -285,6 +287,8 @@ class LockTimeline:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if self.left_in_place is not None:
+            self.left_in_place()
         self._leave(exception)
 
     def __aenter__(self) -> LockRequest:

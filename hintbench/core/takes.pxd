@@ -8,6 +8,8 @@ cdef class LockTakes:
     cdef readonly list own_locks
     cdef public list in_flight_flags
     cpdef int held_by(self, long long number) except -1
+    cdef bint took
+    cdef unsigned long long take_seen
     cdef int begin(self, Context context) except -1
     cpdef int end(self, Context context) except -1
     cdef unsigned long long in_hand(self) except? 0

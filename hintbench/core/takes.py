@@ -40,6 +40,8 @@ class LockTakes:
         self.empty = 0
         self.own_locks = []
         self.in_flight_flags = []
+        self.took = False
+        self.take_seen = 0
 
     def dismantle(self) -> None:
         """The run is over: let go of who is told of takes."""
@@ -61,7 +63,10 @@ class LockTakes:
     def begin(self, context: Context) -> cython.int:
         """A context has taken a zone's lock; None is a plain hook in a tape, which cannot wait."""
         self.total += 1
-        if context is not None:
+        if context is None:
+            self.took = True
+            self.take_seen = self.in_hand()
+        else:
             context.took = True
             context.take_seen = self.in_hand()
         return 0
@@ -75,6 +80,12 @@ class LockTakes:
             self.empty += context.take_seen == self.in_hand()
             context.took = False
         return 0
+
+    def end_in_place(self) -> None:
+        """A hold by ``with`` ends: a plain hook has found something by now, or nothing."""
+        if self.took:
+            self.empty += self.take_seen == self.in_hand()
+            self.took = False
 
     @cython.overflowcheck(False)
     def in_hand(self) -> cython.ulonglong:

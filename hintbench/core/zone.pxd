@@ -10,7 +10,9 @@ cdef class Zone(FreeLists):
     cdef readonly long long allocated_pages
     cdef readonly long long isolations
     cdef readonly long long refusals
-    cdef public object violate
+    cdef readonly int isolated_from
+    cdef public dict own_blocks
+    cdef public object kept
     cdef public Integral in_flight
     cdef public object held
     cdef public object named

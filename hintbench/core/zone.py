@@ -89,6 +89,9 @@ class Zone(FreeLists):
         isolated_pages: pages in a strategy's hands.
         held_pages: pages that the strategy has taken by :meth:`hold`.
         allocated_pages: pages that it has taken by :meth:`allocate` and not freed.
+        own_blocks: the orders of these blocks by their first page.
+        isolated_from: the type of the pageblock of what was isolated last, as it was on its list.
+        kept: called with zone, pfn and order when a strategy has taken a block for itself.
         visits: structures that strategies have looked at: list entries, look-ups, pages.
         refuse_isolation: when set and true when called with a pfn, its isolation is refused.
         named: in an exact replay a byte for each page, whether the recording names it; what a
@@ -129,6 +132,8 @@ class Zone(FreeLists):
         self.isolated_pages = 0
         self.held_pages = 0
         self.allocated_pages = 0
+        self.own_blocks = {}
+        self.isolated_from = -1
         self.isolations = 0
         self.refusals = 0
         self.violate = violate
@@ -137,6 +142,7 @@ class Zone(FreeLists):
         self.torn = None
         self.named: Any = None
         self.refuse_isolation = None
+        self.kept = None
 
     # -- isolate and put back -------------------------------------------------------------------
 
@@ -164,6 +170,7 @@ class Zone(FreeLists):
             self.refusals += 1
             return None
         migratetype = self.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
+        self.isolated_from = migratetype
         if self.torn is not None and not self.lock.held_here:
             self.torn.isolate(self, pfn, order)
         else:
@@ -240,7 +247,7 @@ class Zone(FreeLists):
         """
         self._need_lock("rotate_to_front", block.pfn)
         pages = self.pages
-        if block.zone is not self or self.free_order(block.pfn) != block.order:
+        if block.zone is not self or self._order_at(block.pfn) != block.order:
             self._complain("locked-lists", f"rotate_to_front of {block}, which is not free here")
             return
         migratetype = self.list_type(block.pfn, block.order)
@@ -294,6 +301,8 @@ class Zone(FreeLists):
         self.pages.state[pfn] = HELD | order
         self._count_held(1 << order)
         add_event(self.clock.digest, self.clock.now, self.clock.cpu, EVENT_TAKEN, pfn, order)
+        if self.kept is not None:
+            self.kept(self, pfn, order)
         return self.block_at(pfn, order)
 
     def let_go(self, block: Block) -> int:
@@ -313,6 +322,11 @@ class Zone(FreeLists):
         add_event(self.clock.digest, self.clock.now, self.clock.cpu, EVENT_RETURNED, pfn, order)
         migratetype = self.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
         return self.free_one_page(pfn, order, migratetype, False, ORIGIN_DIRECT_FREE)
+
+    @property
+    def pages_in_hand(self) -> int:
+        """Pages that the strategy keeps from everybody: isolated, held, or allocated for itself."""
+        return self.isolated_pages + self.held_pages + self.allocated_pages
 
     def _count_held(self, pages: int) -> None:
         self.held_pages += pages
@@ -345,6 +359,9 @@ class Zone(FreeLists):
         pfn: cython.int = self.allocate_block(order, migratetype)
         if pfn >= 0:
             self.allocated_pages += 1 << order
+            self.own_blocks[pfn] = order
+            if self.kept is not None:
+                self.kept(self, pfn, order)
         return pfn
 
     def free(self, pfn: int, order: int) -> int:
@@ -361,8 +378,9 @@ class Zone(FreeLists):
             raise ValueError(f"free: pfn {pfn:#x} does not head a block in use of order {order}")
         self._need_lock("free", pfn)
         self.allocated_pages -= 1 << order
+        self.own_blocks.pop(pfn, None)
         migratetype = self.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
-        return self.free_one_page(pfn, order, migratetype, False, ORIGIN_PUT_BACK)
+        return self.free_one_page(pfn, order, migratetype, False, ORIGIN_DIRECT_FREE)
 
     @cython.exceptval(check=False)
     def _heads(self, pfn: cython.int, state: cython.int) -> cython.bint:
@@ -396,7 +414,7 @@ def dismantle(zone: Zone) -> None:
     Left alone, zone and block would keep each other, and with them the arrays of all pages, until
     a garbage collection.
     """
-    zone.hooks = zone.violate = zone.torn = zone.refuse_isolation = None
+    zone.hooks = zone.violate = zone.torn = zone.refuse_isolation = zone.kept = None
     zone.last_block = None
     zone.lock.observer = zone.lock.meter = None
-    zone.lock.taken_in_place = zone.lock.taken_again = None
+    zone.lock.taken_in_place = zone.lock.taken_again = zone.lock.left_in_place = None

@@ -83,6 +83,7 @@ class Guest(StructPages, OwnState):
             zone.violate = self.violate
             zone.lock.taken_in_place = scheduler.taken_in_place
             zone.lock.taken_again = scheduler.rules.check_again
+            zone.lock.left_in_place = scheduler.takes.end_in_place
 
     # -- where and when -------------------------------------------------------------------------
 

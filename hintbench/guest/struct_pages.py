@@ -44,7 +44,7 @@ class StructPages:
         Raises:
             ValueError: it is outside the guest's memory.
         """
-        self._check(pfn)
+        self._look_at(pfn)
         return scan.ref_count(self._pages, pfn)
 
     def is_compound(self, pfn: int) -> bool:
@@ -56,7 +56,7 @@ class StructPages:
         Raises:
             ValueError: it is outside the guest's memory.
         """
-        self._check(pfn)
+        self._look_at(pfn)
         return scan.compound_head(self._pages, pfn) >= 0
 
     def compound_head(self, pfn: int) -> int:
@@ -68,7 +68,7 @@ class StructPages:
         Raises:
             ValueError: it is outside the guest's memory.
         """
-        self._check(pfn)
+        self._look_at(pfn)
         head = scan.compound_head(self._pages, pfn)
         return head if head >= 0 else pfn
 
@@ -81,7 +81,7 @@ class StructPages:
         Raises:
             ValueError: it is outside the guest's memory.
         """
-        self._check(pfn)
+        self._look_at(pfn)
         head = scan.compound_head(self._pages, pfn)
         return self._pages.state[head] & ORDER_MASK if head >= 0 else 0
 
@@ -94,11 +94,13 @@ class StructPages:
         Raises:
             ValueError: it is outside the guest's memory.
         """
-        self._check(pfn)
+        self._look_at(pfn)
         head = self._pages.head_of(pfn)
         return head >= 0 and self._pages.state[head] & KIND_MASK == SLAB
 
-    def _check(self, pfn: int) -> None:
+    def _look_at(self, pfn: int) -> None:
+        """One more struct page is looked at; there must be one."""
         if not 0 <= pfn < self._pages.page_count:
             last = self._pages.page_count - 1
             raise ValueError(f"pfn {pfn:#x} is outside the guest's memory, must be 0..{last:#x}")
+        self._simulation.zone_of(pfn).visits += 1

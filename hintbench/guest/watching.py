@@ -21,6 +21,7 @@ EVENTS: Final = (
     "discarded",
     "isolated",
     "put_back",
+    "kept",
     "flag_set",
     "flag_cleared",
     "per_cpu_touched",
@@ -41,6 +42,7 @@ EVENTS: Final = (
 * ``fetched(completion)``: somebody polled it.
 * ``discarded(pfn, pages)``: the host takes the memory of these pages, now.
 * ``isolated(zone, pfn, order)``, ``put_back(zone, pfn, order)``: under the lock or without it.
+* ``kept(zone, pfn, order)``: a strategy has taken a block by `Zone.hold` or `Zone.allocate`.
 * ``flag_set(flags, pfn, order)``, ``flag_cleared(flags, pfn, order)``: by a strategy; a checker
   that has an attribute ``flag_meanings`` hears of flags with these meanings only.
 * ``per_cpu_touched(cpu)``: somebody looked at this CPU's part of ``guest.per_cpu(...)``; a checker
@@ -72,6 +74,7 @@ class Watcher:
     discarded: Callable[..., None]
     isolated: Callable[..., None]
     put_back: Callable[..., None]
+    kept: Callable[..., None]
     flag_set: Callable[..., None]
     flag_cleared: Callable[..., None]
     per_cpu_touched: Callable[..., None]

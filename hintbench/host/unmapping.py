@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from hintbench.core.constants import EVENT_DISCARDED, PAGE_SIZE, PAGEBLOCK_PAGES
+from hintbench.core.freelists import inspect_blocks
 from hintbench.core.scan import first_used
 from hintbench.host.reports import aligned
 
@@ -126,9 +127,6 @@ class Unmapping:
             backing.huge_granule = False
             simulation.claim_freed = True
             simulation.claim_order = at_order
-        clock = simulation.clock
         for zone in simulation.zones:
-            now = clock.now
-            for block in zone.free_blocks(at_order):
+            for block in inspect_blocks(zone, at_order):
                 backing.claim(block.pfn, block.order)
-            clock.now = now

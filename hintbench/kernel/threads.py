@@ -6,17 +6,11 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy
-
 from hintbench.core.allocation import would_do
 from hintbench.core.constants import (
     FLAG_ATOMIC,
     FLAG_NORETRY,
-    HELD,
-    ISOLATED,
     KERNEL_6_12,
-    KIND_MASK,
-    ORDER_MASK,
     PAGE_ALLOC_COSTLY_ORDER,
     PAGEBLOCK_PAGES,
     RANK_TASK,
@@ -25,6 +19,7 @@ from hintbench.core.contexts import Step
 from hintbench.core.highatomic import unreserve
 from hintbench.kernel.compaction import Compaction, CompactionRun
 from hintbench.kernel.draining import drain_all_pages
+from hintbench.kernel.false_ooms import pages_in_hand, would_serve
 from hintbench.kernel.gfp import gfp_of
 from hintbench.kernel.kswapd import run_at
 from hintbench.kernel.task_frees import TaskFrees
@@ -280,6 +275,7 @@ class KernelThreads:
         began = clock.now
         rounds = 1 if vcpu.order > PAGE_ALLOC_COSTLY_ORDER else costs.reclaim_retries
         in_hand = False
+        states = self.machine.pages.state
         again = self._again.get(vcpu.number, 0) + 1 if vcpu.slow_path else 0
         self._again[vcpu.number] = again
         for attempt in range(rounds):
@@ -289,14 +285,14 @@ class KernelThreads:
                 await self._unreserve(vcpu, force=False)
                 if self._drains_for_itself:
                     await drain_all_pages(self, vcpu.number)
-            in_hand |= self._in_hand(vcpu) > 0
+            in_hand |= pages_in_hand(vcpu) > 0
             await self._memory_low(vcpu)
             # Woken for nothing so often, what is free may be in the reserve: that goes then.
             if again <= MAX_RECLAIM_RETRIES and self._would_do(vcpu):
                 vcpu.woken = True
                 break
             # What is in hand now, and not in the free lists, is why the allocation fails.
-            self.denied[vcpu.number] = self._would_serve(vcpu)
+            self.denied[vcpu.number] = would_serve(vcpu, states)
             if attempt + 1 < rounds:
                 await self.guest.sleep(costs.direct_reclaim_ns)
         if not vcpu.woken:
@@ -344,27 +340,6 @@ class KernelThreads:
                     if waiting is not None:
                         await waiting
 
-    def _in_hand(self, vcpu: Vcpu) -> int:
-        """Pages that the strategy holds of the zones that could serve the allocation."""
-        return sum(
-            zone.isolated_pages + zone.held_pages
-            for zone in vcpu.zonelist
-            if zone.number <= vcpu.highest_zone
-        )
-
-    def _would_serve(self, vcpu: Vcpu) -> bool:
-        """Whether a block in the strategy's hands is large enough for the allocation."""
-        states = numpy.asarray(self.machine.pages.state)
-        for zone in vcpu.zonelist:
-            has_some = zone.isolated_pages or zone.held_pages
-            if zone.number <= vcpu.highest_zone and has_some:
-                mine = states[zone.start_pfn : zone.end_pfn]
-                kinds = mine & KIND_MASK
-                in_hand = mine[(kinds == ISOLATED) | (kinds == HELD)]
-                if int((in_hand & ORDER_MASK).max(initial=0)) >= vcpu.order and len(in_hand):
-                    return True
-        return False
-
     def allocation_failed(self, vcpu: Vcpu) -> None:
         """A false OOM is a blocking allocation that blocks in hand would have served."""
         flags = vcpu.flags
@@ -376,7 +351,7 @@ class KernelThreads:
             self.guest.violate(
                 "no-false-oom",
                 f"an allocation of order {vcpu.order} ({gfp_of(flags)}) fails while the strategy"
-                f" holds {self._in_hand(vcpu)} pages",
+                f" holds {pages_in_hand(vcpu)} pages",
             )
 
 

@@ -50,6 +50,7 @@ class Exploration:
         with_reports: how many scenarios had at least one report.
         seconds: wall time.
         unshown: by rule, why it could not be put to the test.
+        gates_open, gates_shut: how often the strategy's gate was open, and shut, when it was asked.
         long_seconds: CPU time of the schedules of `OPERATIONS` operations and more [s].
         long_reports: by number of reports, how many of those schedules had so many.
     """
@@ -67,6 +68,8 @@ class Exploration:
     races: dict[str, int] = field(default_factory=dict)
     raced: dict[str, tuple[Violation, Scenario]] = field(default_factory=dict)
     unshown: dict[str, str] = field(default_factory=dict)
+    gates_open: int = 0
+    gates_shut: int = 0
 
     def add(self, scenario: Scenario, outcome: Outcome, seconds: float = 0.0) -> None:
         """Enter one run, which took so long [CPU s]."""
@@ -87,6 +90,8 @@ class Exploration:
         for name, count in outcome.coverage.items():
             self.coverage[name] = self.coverage.get(name, 0) + count
         self.with_reports += outcome.coverage.get("reports", 0) > 0
+        self.gates_open += outcome.gates_open
+        self.gates_shut += outcome.gates_shut
 
     @property
     def long_schedules(self) -> int:
@@ -129,6 +134,8 @@ class Exploration:
         self.error = self.error or other.error
         self.with_reports += other.with_reports
         self.watched += other.watched
+        self.gates_open += other.gates_open
+        self.gates_shut += other.gates_shut
         self.seconds = max(self.seconds, other.seconds)
 
 

@@ -81,6 +81,7 @@ def judge(
         for key, (violation, scenario) in explored.found.items()
     }
     few = bool(too_few(explored, claims))
+    unshown = explored.unshown | ({} if few else _behind_gates(explored))
     unbroken = _unbroken(explored, claims, cut_short or few)
     compared = _unbroken(explored, claims, cut_short)
     verdicts = []
@@ -95,8 +96,8 @@ def judge(
             verdicts.append(RuleVerdict(name, Verdict.UNSHOWN, 0, declared[name]))
         elif reason:
             verdicts.append(RuleVerdict(name, Verdict.NOT_APPLICABLE, 0, reason))
-        elif name in explored.unshown:
-            verdicts.append(RuleVerdict(name, Verdict.UNTESTED, 0, explored.unshown[name]))
+        elif name in unshown:
+            verdicts.append(RuleVerdict(name, Verdict.UNTESTED, 0, unshown[name]))
         else:
             verdict = compared if name in COMPARED else unbroken
             why = f"declared: {declared[name]}" if name in declared else ""
@@ -118,6 +119,18 @@ def too_few(explored: Exploration, claims: Claims) -> str:
         f"{counted(_schedules_that_count(explored, claims), 'schedule')}{kind}, too few to say that"
         f" a rule holds: that takes {ENOUGH_SCHEDULES}"
     )
+
+
+def _behind_gates(explored: Exploration) -> dict[str, str]:
+    """Rules that nothing could break, since the strategy's gate was never open when it was asked.
+
+    Args:
+        explored: what was explored, which was enough.
+    """
+    if explored.gates_open or not explored.gates_shut:
+        return {}
+    text = f"its gate was shut in every zone, all {explored.gates_shut:,} times that it was asked"
+    return dict.fromkeys(("liveness", "no-silent-drop"), text)
 
 
 def _schedules_that_count(explored: Exploration, claims: Claims) -> int:

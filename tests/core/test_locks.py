@@ -171,8 +171,8 @@ def test_meters_are_asked_in_turn() -> None:
     machine = Machine(GuestConfig(vcpus=1), [iter(())], 1, 1)
     zone = machine.zones[0]
     exceeded: list[int] = []
-    first = HoldMeter(zone, 3, exceeded.append)
-    zone.lock.meter = HoldMeter(zone, 5, lambda looked: exceeded.append(-looked), first)
+    first = HoldMeter((zone,), 3, exceeded.append)
+    zone.lock.meter = HoldMeter((zone,), 5, lambda looked: exceeded.append(-looked), first)
     for visits in (3, 5, 6):
         with zone.lock:
             zone.visits += visits

@@ -86,7 +86,49 @@ class TestLocks:
                     guest.zones[0].free_blocks(10, limit=1)
 
         metrics = run(Plain(), TAPE).result.metrics
+        assert metrics["strategy_lock_takes"] == metrics["strategy_empty_lock_takes"] == 1
+
+    def test_takes_in_place_by_a_hook_that_finds_something_are_not_empty(self):
+        class Holding(Strategy):
+            name = "holding"
+
+            @hookimpl
+            def free_completed(self, guest):
+                with guest.zones[0].lock:
+                    self.block = guest.zones[0].hold(9)
+
+        metrics = run(Holding(), TAPE).result.metrics
         assert metrics["strategy_lock_takes"] == 1
+        assert metrics["strategy_empty_lock_takes"] == 0
+
+    def test_a_walk_along_a_list_needs_the_lock_and_a_look_at_a_page_does_not(self):
+        async def look(self, guest, zone):
+            assert zone.free_order(START) == 10
+            assert zone.free_block_of(START + 5).pfn == START
+            assert zone.list_empty(0, 1)
+            assert guest.page_ref_count(START) == 0
+
+        async def walk(self, guest, zone):
+            assert zone.free_blocks(10)
+            assert zone.free_list(10, 1)
+
+        async def walk_with_it(self, guest, zone):
+            async with zone.lock:
+                found = zone.free_blocks(10) + zone.free_list(10, 1)
+            assert found
+
+        assert acting(look).result.violations == {}
+        assert acting(walk).result.violations == {"locked-lists": 2}
+        assert acting(walk_with_it).result.violations == {}
+
+    def test_a_host_that_reads_the_guests_memory_has_no_lock_of_the_guests(self):
+        async def act(self, guest, zone):
+            async def read():
+                assert zone.free_blocks(10)
+
+            await guest.spawn(read(), cpu=-1, name="host").join()
+
+        assert acting(act).result.violations == {}
 
     @pytest.mark.parametrize("useful", [False, True])
     def test_takes_in_place_that_find_nothing_are_empty(self, useful):

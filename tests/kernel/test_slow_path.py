@@ -1,9 +1,12 @@
 """When memory runs short: kswapd, direct reclaim, memory_low, OOM; and vmstat's decay."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from hintbench import Origin, Strategy, hookimpl
 from hintbench.kernel.draining import drain_all_pages
+from hintbench.kernel.false_ooms import would_serve
 from hintbench.kernel.kswapd import DrainOfAll
 from hintbench.operations import Flag, Migratetype, allocate, compute, free, idle
 from small_guest import BLOCK, SECOND, START, boot, costs, run, small_guest, zone
@@ -230,6 +233,26 @@ class TestMemoryLow:
         assert running.result.metrics["false_ooms"] == 1
         assert running.result.metrics["stalls"] == 0
         assert running.result.violations == {"no-false-oom": 1}
+
+    @pytest.mark.parametrize(
+        ("order", "serves"), [(0, True), (3, True), (6, True), (7, False), (8, False)]
+    )
+    def test_what_is_in_hand_serves_above_the_min_watermark_only(self, order, serves):
+        """__zone_watermark_ok(): 64 pages are free, 128 in hand, more than 128 have to be left."""
+        running = boot(None, [compute([100])], config=tight())
+        only = running.guest.zones[0]
+        with only.lock:
+            for each in (*(10,) * (BLOCKS - 1), 9, 8, 6):
+                only.allocate(each)
+            # These are others'.
+            only.own_blocks.clear()
+            only.allocated_pages = 0
+            only.allocate(7)
+        assert (only.free_pages, only.pages_in_hand) == (64, 128)
+        vcpu = SimpleNamespace(zonelist=[only], highest_zone=only.number, order=order)
+        assert would_serve(vcpu, running.machine.pages.state) is serves
+        only.lowmem_reserve[only.number] = 64
+        assert not would_serve(vcpu, running.machine.pages.state)
 
     def test_a_failure_that_is_not_false(self):
         tape = [pages(range(13), order=10), pages([14], order=10, flags=Flag.NORETRY)]

@@ -232,6 +232,18 @@ class Silent(Strategy):
     name = "silent"
 
 
+def test_a_block_on_the_list_of_another_type_is_noticed():
+    """__add_to_free_list() of 6.12 warns of it, and so do all that take a block off a list."""
+    for kernel, found in (("6.12", "type"), ("5.0", None)):
+        run = ExploredRun(Silent(), tiny_scenario(1, (kernel,)), [])
+        zone = run.guest.zones[0]
+        run.machine.pages.pageblock_type[zone.start_pfn >> 9] = RECLAIMABLE
+        fault = list_fault(zone)
+        assert (fault[0] if fault else None) == found
+        if found:
+            assert f"pfn {zone.start_pfn:#x} is of a pageblock of type RECLAIMABLE" in fault[1]
+
+
 def deferring(rules):
     """A run in which one block that seemed forgotten comes back, and what is told by then."""
     run = ExploredRun(Silent(), tiny_scenario(1, ("6.12",)), [], tolerated=frozenset(rules))
@@ -248,8 +260,31 @@ def test_a_block_that_comes_back_breaks_all_that_waited_for_it():
     assert deferring(rules[:1]) == {rules[0]: 1}
 
 
+def test_what_was_deferred_is_told_of_the_time_when_it_happened():
+    rule = "no-false-oom"
+    run = ExploredRun(Silent(), tiny_scenario(1, ("6.12",)), [], tolerated=frozenset({rule}))
+    pfn, clock = run.guest.zones[0].start_pfn, run.machine.clock
+    clock.now = 7_000
+    run.defer((rule, "an allocation fails", "", pfn, 1024), 0, [pfn])
+    assert not run.outcome.violations
+    clock.now = 9_000
+    run.put_back(run.guest.zones[0], pfn, 10)
+    violation = run.outcome.violations[rule, ""]
+    assert violation.time_ns == 7_000
+    assert violation.text == "an allocation fails; what it had in hand comes back at 9,000 ns"
+
+
+def test_a_declared_leak_excuses_nothing_else():
+    rules = frozenset({"returned", "no-false-oom"})
+    run = ExploredRun(Silent(), tiny_scenario(1, ("6.12",)), [], tolerated=rules)
+    pfn = run.guest.zones[0].start_pfn
+    run.defer(("no-false-oom", "an allocation fails", "", pfn, 1024), 0, [pfn])
+    assert run.outcome.counts == {"no-false-oom": 1}
+
+
 def test_a_look_without_the_lock_lets_others_in_whatever_it_finds():
-    run = ExploredRun(Silent(), tiny_scenario(1, ("6.12",)), [])
+    tolerated = frozenset({"locked-lists"})
+    run = ExploredRun(Silent(), tiny_scenario(1, ("6.12",)), [], tolerated=tolerated)
     zone = run.guest.zones[0]
     looks = []
     (block, *_) = zone.free_blocks(0)

@@ -169,6 +169,38 @@ def test_few_schedules_prove_nothing(with_reports, cut_short, verdict, of_what_i
     assert found["once"].verdict is Verdict.NOT_APPLICABLE
 
 
+@pytest.mark.parametrize(
+    ("gates_open", "gates_shut", "with_reports", "verdict"),
+    [
+        (0, 9, ENOUGH_SCHEDULES, Verdict.UNTESTED),
+        (1, 9, ENOUGH_SCHEDULES, Verdict.HOLDS),
+        (0, 0, ENOUGH_SCHEDULES, Verdict.HOLDS),
+        (0, 9, ENOUGH_SCHEDULES - 1, Verdict.SO_FAR),
+    ],
+)
+def test_a_gate_that_is_never_open_proves_nothing(gates_open, gates_shut, with_reports, verdict):
+    part = Exploration(with_reports=with_reports, gates_open=gates_open, gates_shut=gates_shut)
+    explored = Exploration()
+    explored.merge(part)
+    claims = Claims(min_order=9, liveness_bound_ns=1, gate=lambda zone: True)
+    found = {each.rule: each for each in judge(explored, claims, {}, cut_short=False)}
+    assert found["liveness"].verdict is found["no-silent-drop"].verdict is verdict
+
+
+def test_gates_are_asked_for_when_everything_has_settled():
+    class Shut(Isolating):
+        """Tells of everything, and says that it need not."""
+
+        name = "shut"
+
+        def claims(self):
+            return replace(super().claims(), gate=lambda zone: True)
+
+    found = check_here(Shut, schedules=20).exploration
+    assert found.gates_shut
+    assert not found.gates_open
+
+
 def test_who_reports_nothing_needs_no_reports():
     explored = Exploration(schedules=ENOUGH_SCHEDULES)
     found = judge(explored, Claims(reports_nothing=True), {}, cut_short=False)

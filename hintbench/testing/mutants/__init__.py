@@ -8,8 +8,10 @@ from hintbench.testing.mutants import (
     answers,
     batching,
     family,
+    hoards,
     leftovers,
     locking,
+    looks,
     ownership,
     progress,
     records,
@@ -24,7 +26,7 @@ __all__ = ["BASES", "MUTANTS", "Mutant"]
 
 _MODULES = (
     *(ownership, answers, locking, progress, truth, family, slips),
-    *(records, spinning, batching, leftovers, sharing),
+    *(records, spinning, batching, leftovers, looks, hoards, sharing),
 )
 MUTANTS = {mutant.name: mutant for module in _MODULES for mutant in module.MUTANTS}
 """Every mutant by name."""

@@ -193,6 +193,8 @@ class KeepsWhatItAllocates(Mutant, Isolating):
 
     name = "keeps-what-it-allocates"
     breaks = ("teardown",)
+    # What it keeps is in its hands.
+    may_break = ("bounded-in-flight",)
 
     async def give_back(self, zone: Zone, blocks: Iterable[Block], ok: bool) -> None:
         """Wrong: the records outlive what they are of."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from hintbench import Block, HookFilter, hookimpl
 from hintbench.testing.mutants.bases import (
     BATCH,
+    LOOK_AT_MOST,
     MIN_ORDER,
     UNIT_PAGES,
     Isolating,
@@ -18,7 +20,7 @@ from hintbench.testing.mutants.bases import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hintbench import Guest, Zone
+    from hintbench import Claims, Guest, Zone
 
 
 class TrustsRefCount(Mutant, Marking):
@@ -32,6 +34,10 @@ class TrustsRefCount(Mutant, Marking):
         free = self.guest.page_ref_count(pfn) == 0 and not self.guest.is_compound(pfn)
         return Block(pfn, MIN_ORDER, zone) if free else None
 
+    def claims(self) -> Claims:
+        """It looks at each candidate twice."""
+        return dataclasses.replace(super().claims(), hold_visits=2 * LOOK_AT_MOST)
+
 
 class TrustsEveryRefCount(Mutant, Marking):
     """Looks at all 512 reference counts and finds none: some of the pages are on per-CPU lists."""
@@ -44,6 +50,11 @@ class TrustsEveryRefCount(Mutant, Marking):
         if any(self.guest.page_ref_count(page) for page in range(pfn, pfn + UNIT_PAGES)):
             return None
         return None if self.guest.is_compound(pfn) else Block(pfn, MIN_ORDER, zone)
+
+    def claims(self) -> Claims:
+        """It looks at all pages of a unit, and says so."""
+        looks = LOOK_AT_MOST * (UNIT_PAGES + 1)
+        return dataclasses.replace(super().claims(), hold_visits=looks)
 
 
 class LooksBeforeTheLock(Mutant, Marking):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from typing import TYPE_CHECKING, ClassVar
 
@@ -9,6 +10,7 @@ from hintbench import Block, HookFilter, Reason, hookimpl
 from hintbench.testing.mutants.bases import (
     BATCH,
     DELAY_NS,
+    LOOK_AT_MOST,
     MIN_ORDER,
     UNIT_PAGES,
     Isolating,
@@ -19,7 +21,7 @@ from hintbench.testing.mutants.bases import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hintbench import Zone
+    from hintbench import Claims, Zone
 
 
 CAPTURES = 12
@@ -96,6 +98,10 @@ class ReportsWhatItCaptured(Mutant, Isolating):
         ok = await self.guest.host.report(as_captured)
         await self.give_back(zone, taken, ok)
         return ok
+
+    def claims(self) -> Claims:
+        """Stale captures are looked at as well."""
+        return dataclasses.replace(super().claims(), hold_visits=LOOK_AT_MOST + CAPTURES)
 
 
 class PutsBackTheOrderOfOld(Mutant, Remembering):
@@ -182,17 +188,22 @@ class SkipsWhatWasRefused(Mutant, Isolating):
 
 
 class LooksBeforeItIsolates(Mutant, Isolating):
-    """Takes a snapshot of the free list without the lock, and isolates by its pfns under it."""
+    """Takes a snapshot of the free list, and isolates by its pfns under the next take."""
 
     name = "isolates-from-a-snapshot"
     rare = True
     breaks = ("returned",)
     may_break = ("liveness", "bounded-in-flight", "no-discard-in-use", "owned-while-reported")
 
+    def claims(self) -> Claims:
+        """How long a free list is depends on others."""
+        return dataclasses.replace(super().claims(), hold_visits=None)
+
     async def collect(self, zone: Zone) -> tuple[list[Block], bool]:
         """Wrong: what has merged meanwhile is isolated whole, and taken for what it was."""
         taken: list[Block] = []
-        found = zone.free_blocks(MIN_ORDER, without=self.told, limit=BATCH)
+        async with zone.lock:
+            found = zone.free_blocks(MIN_ORDER, without=self.told, limit=BATCH)
         for pfn in self.candidates(zone):
             self.pending.clear(pfn)
         async with zone.lock:

@@ -1,6 +1,7 @@
 """bounded-hold: what is looked at under one hold of the zone lock is bounded.
 
-List entries, head look-ups and pages count, by `Zone.visits`.
+List entries, head look-ups and pages count, by `Zone.visits`, of whichever zone: whoever holds the
+lock of one and looks at another holds up the first meanwhile.
 
 Source: guest_free_page_try_hinting() of v9 2/6, which walks the 1,024 pages from each of up to
 256 captured pfns under one hold, where nothing is free any more.
@@ -15,7 +16,7 @@ from hintbench.testing.checker import Checker
 
 
 class RuleChecker(Checker):
-    """Compares the zone's count of visits at the take and at the release, in the core."""
+    """Compares the zones' counts of visits at the take and at the release, in the core."""
 
     rule = "bounded-hold"
 
@@ -24,7 +25,7 @@ class RuleChecker(Checker):
         bound = run.claims.hold_visits
         if bound is not None:
             for zone in run.guest.zones:
-                zone.lock.meter = HoldMeter(zone, bound, self._exceeded, zone.lock.meter)
+                zone.lock.meter = HoldMeter(run.guest.zones, bound, self._exceeded, zone.lock.meter)
 
     def _exceeded(self, looked: int) -> None:
         """A hold ends under which too much was looked at."""

@@ -1,7 +1,8 @@
 """bounded-in-flight: what is in the strategy's hands stays within the declared cap.
 
-That is, isolated and marked pages of each zone; and free memory stays above the min watermark
-after every isolation. The zone sees to that, unless the strategy has meddled with it.
+That is, pages of each zone that are isolated, held or allocated for itself, or marked; and free
+memory stays above the min watermark after every isolation. The zone sees to that, unless the
+strategy has meddled with it.
 
 Source: __isolate_free_page() and its min_wmark_pages(); Duyck on v9: what is taken away may end in
 a false OOM. Its arrays take up to 256 blocks of 4 MiB per CPU, 1 GiB, out of use.
@@ -34,10 +35,16 @@ class RuleChecker(Checker):
         if zone.free_pages <= least and zone.lock.held_here:
             text = f"{zone.free_pages} free pages are left in {zone}, its min watermark is {least}"
             self.violate(text, "watermark", pfn, 1 << order)
-        cap = self.run.claims.in_flight_pages
-        in_hand = zone.isolated_pages + zone.held_pages
+        self._add_up(zone, pfn, order)
+
+    def kept(self, zone: Zone, pfn: int, order: int) -> None:
+        """One more block for itself, which may be one of its batch or all that it has."""
+        self._add_up(zone, pfn, order)
+
+    def _add_up(self, zone: Zone, pfn: int, order: int) -> None:
+        cap, in_hand = self.run.claims.in_flight_pages, zone.pages_in_hand
         if cap is not None and in_hand > cap:
-            text = f"{in_hand} pages of {zone} are isolated or held, the claim is at most {cap}"
+            text = f"{in_hand} pages of {zone} are in its hands, the claim is at most {cap}"
             out = self.run.out
             lost = out.idle(int(zone.lock.granted_ns) - 1, zone)  # not what it has just taken
             spare = cap - in_hand + out.pages(lost)

@@ -1,6 +1,7 @@
 """lock-takes: takes of the zone lock per batch are at most as declared.
 
-Takes under which nothing was isolated, marked or given back are counted apart.
+Takes under which nothing was isolated, marked or given back are counted apart. Which list a block
+was isolated from, its pageblock's type says since 6.10; in 5.0 each may have been on its own.
 
 Source: Duyck on v9 2/6: "acquire the lock once ... return the memory".
 """
@@ -9,9 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hintbench.core.constants import KERNEL_6_12
 from hintbench.testing.checker import Checker
 
 if TYPE_CHECKING:
+    from hintbench.core.zone import Zone
     from hintbench.host.reports import Report
 
 
@@ -23,6 +26,13 @@ class RuleChecker(Checker):
     def __init__(self, run: Any) -> None:
         super().__init__(run)
         self.further_lists = 0
+        self.lists: dict[int, object] = {}
+
+    def isolated(self, zone: Zone, pfn: int, order: int) -> None:
+        """Remember from which list, since the type may change with the isolation."""
+        self.lists[pfn] = pfn
+        if zone.kernel >= KERNEL_6_12:
+            self.lists[pfn] = zone.index, order, zone.isolated_from
 
     def reported(self, report: Report, context: Any) -> None:
         """From how many lists was it collected?"""
@@ -33,8 +43,8 @@ class RuleChecker(Checker):
         self._collected(report)
 
     def _collected(self, report: Report) -> None:
-        # The list's type is gone once a block is isolated; each block may have had its own.
-        self.further_lists += len(report.blocks) - 1
+        lists = {self.lists.get(block.pfn, block.pfn) for block in report.blocks}
+        self.further_lists += len(lists) - 1
 
     def at_settled(self) -> None:
         """All batches have been taken back."""

@@ -1,6 +1,8 @@
 """no-false-oom: a blocking allocation never fails while the strategy holds what would serve it.
 
-It gets the blocks, or waits at most as long as they are in flight. That it fails is found where it
+It gets the blocks, or waits at most as long as they are in flight. Whether they would serve it
+is asked as zone_watermark_ok() does. An order above PAGE_ALLOC_COSTLY_ORDER, for which Linux
+kills nobody, fails as falsely. That it fails is found where it
 does, in every run (`hintbench.kernel.threads`); that it waits for ever, when nothing else goes on.
 
 Source: Hildenbrand and Duyck on v9; the watermark gate of page reporting.
@@ -30,7 +32,7 @@ class RuleChecker(Checker):
 
     def _look(self, before_ns: int) -> None:
         guest = self.run.guest
-        pages = sum(zone.isolated_pages + zone.held_pages for zone in guest.zones)
+        pages = sum(zone.pages_in_hand for zone in guest.zones)
         for each in self.run.scheduler.hooks:
             if each is None or each.name != MAY_SLEEP or each.parked != "sleep":
                 continue

@@ -8,7 +8,7 @@ violation of a rule that the strategy does not declare ends it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from hintbench.core import machine as core_machine
@@ -49,7 +49,7 @@ OFF_IN_HOOKS: Final = frozenset({"block_merged", "block_freed", "block_taken"})
 class _Deferred:
     """What would be a violation if forgotten blocks came back after all, more than some pages."""
 
-    violation: tuple[Any, ...]
+    violation: Violation
     spare: int
     lost: set[int]
 
@@ -131,6 +131,9 @@ class ExploredRun(EndedRun):
         self.watcher = Watcher((*others, self.out, *self.checkers, self))
         self.guest.watcher = self.watcher
         self.guest.host.watcher = self.watcher
+        zones: list[Any] = self.machine.zones
+        for zone in zones:
+            zone.kept = self.watcher.kept
 
     # -- the run --------------------------------------------------------------------------------
 
@@ -265,16 +268,20 @@ class ExploredRun(EndedRun):
     def defer(self, violation: tuple[Any, ...], spare: int, lost: list[int]) -> None:
         """A rule is broken only if blocks that seem to be forgotten are not: they may come back.
 
-        If they never do, that is what `returned` and `teardown` say, and the rest follows from it.
+        If they never do, that is what `returned` and `teardown` say, and the rest follows from it:
+        unless they are declared to get lost, which is no excuse for anything else.
 
         Args:
             violation: the arguments of `violate`.
             spare: how many pages may come back without it.
             lost: the first pages of those blocks.
         """
-        rule, text, *rest = violation
-        text = f"{text} (at {int(self.machine.clock.now):,} ns; what it had in hand comes back now)"
-        self._deferred.append(_Deferred((rule, text, *rest), spare, set(lost)))
+        if "returned" in self.tolerated:
+            super().violate(*violation)
+            return
+        rule, text, *_ = violation
+        self.tell("violation", f"{rule}: {text}, unless that is forgotten")
+        self._deferred.append(_Deferred(self._violation(*violation), spare, set(lost)))
 
     def put_back(self, zone: Zone, pfn: int, order: int) -> None:
         """An event of the watcher's: a block comes back, so it was not forgotten."""
@@ -289,13 +296,21 @@ class ExploredRun(EndedRun):
         for each in broken:
             self._deferred.remove(each)
         for each in broken:
-            super().violate(*each.violation)
+            self._not_forgotten(each.violation)
+
+    def _not_forgotten(self, violation: Violation) -> None:
+        """What was deferred is a violation, of the time when it happened."""
+        rule, kind = violation.rule, violation.kind
+        back = f"what it had in hand comes back at {int(self.machine.clock.now):,} ns"
+        if not self.dead and (rule, kind) not in self.outcome.violations:
+            self._enter(replace(violation, text=f"{violation.text}; {back}"))
+        super().violate(rule, back, kind)
 
     def violate(self, rule: str, text: str, kind: str = "", pfn: int = 0, pages: int = 0) -> None:
         """As of any run; whether an allocation failed for what was forgotten is judged later."""
         if rule == "no-false-oom" and not kind and not self.dead:
             lost = self.out.idle(int(self.machine.clock.now))
-            in_hand = sum(zone.isolated_pages + zone.held_pages for zone in self.guest.zones)
+            in_hand = sum(zone.pages_in_hand for zone in self.guest.zones)
             if lost and self.out.pages(lost) == in_hand:
                 self.defer((rule, text, kind, pfn, pages), 0, lost)
                 return

@@ -58,6 +58,8 @@ class Outcome:
         coverage: what the run held: reports, contended takes, preemptions, interrupts, faults ...
         forgotten: says which coroutine was never awaited; that is no error when a violation ended
             the run, since the await may have been to come.
+        gates_open, gates_shut: how often the strategy's gate was, when it was asked whether blocks
+            behind it have to be told.
         races: by name the first time that each race happened which was looked for.
     """
 
@@ -68,6 +70,8 @@ class Outcome:
     coverage: dict[str, int] = field(default_factory=dict)
     races: dict[str, Violation] = field(default_factory=dict)
     forgotten: str = ""
+    gates_open: int = 0
+    gates_shut: int = 0
 
     def shown(self, key: tuple[str, str]) -> Violation | None:
         """The first violation with this rule and kind, or the race (``("race", name)``)."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from hintbench.core.constants import PAGEBLOCK_ORDER
+from hintbench.core.freelists import inspect_blocks
 from hintbench.errors import PluginError
 from hintbench.testing.scenarios.faults import HINDERS_TELLING
 
@@ -26,8 +27,12 @@ def untold_blocks(run: EndedRun) -> Iterator[tuple[int, int]]:
     if not HINDERS_TELLING.isdisjoint(run.faults.happened) or not run.guest.host.attached:
         return
     for zone in run.guest.zones:
-        if claims.gate is not None and _is_shut(run, claims.gate, zone):
-            continue
+        if claims.gate is not None:
+            shut = _is_shut(run, claims.gate, zone)
+            run.outcome.gates_shut += shut
+            run.outcome.gates_open += not shut
+            if shut:
+                continue
         yield from _untold_in(run, zone, claims.min_order)
 
 
@@ -55,10 +60,7 @@ def untold_huge_pages(run: EndedRun) -> Iterator[tuple[int, int]]:
 
 def _untold_in(run: EndedRun, zone: Zone, min_order: int) -> Iterator[tuple[int, int]]:
     """Free blocks of a zone, well above its min watermark, that were freed and not told since."""
-    now = run.machine.clock.now
-    blocks = zone.free_blocks(min_order)
-    run.machine.clock.now = now
-    for block in blocks:
+    for block in inspect_blocks(zone, min_order):
         pages = 1 << block.order
         free_pages = zone.free_pages - zone.free_highatomic
         if free_pages - pages <= zone.watermark_min + zone.watermark_boost:

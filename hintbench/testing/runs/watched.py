@@ -76,13 +76,15 @@ class WatchedRun(Run):
             raise ScheduleStoppedError
 
     def _quietly(self, rule: str, text: str, kind: str = "", pfn: int = 0, pages: int = 0) -> None:
-        outcome = self.outcome
-        outcome.counts[rule] = outcome.counts.get(rule, 0) + 1
-        if (rule, kind) in outcome.violations:
-            return
-        violation = self._violation(rule, text, kind, pfn, pages)
-        outcome.violations[rule, kind] = violation
-        self.tell("violation", f"{rule}: {text}")
+        counts = self.outcome.counts
+        counts[rule] = counts.get(rule, 0) + 1
+        if (rule, kind) not in self.outcome.violations:
+            self._enter(self._violation(rule, text, kind, pfn, pages))
+
+    def _enter(self, violation: Violation) -> None:
+        """The first violation of its rule and kind."""
+        self.outcome.violations[violation.rule, violation.kind] = violation
+        self.tell("violation", f"{violation.rule}: {violation.text}")
         for race in self.races:
             race.violated(violation)
 
