@@ -148,7 +148,7 @@ class Run:
                 " or pass the class"
             )
         strategy.had_its_run = True
-        self.program: Program = self._program(WorkloadSetting.of(config, seed))
+        self.program: Program = self._program()
         initial = self.program.initial
         self.machine = Machine(
             config,
@@ -188,8 +188,10 @@ class Run:
         self.machine.simulation.driver = scheduler
         return scheduler
 
-    def _program(self, setting: WorkloadSetting) -> Program:
+    def _program(self) -> Program:
+        """Have the workload make its tapes."""
         name = self.workload_name
+        setting = WorkloadSetting.of(self.config, self.seed)
         try:
             with watch(lambda: name, limit_seconds=PROGRAM_LIMIT_SECONDS):
                 program: object = self.workload.program(setting)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
+from hintbench.core.guarding import Joined
+
 EVENTS: Final = (
     "reported",
     "not_submitted",
@@ -167,9 +169,4 @@ def _join(calls: list[Callable[..., None]]) -> Callable[..., None]:
         return _nobody
     if len(calls) == 1:
         return calls[0]
-
-    def call_all(*arguments: Any) -> None:
-        for call in calls:
-            call(*arguments)
-
-    return call_all
+    return Joined(calls)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hintbench.runner import Run
 from hintbench.testing.runs.outcome import RACE, Outcome, ScheduleStoppedError, Violation
 from hintbench.testing.scenarios.scenario import Scenario, ScenarioWorkload
-from hintbench.workload import Program, WorkloadSetting
+from hintbench.workload import Program
 
 if TYPE_CHECKING:
     from hintbench.core.contexts import Context
@@ -56,9 +56,9 @@ class WatchedRun(Run):
         self.races: list[Race] = []
         self.strategy_file = _file_of(strategy)
 
-    def _program(self, setting: WorkloadSetting) -> Program:
+    def _program(self) -> Program:
         """The tapes, which are no plugin's: nobody has to be blamed for them."""
-        return self._tapes.program(setting)
+        return self._tapes.program(self.config)
 
     # -- violations -----------------------------------------------------------------------------
 

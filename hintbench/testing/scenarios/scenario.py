@@ -7,7 +7,7 @@ the same run, and a smaller one that still shows a violation is a better counter
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
@@ -164,6 +164,9 @@ class Scenario:
         return len(self.operations) + len(self.preemptions) + len(self.faults)
 
 
+_NO_PARAMETERS: Final = NoParameters()
+
+
 @dataclass(slots=True)
 class ScenarioWorkload:
     """The workload that a scenario's operations are.
@@ -173,7 +176,7 @@ class ScenarioWorkload:
 
     operations: Operations
     name: str = "scenario"
-    parameters: NoParameters = field(default_factory=NoParameters)
+    parameters: NoParameters = _NO_PARAMETERS
 
     def program(self, setting: Any) -> Program:
         """The tapes."""
