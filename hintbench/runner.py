@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from hintbench.blamed_tape import BlamedTape
 from hintbench.config.experiment import MOST_SEED
@@ -14,6 +14,7 @@ from hintbench.config.specs import PluginSpec
 from hintbench.core import machine as core_machine
 from hintbench.core.constants import PAGEBLOCK_ORDER
 from hintbench.core.hooks import HookPoint
+from hintbench.core.measures import Latencies
 from hintbench.errors import (
     HintbenchError,
     PluginError,
@@ -120,7 +121,10 @@ class Run:
         guest: what the strategy sees of it.
         scheduler: its coroutines.
         blamed: the plugin at fault if nothing goes on now.
+        latencies: where latencies are counted; None: in tables of the run's own.
     """
+
+    latencies: ClassVar[Latencies | None] = None
 
     def __init__(
         self,
@@ -157,6 +161,7 @@ class Run:
             seed,
             sample_ns,
             empty=initial is not None,
+            latencies=self.latencies,
         )
         self.scheduler = self._scheduler()
         self.guest = Guest(self.machine, self.scheduler, config, seed)

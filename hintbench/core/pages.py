@@ -63,7 +63,9 @@ class Pages:
         self.prev = memoryview(links[1::2])
         self.state = memoryview(zeros(page_count, dtype=numpy.uint8))
         blocks = page_count >> PAGEBLOCK_ORDER
-        self.pageblock_type = memoryview(numpy.ones(blocks, dtype=numpy.uint8))
+        types = numpy.empty(blocks, dtype=numpy.uint8)
+        types.fill(1)
+        self.pageblock_type = memoryview(types)
         nobody = numpy.empty(blocks, dtype=numpy.int16)
         nobody.fill(-1)
         self.pageblock_cpu = memoryview(nobody)

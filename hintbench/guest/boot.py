@@ -33,6 +33,7 @@ from hintbench.errors import GuestError
 if TYPE_CHECKING:
     from hintbench.config.guest import GuestConfig
     from hintbench.config.layout import ZoneConfig
+    from hintbench.core.measures import Latencies
 
 MIN_PERCPU_PAGELIST_HIGH_FRACTION = 8
 PCP_SMALLEST_BATCHED_ZONE = 8192
@@ -73,6 +74,7 @@ class Machine:
         seed: enters the digest.
         sample_ns: spacing of the footprint series [virtual ns]; 0 keeps none.
         empty: leave the zones without memory; a recorded state is loaded instead.
+        latencies: where latencies are counted; None: in tables of its own.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Machine:
         seed: int,
         sample_ns: int = 0,
         empty: bool = False,
+        latencies: Latencies | None = None,
     ) -> None:
         self.config = config
         self.empty = empty
@@ -108,7 +111,14 @@ class Machine:
         )
         vcpus = [self._vcpu(plan, number, tapes[number]) for number in range(config.vcpus)]
         self.simulation = Simulation(
-            self.clock, self.pages, self.zones, vcpus, self.backing, self.kernel, slots
+            self.clock,
+            self.pages,
+            self.zones,
+            vcpus,
+            self.backing,
+            self.kernel,
+            slots,
+            latencies=latencies,
         )
 
     def _zone(self, index: int, config: ZoneConfig, empty: bool) -> Zone:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from hintbench.core.measures import Latencies
 from hintbench.runner import Run
 from hintbench.testing.runs.outcome import RACE, Outcome, ScheduleStoppedError, Violation
 from hintbench.testing.scenarios.scenario import Scenario, ScenarioWorkload
@@ -36,6 +37,9 @@ class WatchedRun(Run):
         races: what is looked for besides the rules.
         dead: the run is over, and what its plugin still does concerns nobody.
     """
+
+    # Nobody reads them: one for all, since to clear so large a table takes as long as to boot.
+    latencies: ClassVar[Latencies | None] = Latencies()
 
     def __init__(
         self,
