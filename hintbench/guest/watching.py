@@ -113,8 +113,11 @@ class Watcher:
         Args:
             name: the hook's.
         """
-        wanted = [each for each in self._checkers if name in getattr(each, "hooks", (name,))]
-        return self._calls.setdefault(f"hook_called {name}", _calls(wanted, "hook_called"))
+        key = f"hook_called {name}"
+        if key not in self._calls:
+            who = _listeners_of_hook(tuple(type(each) for each in self._checkers), name)
+            self._calls[key] = _calls([self._checkers[at] for at in who], "hook_called")
+        return self._calls[key]
 
     def of_flags(self, meaning: str) -> FlagWatcher | None:
         """Who watches flags of a meaning; None when nobody does.
@@ -151,6 +154,16 @@ def _listeners(checkers: tuple[type, ...]) -> tuple[tuple[str, tuple[int, ...]],
     return tuple(
         (event, tuple(at for at, each in enumerate(checkers) if hasattr(each, event)))
         for event in EVENTS
+    )
+
+
+@lru_cache(maxsize=512)
+def _listeners_of_hook(checkers: tuple[type, ...], name: str) -> tuple[int, ...]:
+    """Which of some classes want to hear of a hook."""
+    return tuple(
+        at
+        for at, each in enumerate(checkers)
+        if hasattr(each, "hook_called") and name in getattr(each, "hooks", (name,))
     )
 
 

@@ -53,9 +53,7 @@ class NestedRun(WatchedRun):
         super().__init__(strategy, scenario, tolerated, told)
         self.depth = 0
         self._reached_ns = 0
-        self.preemptions = Preemptions(
-            (each.point, each.number, each.delay_ns) for each in scenario.preemptions
-        )
+        self.preemptions = Preemptions(scenario.preemptions)
         self._preempt = Between(self.preemptions, self._late, self._edited)
 
     def _late(self, part: str, delay_ns: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +29,7 @@ EVENT: Final = 3
 step of a task, an interrupt or the host."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Preemption:
+class Preemption(NamedTuple):
     """A context is late.
 
     Attributes:
@@ -44,8 +43,7 @@ class Preemption:
     delay_ns: int
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Fault:
+class Fault(NamedTuple):
     """Something goes wrong.
 
     Attributes:
