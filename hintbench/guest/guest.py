@@ -62,7 +62,7 @@ class Guest(StructPages):
         self.cpus = range(config.vcpus)
         self.costs: Costs = config.costs
         self._prices = plain(config.costs)
-        self.host = Host(config.host, machine.simulation, scheduler)
+        self.host = Host(config.host, plain(config.host), machine.simulation, scheduler)
         self.rng = random.Random(seed)
         self.watcher: Watcher | None = None
         self.on_violation: Callable[[str, str, str], None] | None = None

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from hintbench.config.plain import plain
 from hintbench.core.constants import (
     EVENT_ACKNOWLEDGED,
     EVENT_REPORTED,
@@ -55,11 +54,14 @@ class Host:
     Reports are served first come first served by one thread; each descriptor's memory goes at the
     moment when the host has worked through it.
 
+    Args:
+        config: what it does and what that costs.
+        terms: the same, as it is read in no time.
+
     Attributes:
         attached: whether there is a device to report to.
         accepts: False while the host refuses whatever it serves: it discards nothing, and answers
             that it failed.
-        terms: the configuration, for what reads it all the time.
         resets: how often the device has been reset.
         shared: what it does with an allocator whose state it can read.
         unmapping: how it takes memory back, and what that costs.
@@ -67,9 +69,11 @@ class Host:
         log: every report as (virtual ns, its blocks), when somebody puts a list here.
     """
 
-    def __init__(self, config: HostConfig, simulation: Simulation, scheduler: Scheduler) -> None:
+    def __init__(
+        self, config: HostConfig, terms: HostConfig, simulation: Simulation, scheduler: Scheduler
+    ) -> None:
         self.config = config
-        self.terms = plain(config)
+        self.terms = terms
         self.simulation = simulation
         self.scheduler = scheduler
         self.clock = simulation.clock
