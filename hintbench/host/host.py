@@ -6,11 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from hintbench.core.constants import (
-    EVENT_ACKNOWLEDGED,
-    EVENT_REPORTED,
-    RANK_HOST,
-)
+from hintbench.core.constants import EVENT_ACKNOWLEDGED, EVENT_REPORTED, RANK_HOST
 from hintbench.core.contexts import Context, Park, Step
 from hintbench.core.measures import Integral
 from hintbench.host.acknowledgements import Acknowledgements
