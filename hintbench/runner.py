@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from hintbench.blamed_tape import BlamedTape
 from hintbench.config.experiment import MOST_SEED
@@ -15,6 +15,7 @@ from hintbench.core import machine as core_machine
 from hintbench.core.constants import PAGEBLOCK_ORDER
 from hintbench.core.freelists import inspect_blocks
 from hintbench.core.hooks import HookPoint
+from hintbench.core.measures import Latencies
 from hintbench.errors import (
     HintbenchError,
     PluginError,
@@ -121,7 +122,10 @@ class Run:
         guest: what the strategy sees of it.
         scheduler: its coroutines.
         blamed: the plugin at fault if nothing goes on now.
+        latencies: where latencies are counted; None: in tables of the run's own.
     """
+
+    latencies: ClassVar[Latencies | None] = None
 
     def __init__(
         self,
@@ -149,7 +153,7 @@ class Run:
                 " or pass the class"
             )
         strategy.had_its_run = True
-        self.program: Program = self._program(WorkloadSetting.of(config, seed))
+        self.program: Program = self._program()
         initial = self.program.initial
         self.machine = Machine(
             config,
@@ -158,6 +162,7 @@ class Run:
             seed,
             sample_ns,
             empty=initial is not None,
+            latencies=self.latencies,
         )
         self.scheduler = self._scheduler()
         self.guest = Guest(self.machine, self.scheduler, config, seed)
@@ -189,8 +194,10 @@ class Run:
         self.machine.simulation.driver = scheduler
         return scheduler
 
-    def _program(self, setting: WorkloadSetting) -> Program:
+    def _program(self) -> Program:
+        """Have the workload make its tapes."""
         name = self.workload_name
+        setting = WorkloadSetting.of(self.config, self.seed)
         try:
             with watch(lambda: name, limit_seconds=PROGRAM_LIMIT_SECONDS):
                 program: object = self.workload.program(setting)

@@ -113,7 +113,7 @@ class PercpuArrayV9(Strategy):
     @hookimpl
     def guest_started(self, guest: Guest) -> None:
         """Give every CPU its array (DEFINE_PER_CPU)."""
-        self.guest = guest
+        self.guest, self.threshold = guest, self.parameters.threshold
         self.arrays = guest.per_cpu(lambda: HintArray(self.parameters.array_entries))
 
     def hook_filters(self) -> Mapping[str, HookFilter]:
@@ -146,7 +146,7 @@ class PercpuArrayV9(Strategy):
     def free_completed(self, cpu: int) -> Coroutine[None, None, None] | None:
         """guest_free_page_try_hinting(): the thread that freed does the work."""
         array = self.arrays[cpu]
-        return self._hint(array) if array.index >= self.parameters.threshold else None
+        return self._hint(array) if array.index >= self.threshold else None
 
     async def _hint(self, array: HintArray) -> None:
         """guest_free_page_hinting(): isolate what is still free of this CPU's array."""

@@ -71,9 +71,9 @@ class ZoneConfinedBatching(Strategy):
     def guest_started(self, guest: Guest) -> None:
         """Make rings and workers, and ask for a rescan: what is free now is captured once."""
         self.guest, self.stopping, self.failures = guest, False, 0
-        self.told = guest.flags(
-            "told", order=self.parameters.min_order, meaning="told", forget="taken"
-        )
+        given = self.parameters  # some are asked for with every unit
+        self.min_order, self.batch, self.threshold = given.min_order, given.batch, given.threshold
+        self.told = guest.flags("told", order=self.min_order, meaning="told", forget="taken")
         self.in_flight: set[Zone] = set()
         self.waiting, self.low_until_ns = 0, 0  # allocations, and until when nothing is isolated
         self.returned = {zone: guest.event() for zone in guest.zones}
@@ -99,7 +99,7 @@ class ZoneConfinedBatching(Strategy):
 
     def _units(self, pfn: int, order: int) -> range:
         """The units of a block: whichever of them is split off, the others are found."""
-        return range(pfn, pfn + (1 << order), 1 << self.parameters.min_order)
+        return range(pfn, pfn + (1 << order), 1 << self.min_order)
 
     def _capture(self, cpu: int, pfn: int) -> None:
         """Put a unit into a CPU's ring; interrupts are off."""
@@ -113,7 +113,7 @@ class ZoneConfinedBatching(Strategy):
         ring.append(pfn)
         if len(ring) == 1:
             self.captured[cpu].set()
-        if len(ring) == self.parameters.threshold:
+        if len(ring) == self.threshold:
             self.enough[cpu].set()
 
     async def _serve(self, cpu: int) -> None:
@@ -146,7 +146,7 @@ class ZoneConfinedBatching(Strategy):
 
     async def _rescan(self) -> None:
         """Look at every unit of every zone, a slice at a time, when captures were lost."""
-        unit_pages = 1 << self.parameters.min_order
+        unit_pages = 1 << self.min_order
         while not self.stopping:
             await self.rescan_wanted.wait()
             if not self.stopping:
@@ -191,11 +191,11 @@ class ZoneConfinedBatching(Strategy):
             if self.waiting or self.guest.now < self.low_until_ns:
                 return taken, pfns, True
             for at, pfn in enumerate(pfns):
-                if len(taken) == self.parameters.batch:
+                if len(taken) == self.batch:
                     return taken, pfns[at:], False
                 # Whatever page of the block was captured: the same one look-up, orders upwards.
                 block = zone.free_block_of(pfn)
-                if block is None or block.order < self.parameters.min_order:
+                if block is None or block.order < self.min_order:
                     continue  # taken since
                 if self.told.any(block.pfn, block.order):
                     continue  # captured twice

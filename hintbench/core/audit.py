@@ -132,7 +132,13 @@ class Auditor(EventListener):
 
     def all_untold(self) -> None:
         """All that is free was free before the strategy came, and is to be told as well."""
-        numpy.asarray(self.untold)[numpy.asarray(self.owner) == OWNER_BUDDY] = 1
+        first: cython.int = first_of(self.owner, 0, self.page_count, OWNER_BUDDY)
+        end: cython.int
+        while first >= 0:
+            end = first_other(self.owner, first, self.page_count, OWNER_BUDDY)
+            end = self.page_count if end < 0 else end
+            fill(self.untold, first, end, 1)
+            first = first_of(self.owner, end, self.page_count, OWNER_BUDDY)
 
     def give(self, pfn: cython.int, order: cython.int) -> cython.int:
         """Enter a block as free without an event."""

@@ -1,4 +1,9 @@
+from cpython.ref cimport PyObject
 from hintbench.core.preemption cimport Preemptions
+
+
+cdef extern from "Python.h":
+    PyObject *PyEval_GetGlobals()
 
 
 cdef extern from *:
@@ -45,6 +50,7 @@ cdef class CostTable:
     cdef public long long refault_huge_ns, touch_page_ns, zone_fallback_ns, direct_reclaim_ns
     cdef public long long reclaim_retries, kswapd_wake_ns, flag_ns
     cdef public long long flag_contended_ns
+    cdef readonly long long changes
 
 
 cdef class EventListener:

@@ -17,6 +17,10 @@ cpdef object target_of(Guard value)
 cpdef object touch(object value)
 
 
+cdef class Joined:
+    cdef list calls
+
+
 cdef class HookWatch:
     cdef CoreScheduler scheduler
     cdef str name

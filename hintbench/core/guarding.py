@@ -123,6 +123,24 @@ def touch(value: Any) -> Any:
 
 @cython.final
 @cython.cclass
+class Joined:
+    """One callable for several, which are called in order.
+
+    Args:
+        calls: those; the list may change.
+    """
+
+    def __init__(self, calls: list[Callable[..., Any]]) -> None:
+        self.calls = calls
+
+    def __call__(self, *arguments: Any) -> None:
+        """All are called with these arguments."""
+        for call in self.calls:
+            call(*arguments)
+
+
+@cython.final
+@cython.cclass
 class HookWatch:
     """Stands where a hook of the strategy stands, and has it known that this one runs.
 

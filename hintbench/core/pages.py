@@ -63,7 +63,9 @@ class Pages:
         self.prev = memoryview(links[1::2])
         self.state = memoryview(zeros(page_count, dtype=numpy.uint8))
         blocks = page_count >> PAGEBLOCK_ORDER
-        self.pageblock_type = memoryview(numpy.ones(blocks, dtype=numpy.uint8))
+        types = numpy.empty(blocks, dtype=numpy.uint8)
+        types.fill(1)
+        self.pageblock_type = memoryview(types)
         nobody = numpy.empty(blocks, dtype=numpy.int16)
         nobody.fill(-1)
         self.pageblock_cpu = memoryview(nobody)
@@ -122,8 +124,11 @@ class Pages:
 
     def weigh_types(self) -> int:
         """The types of all pageblocks, each times the block's number and one, summed up."""
-        types = numpy.asarray(self.pageblock_type)
-        return int(types @ numpy.arange(1, len(types) + 1))
+        block: cython.Py_ssize_t
+        total: cython.longlong = 0
+        for block in range(self.page_count >> PAGEBLOCK_ORDER):
+            total += self.pageblock_type[block] * (block + 1)
+        return total
 
     def head_of(self, pfn: cython.int) -> cython.int:
         """The head of the block that ``pfn`` lies in, -1 for a reserved or absent page.

@@ -60,6 +60,7 @@ class Simulation:
         driver: who runs coroutines, a :class:`hintbench.tasks.scheduler.Scheduler`.
         truth: asked at each choice of an exact replay, a
             :class:`hintbench.traces.truth.AllocatorTruth`; None: nobody is.
+        latencies: where latencies are counted; None: in tables of its own.
 
     Attributes:
         fast_path: whether :mod:`hintbench.core.fastpath` and :mod:`hintbench.core.directpath` may
@@ -80,6 +81,7 @@ class Simulation:
         hooks: Any = None,
         driver: Any = None,
         truth: Any = None,
+        latencies: Any = None,
     ) -> None:
         self.clock = clock
         self.pages = pages
@@ -88,7 +90,7 @@ class Simulation:
         self.backing = backing
         self.kernel = kernel
         self.winner = Winner(len(vcpus))
-        self.latencies = Latencies()
+        self.latencies = Latencies() if latencies is None else latencies
         self.hooks = hooks
         self.driver = driver
         # Explored runs are so short that numpy.full(), which is Python, would show.

@@ -21,6 +21,7 @@ if cython.compiled:
         REASON_MERGE,
         TAIL,
     )
+    from cython.cimports.hintbench.core.preemption import Preemptions
     from cython.cimports.hintbench.core.zone import Zone
 else:
     from hintbench.core.constants import (
@@ -33,9 +34,42 @@ else:
         REASON_MERGE,
         TAIL,
     )
+    from hintbench.core.preemption import Preemptions
     from hintbench.core.zone import Zone
 
 Preempt = Callable[[str], None]
+
+
+@cython.final
+@cython.cclass
+class Between:
+    """Stands between two parts of an edit, and has others run there if the schedule says so.
+
+    Args:
+        preemptions: the schedule.
+        late: called with the name of the part that comes and for how long others run [virtual ns].
+        done: called after the last part.
+    """
+
+    def __init__(
+        self,
+        preemptions: Preemptions,
+        late: Callable[[str, int], None],
+        done: Callable[[], None],
+    ) -> None:
+        self.preemptions = preemptions
+        self.late = late
+        self.done = done
+
+    def __call__(self, part: str) -> None:
+        """Before a part, or after the last with ""."""
+        delay_ns: cython.longlong
+        if not part:
+            self.done()
+            return
+        delay_ns = self.preemptions.at_edit()
+        if delay_ns:
+            self.late(part, delay_ns)
 
 
 class Tear:
@@ -43,7 +77,8 @@ class Tear:
 
     Args:
         preempt: called between any two parts of an edit, with the name of the one that comes, and
-            after the last with ""; others may run inside.
+            after the last with ""; others may run inside. A `Between` does not leave the core
+            where nobody is to come between.
         looked: called after a look at the free lists without the lock; others may run inside.
     """
 

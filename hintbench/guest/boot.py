@@ -33,8 +33,11 @@ from hintbench.errors import GuestError
 if TYPE_CHECKING:
     from hintbench.config.guest import GuestConfig
     from hintbench.config.layout import ZoneConfig
+    from hintbench.core.measures import Latencies
 
 MIN_PERCPU_PAGELIST_HIGH_FRACTION = 8
+MOST_PLANS = 256
+"""Configurations whose plans are kept."""
 PCP_SMALLEST_BATCHED_ZONE = 8192
 """zone_batchsize() is 0 for a zone of fewer pages; pageset_set_batch() makes the batch 1 then."""
 
@@ -73,6 +76,7 @@ class Machine:
         seed: enters the digest.
         sample_ns: spacing of the footprint series [virtual ns]; 0 keeps none.
         empty: leave the zones without memory; a recorded state is loaded instead.
+        latencies: where latencies are counted; None: in tables of its own.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Machine:
         seed: int,
         sample_ns: int = 0,
         empty: bool = False,
+        latencies: Latencies | None = None,
     ) -> None:
         self.config = config
         self.empty = empty
@@ -108,7 +113,14 @@ class Machine:
         )
         vcpus = [self._vcpu(plan, number, tapes[number]) for number in range(config.vcpus)]
         self.simulation = Simulation(
-            self.clock, self.pages, self.zones, vcpus, self.backing, self.kernel, slots
+            self.clock,
+            self.pages,
+            self.zones,
+            vcpus,
+            self.backing,
+            self.kernel,
+            slots,
+            latencies=latencies,
         )
 
     def _zone(self, index: int, config: ZoneConfig, empty: bool) -> Zone:
@@ -187,9 +199,25 @@ class _Plan:
     zonelists: tuple[tuple[int, ...], ...]
 
 
-@lru_cache(maxsize=256)
+_plans: dict[int, tuple[GuestConfig, _Plan]] = {}
+"""By identity, which is sooner known than the hash of so many fields."""
+
+
 def _plan_of(config: GuestConfig) -> _Plan:
-    """Plan a guest; a check boots thousands of a few hundred configurations.
+    """The plan of a guest; a check boots thousands of a few hundred configurations."""
+    known = _plans.get(id(config))
+    if known is not None and known[0] is config:
+        return known[1]
+    if len(_plans) >= MOST_PLANS:
+        _plans.clear()
+    plan = _planned(config)
+    _plans[id(config)] = config, plan
+    return plan
+
+
+@lru_cache(maxsize=MOST_PLANS)
+def _planned(config: GuestConfig) -> _Plan:
+    """Plan a guest.
 
     Raises:
         GuestError: zones share the largest free block.

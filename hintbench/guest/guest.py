@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
+from hintbench.config.plain import plain
 from hintbench.core.contexts import Context, Park, Step
 from hintbench.core.flags import UnitFlags
 from hintbench.core.hooks import CoreHooks
@@ -60,7 +61,8 @@ class Guest(StructPages, OwnState):
         self.zones: tuple[Zone, ...] = tuple(machine.zones)
         self.cpus = range(config.vcpus)
         self.costs: Costs = config.costs
-        self.host = Host(config.host, machine.simulation, scheduler)
+        self._prices = plain(config.costs)
+        self.host = Host(config.host, plain(config.host), machine.simulation, scheduler)
         self.rng = random.Random(seed)
         self.watcher: Watcher | None = None
         self.on_violation: Callable[[str, str, str], None] | None = None
@@ -145,7 +147,7 @@ class Guest(StructPages, OwnState):
             coroutine.close()
             raise
         if cpu >= 0 and not delay_ns:
-            self._clock.now += self.costs.task_wake_ns
+            self._clock.now += self._prices.task_wake_ns
         return self.scheduler.spawn(coroutine, cpu, name, delay_ns=delay_ns)
 
     async def sleep(self, ns: int) -> None:
@@ -229,7 +231,7 @@ class Guest(StructPages, OwnState):
 
     def event(self) -> Event:
         """Something that tasks can wait for."""
-        return Event(self.scheduler, self.costs.task_wake_ns)
+        return Event(self.scheduler, self._prices.task_wake_ns)
 
     def interrupts_off(self) -> AbstractContextManager[None]:
         """``with guest.interrupts_off():`` as local_irq_save(); nests."""
@@ -256,7 +258,7 @@ class Guest(StructPages, OwnState):
                 await self._sleep_in_atomic_context()
         if self.watcher is not None:
             self.watcher.buffer_asked(size)
-        self._clock.now += self.costs.buffer_ns
+        self._clock.now += self._prices.buffer_ns
         return not fails
 
     async def _sleep_in_atomic_context(self) -> None:

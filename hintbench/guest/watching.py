@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
+from hintbench.core.guarding import Joined
+
 EVENTS: Final = (
     "reported",
     "not_submitted",
@@ -118,8 +120,11 @@ class Watcher:
         Args:
             name: the hook's.
         """
-        wanted = [each for each in self._checkers if name in getattr(each, "hooks", (name,))]
-        return self._calls.setdefault(f"hook_called {name}", _calls(wanted, "hook_called"))
+        key = f"hook_called {name}"
+        if key not in self._calls:
+            who = _listeners_of_hook(tuple(type(each) for each in self._checkers), name)
+            self._calls[key] = _calls([self._checkers[at] for at in who], "hook_called")
+        return self._calls[key]
 
     def of_flags(self, meaning: str) -> FlagWatcher | None:
         """Who watches flags of a meaning; None when nobody does.
@@ -159,6 +164,16 @@ def _listeners(checkers: tuple[type, ...]) -> tuple[tuple[str, tuple[int, ...]],
     )
 
 
+@lru_cache(maxsize=512)
+def _listeners_of_hook(checkers: tuple[type, ...], name: str) -> tuple[int, ...]:
+    """Which of some classes want to hear of a hook."""
+    return tuple(
+        at
+        for at, each in enumerate(checkers)
+        if hasattr(each, "hook_called") and name in getattr(each, "hooks", (name,))
+    )
+
+
 def _calls(checkers: Iterable[object], event: str) -> list[Callable[..., None]]:
     """The methods of those that have one for an event."""
     return [getattr(checker, event) for checker in checkers if hasattr(checker, event)]
@@ -174,9 +189,4 @@ def _join(calls: list[Callable[..., None]]) -> Callable[..., None]:
         return _nobody
     if len(calls) == 1:
         return calls[0]
-
-    def call_all(*arguments: Any) -> None:
-        for call in calls:
-            call(*arguments)
-
-    return call_all
+    return Joined(calls)

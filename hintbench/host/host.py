@@ -6,11 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from hintbench.core.constants import (
-    EVENT_ACKNOWLEDGED,
-    EVENT_REPORTED,
-    RANK_HOST,
-)
+from hintbench.core.constants import EVENT_ACKNOWLEDGED, EVENT_REPORTED, RANK_HOST
 from hintbench.core.contexts import Context, Park, Step
 from hintbench.core.measures import Integral
 from hintbench.host.acknowledgements import Acknowledgements
@@ -54,6 +50,10 @@ class Host:
     Reports are served first come first served by one thread; each descriptor's memory goes at the
     moment when the host has worked through it.
 
+    Args:
+        config: what it does and what that costs.
+        terms: the same, as it is read in no time.
+
     Attributes:
         attached: whether there is a device to report to.
         accepts: False while the host refuses whatever it serves: it discards nothing, and answers
@@ -65,8 +65,11 @@ class Host:
         log: every report as (virtual ns, its blocks), when somebody puts a list here.
     """
 
-    def __init__(self, config: HostConfig, simulation: Simulation, scheduler: Scheduler) -> None:
+    def __init__(
+        self, config: HostConfig, terms: HostConfig, simulation: Simulation, scheduler: Scheduler
+    ) -> None:
         self.config = config
+        self.terms = terms
         self.simulation = simulation
         self.scheduler = scheduler
         self.clock = simulation.clock
@@ -156,7 +159,7 @@ class Host:
 
         def completed() -> None:
             self.acknowledgements.add(Completion(report.blocks, report.ok))
-            if self.config.acknowledge == "interrupt":
+            if self.terms.acknowledge == "interrupt":
                 self.acknowledgements.interrupt(report.cpu, on_interrupt)
 
         report.posted = True
@@ -190,7 +193,7 @@ class Host:
         report.synchronous = True
         if self.watcher is not None:
             self.watcher.reported(report, self.scheduler.current)
-        self._call(report, self.config.hypercall_ns)
+        self._call(report, self.terms.hypercall_ns)
 
         def held(context: Context) -> None:
             report.finished = lambda: self.scheduler.unpark(context, report.ok)
@@ -231,13 +234,13 @@ class Host:
     @property
     def _holds(self) -> bool:
         """Whether a report keeps the kicking vCPU out of the guest for its whole service."""
-        return self.config.kick != "device-thread"
+        return self.terms.kick != "device-thread"
 
     async def _submit(
         self, blocks: tuple[Block, ...], joined: bool, locked: bool = True
     ) -> Report | None:
         """Put a report into the queue and kick; None when it has no room or there is no device."""
-        config = self.config
+        config = self.terms
         # The caller may be ahead of those who submit before it, and of the host's answers.
         await Step()
         report = Report(blocks, self.clock.cpu, joined)
@@ -339,7 +342,7 @@ class Host:
             self._end(report)
             return
         pfn, pages = report.descriptors[report.next]
-        cost = self.config.descriptor_ns
+        cost = self.terms.descriptor_ns
         if report.ok:
             cost = self.unmapping.descriptor_cost(pfn, pages)
         self.cpu_ns += cost
@@ -388,7 +391,7 @@ class Host:
 
     def _interrupt(self, report: Report, context: Context) -> None:
         """The acknowledgement of a sleeping report arrives by interrupt and wakes its task."""
-        if self.config.acknowledge == "poll" or report.cpu < 0:
+        if self.terms.acknowledge == "poll" or report.cpu < 0:
             self.scheduler.unpark(context, report.ok)
             return
         self.acknowledgements.deliver(report.cpu, lambda: self.scheduler.unpark(context, report.ok))

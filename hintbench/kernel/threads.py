@@ -270,8 +270,8 @@ class KernelThreads:
         notifiers are called. The per-CPU lists are drained although Linux does so only after some
         progress, since real guests mostly make some; a replayed trace shows whether they were.
         """
-        costs = self.guest.costs
         clock = self.simulation.clock
+        costs = clock.costs
         began = clock.now
         rounds = 1 if vcpu.order > PAGE_ALLOC_COSTLY_ORDER else costs.reclaim_retries
         in_hand = False

@@ -20,12 +20,12 @@ from hintbench.core.constants import (
     RECLAIMABLE,
 )
 from hintbench.core.preemption import EndlessRunError, Preemptions
-from hintbench.core.tearing import Tear
+from hintbench.core.tearing import Between, Tear
 from hintbench.strategy import Strategy
 from hintbench.testing.exploration import run_scenario
 from hintbench.testing.runs.explored import ExploredRun
 from hintbench.testing.scenarios.families import draw_scenario, tiny_scenario
-from hintbench.testing.scenarios.scenario import HOLD, STEP, Preemption
+from hintbench.testing.scenarios.scenario import EDIT, HOLD, STEP, Preemption
 
 LEGAL = {
     ("buddy", EVENT_TAKEN): "outside",
@@ -280,6 +280,42 @@ def test_a_declared_leak_excuses_nothing_else():
     pfn = run.guest.zones[0].start_pfn
     run.defer(("no-false-oom", "an allocation fails", "", pfn, 1024), 0, [pfn])
     assert run.outcome.counts == {"no-false-oom": 1}
+
+
+@pytest.mark.parametrize("pages", [1, 2, 7, 8, 9, 31, 32, 33, 40, 75, 512])
+def test_a_page_of_somebody_elses_is_found_wherever_it_lies_in_a_range(pages):
+    auditor = Auditor(1024, lambda *_: None)
+    first = 3
+    for pfn in range(first, first + pages):
+        auditor.give(pfn, 0)
+    assert auditor.owner_of(first, pages, OWNER_BUDDY) == -1
+    assert auditor.owner_of(first, pages + 1, OWNER_BUDDY) == first + pages
+    assert auditor.owner_of(first - 1, pages, OWNER_BUDDY) == first - 1
+    for pfn in range(first, first + pages):
+        auditor.owner[pfn] = OWNER_CALLER
+        assert auditor.owner_of(first, pages, OWNER_BUDDY) == pfn
+        auditor.give(pfn, 0)
+
+
+def test_what_is_free_at_the_start_is_untold_and_nothing_else():
+    auditor = Auditor(1024, lambda *_: None)
+    free = [(0, 3), (16, 0), (512, 9)]
+    for pfn, order in free:
+        auditor.give(pfn, order)
+    auditor.all_untold()
+    pages = {pfn + at for pfn, order in free for at in range(1 << order)}
+    assert [pfn for pfn in range(1024) if auditor.untold[pfn]] == sorted(pages)
+
+
+def test_between_two_parts_others_run_only_where_the_schedule_says_so():
+    late, done = [], []
+    between = Between(
+        Preemptions([(EDIT, 2, 500)]), lambda *what: late.append(what), lambda: done.append(1)
+    )
+    for part in ("read", "write", "count", ""):
+        between(part)
+    assert late == [("write", 500)]
+    assert done == [1]
 
 
 def test_a_look_without_the_lock_lets_others_in_whatever_it_finds():

@@ -1,5 +1,7 @@
 """A strategy that replaces parts of the guest is at fault, whatever the checkers have seen."""
 
+import copy
+
 import numpy
 import pytest
 
@@ -11,6 +13,7 @@ from hintbench.plugins.replacements import Replacements
 from hintbench.testing.checker import Checker
 from hintbench.testing.exploration import run_scenario
 from hintbench.testing.rules import returned
+from hintbench.testing.runs.explored import ExploredRun
 from hintbench.testing.scenarios.families import draw_scenario, tiny_scenario
 from hintbench.testing.scenarios.scenario import Fault
 
@@ -131,6 +134,15 @@ def cheap(guest):
     guest.machine.clock.costs.lock_take_ns = 0
 
 
+def cheap_for_a_moment(guest):
+    costs = guest.machine.clock.costs
+    costs.lock_take_ns, costs.lock_take_ns = 0, costs.lock_take_ns
+
+
+def other_terms(guest):
+    guest.host.terms = copy.copy(guest.host.terms)
+
+
 def retype(guest):
     types = guest.machine.pages.pageblock_type
     types[len(types) - 1] = 2 if types[len(types) - 1] != 2 else 0
@@ -144,6 +156,7 @@ def lower(guest):
     ("change", "name"),
     [
         (cheap, "guest.machine.clock.costs"),
+        (other_terms, "guest.host.terms"),
         (retype, "guest.machine.pages.pageblock_type"),
         (lower, "zone.watermark_min, _low or _high"),
     ],
@@ -165,6 +178,29 @@ def test_prices_types_and_watermarks_stay_what_they_were(change, name):
                 change(guest)
 
     assert f"replaces {name}" in run_scenario(Meddles, tiny_scenario(1, ("6.12",))).error
+
+
+@pytest.mark.skipif(BUILD == "interpreted", reason="there prices are compared, not counted")
+def test_a_price_that_is_set_and_set_back_was_set():
+    class Meddles(Strategy):
+        """Has something for nothing."""
+
+        name = "meddles"
+
+        @hookimpl
+        def page_allocated(self, guest):
+            cheap_for_a_moment(guest)
+
+    error = run_scenario(Meddles, tiny_scenario(1, ("6.12",))).error
+    assert "replaces guest.machine.clock.costs" in error
+
+
+@pytest.mark.parametrize("where", ["terms", "_prices"])
+def test_the_terms_of_a_run_cannot_be_written(where):
+    guest = ExploredRun(Strategy(), tiny_scenario(1, ("6.12",)), []).guest
+    part = guest.host if where == "terms" else guest
+    with pytest.raises(AttributeError, match="is part of a configuration"):
+        getattr(part, where).descriptor_ns = 0
 
 
 def test_the_kernel_may_change_the_types_of_pageblocks():

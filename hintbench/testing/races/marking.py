@@ -41,8 +41,7 @@ class MarkingRace(Race):
 
     def note_taken(self, cpu: int, pfn: int, order: int) -> None:
         """Keep `taken`: order-0 pages out of marked units, with who took them, after what."""
-        # Mostly nothing is in flight.
-        if not order and self.mid.count and self.mid.test(pfn):
+        if not order and self.mid.test(pfn):
             self.taken[pfn] = cpu, self.run.auditor.allocations
 
 
@@ -58,7 +57,9 @@ class StraightTaker(MarkingRace):
 
     def page_event(self, cpu: int, kind: int, pfn: int, order: int) -> None:
         """Who took what."""
-        self.note_taken(cpu, pfn, order)
+        # Mostly nothing is in flight.
+        if self.mid.count:
+            self.note_taken(cpu, pfn, order)
 
     def hook_called(self, name: str, arguments: tuple[Any, ...]) -> None:
         """A taker finds the mark; nobody has been handed anything since the page was taken."""
@@ -98,12 +99,14 @@ class DrainedBack(MarkingRace):
 
     def page_event(self, cpu: int, kind: int, pfn: int, order: int) -> None:
         """The merge is over when the next event comes."""
-        back, self.returned = self.returned, -1
-        if back >= 0 and self.mid.test(back) and self.order_at(back) >= self.least_order:
-            self.happened(back, 1)
+        if self.returned >= 0:
+            back, self.returned = self.returned, -1
+            if self.mid.test(back) and self.order_at(back) >= self.least_order:
+                self.happened(back, 1)
         if kind == EVENT_TAKEN:
-            self.note_taken(cpu, pfn, order)
-        elif self.taken.pop(pfn, None) is not None and kind == EVENT_RETURNED:
+            if self.mid.count:
+                self.note_taken(cpu, pfn, order)
+        elif self.taken and self.taken.pop(pfn, None) is not None and kind == EVENT_RETURNED:
             self.returned = pfn
 
 

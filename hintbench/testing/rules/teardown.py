@@ -59,11 +59,13 @@ class RuleChecker(Checker):
 
     def isolated(self, zone: Zone, pfn: int, order: int) -> None:
         """After the end nobody may isolate."""
-        self._late(f"pfn {pfn:#x} is isolated", pfn, order)
+        if self.over:
+            self._late(f"pfn {pfn:#x} is isolated", pfn, order)
 
     def put_back(self, zone: Zone, pfn: int, order: int) -> None:
         """Nor may anything come back that late."""
-        self._late(f"pfn {pfn:#x} order {order} comes back", pfn, order)
+        if self.over:
+            self._late(f"pfn {pfn:#x} order {order} comes back", pfn, order)
 
     def reported(self, report: Report, context: Any) -> None:
         """Nor may anybody report."""

@@ -12,35 +12,28 @@ from functools import cache
 from operator import attrgetter
 from typing import Any, Final
 
-from hintbench.core.clock import CostTable
-
 _OURS: Final = {
     "guest": (
         *("watcher", "on_violation", "host", "zones", "hooks", "machine", "scheduler", "rng"),
         "buffer_fails",
     ),
-    "guest.host": ("watcher", "violate", "faults", "torn", "config", "backing", "clock"),
+    "guest.host": ("watcher", "violate", "faults", "torn", "config", "terms", "backing", "clock"),
 }
 """Attributes that stay what they were, by where they are."""
 _OF_A_ZONE: Final = ("managed_pages", "hooks", "refuse_isolation")
 _WATERMARKS: Final = ("watermark_min", "watermark_low", "watermark_high")
 """Whoever goes past these for a moment is refuted by what comes of it; here only who leaves them so
 in a run in which nothing else was found."""
-_COSTS: Final = tuple(name for name in dir(CostTable) if name.endswith(("_ns", "_retries")))
 
 # Each takes all of its attributes in one go: there are two of these for every run.
-_compiled_prices_of: Final = attrgetter(*_COSTS) if _COSTS else None
 _parts_of: Final = {where: attrgetter(*names) for where, names in _OURS.items()}
 _of_a_zone: Final = attrgetter(*_OF_A_ZONE)
 _watermarks_of: Final = attrgetter(*_WATERMARKS)
 
 
 def _prices_of(costs: Any) -> tuple[int, ...]:
-    """All prices, which only an instance has in the interpreted core."""
-    if _compiled_prices_of is None:
-        return tuple(vars(costs).values())
-    prices: tuple[int, ...] = _compiled_prices_of(costs)
-    return prices
+    """What tells whether a price was set: how often, and in the interpreted core all prices."""
+    return (costs.changes, *getattr(costs, "__dict__", {}).values())
 
 
 @cache

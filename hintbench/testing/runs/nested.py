@@ -10,6 +10,7 @@ from hintbench.core.consistency import list_fault
 from hintbench.core.constants import NEVER
 from hintbench.core.preemption import Preemptions
 from hintbench.core.scheduler import NO_HOOK
+from hintbench.core.tearing import Between
 from hintbench.testing.runs.watched import WatchedRun
 
 if TYPE_CHECKING:
@@ -52,21 +53,19 @@ class NestedRun(WatchedRun):
         super().__init__(strategy, scenario, tolerated, told)
         self.depth = 0
         self._reached_ns = 0
-        self.preemptions = Preemptions(
-            (each.point, each.number, each.delay_ns) for each in scenario.preemptions
-        )
+        self.preemptions = Preemptions(scenario.preemptions)
+        self._preempt = Between(self.preemptions, self._late, self._edited)
 
-    def _preempt(self, part: str) -> None:
-        """Between two parts of an unlocked edit, before this one; "" after its last part."""
-        if not part:
-            if self.depth == 0:
-                self.check_lists()
-            return
-        delay_ns = self.preemptions.at_edit()
-        if delay_ns:
-            self.tell("preempted", f"preempted for {delay_ns:,} ns before it can {part}")
-            self.watcher.edit_preempted(part)
-            self._run_others(delay_ns)
+    def _late(self, part: str, delay_ns: int) -> None:
+        """Between two parts of an unlocked edit, before this one: others run for so long."""
+        self.tell("preempted", f"preempted for {delay_ns:,} ns before it can {part}")
+        self.watcher.edit_preempted(part)
+        self._run_others(delay_ns)
+
+    def _edited(self) -> None:
+        """After the last part of an unlocked edit."""
+        if self.depth == 0:
+            self.check_lists()
 
     def _looked(self) -> None:
         """The strategy has looked at free lists without their lock: what it saw may be over."""
@@ -155,11 +154,9 @@ class NestedRun(WatchedRun):
 
     def check_lists(self) -> None:
         """Whether the free lists are in order; they must be whenever nobody edits them."""
-        if self._merge_waits():
-            return
         for zone in self.machine.zones:
             fault = list_fault(zone)
-            if fault is not None:
+            if fault is not None and not self._merge_waits():
                 self.violate("conservation", fault[1], fault[0])
 
     def _merge_waits(self) -> bool:

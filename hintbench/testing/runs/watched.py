@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from hintbench.core.measures import Latencies
 from hintbench.runner import Run
 from hintbench.testing.runs.outcome import RACE, Outcome, ScheduleStoppedError, Violation
 from hintbench.testing.scenarios.scenario import Scenario, ScenarioWorkload
-from hintbench.workload import Program, WorkloadSetting
+from hintbench.workload import Program
 
 if TYPE_CHECKING:
     from hintbench.core.contexts import Context
@@ -38,6 +39,9 @@ class WatchedRun(Run):
         dead: the run is over, and what its plugin still does concerns nobody.
     """
 
+    # Nobody reads them: one for all, since to clear so large a table takes as long as to boot.
+    latencies: ClassVar[Latencies | None] = Latencies()
+
     def __init__(
         self,
         strategy: Strategy,
@@ -57,9 +61,9 @@ class WatchedRun(Run):
         self.races: list[Race] = []
         self.strategy_file = _file_of(strategy)
 
-    def _program(self, setting: WorkloadSetting) -> Program:
+    def _program(self) -> Program:
         """The tapes, which are no plugin's: nobody has to be blamed for them."""
-        return self._tapes.program(setting)
+        return self._tapes.program(self.config)
 
     # -- violations -----------------------------------------------------------------------------
 
@@ -71,7 +75,11 @@ class WatchedRun(Run):
         """
         if self.dead:
             return
-        self._quietly(rule, text, kind, pfn, pages)
+        if (rule, kind) in self.outcome.violations:
+            # What is declared happens a hundred times in a run.
+            self.outcome.counts[rule] += 1
+        else:
+            self._quietly(rule, text, kind, pfn, pages)
         if rule not in self.tolerated or rule in FATAL or (rule, kind) == self.stop_at:
             raise ScheduleStoppedError
 

@@ -113,12 +113,11 @@ def begin(family: str, operations: Operations, vcpus: int, zone_pages: int) -> O
         vcpus: of the guest.
         zone_pages: of its largest zone.
     """
+    if family not in ("drains", "depletion"):
+        return operations
     slot = int(operations.value[operations.on_slots].max(initial=0)) + 1
-    if family == "drains":
-        return join([_crossing(slot, vcpus), operations])
-    if family == "depletion":
-        return join([_depletion(slot, zone_pages), operations])
-    return operations
+    first = _crossing(slot, vcpus) if family == "drains" else _depletion(slot, zone_pages)
+    return join([first, operations])
 
 
 # -- drains: a refill that crosses from one block to the next -----------------------------------

@@ -7,9 +7,9 @@ the same run, and a smaller one that still shows a violation is a better counter
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +29,7 @@ EVENT: Final = 3
 step of a task, an interrupt or the host."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Preemption:
+class Preemption(NamedTuple):
     """A context is late.
 
     Attributes:
@@ -44,8 +43,7 @@ class Preemption:
     delay_ns: int
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Fault:
+class Fault(NamedTuple):
     """Something goes wrong.
 
     Attributes:
@@ -164,6 +162,9 @@ class Scenario:
         return len(self.operations) + len(self.preemptions) + len(self.faults)
 
 
+_NO_PARAMETERS: Final = NoParameters()
+
+
 @dataclass(slots=True)
 class ScenarioWorkload:
     """The workload that a scenario's operations are.
@@ -173,7 +174,7 @@ class ScenarioWorkload:
 
     operations: Operations
     name: str = "scenario"
-    parameters: NoParameters = field(default_factory=NoParameters)
+    parameters: NoParameters = _NO_PARAMETERS
 
     def program(self, setting: Any) -> Program:
         """The tapes."""

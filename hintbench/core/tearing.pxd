@@ -1,0 +1,6 @@
+from hintbench.core.preemption cimport Preemptions
+
+
+cdef class Between:
+    cdef Preemptions preemptions
+    cdef object late, done
