@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from hintbench import Origin, Strategy, hookimpl
+from hintbench.core.bulk import take_block
 from hintbench.kernel.draining import drain_all_pages
 from hintbench.kernel.false_ooms import would_serve
 from hintbench.kernel.kswapd import DrainOfAll
@@ -243,10 +244,7 @@ class TestMemoryLow:
         only = running.guest.zones[0]
         with only.lock:
             for each in (*(10,) * (BLOCKS - 1), 9, 8, 6):
-                only.allocate(each)
-            # These are others'.
-            only.own_blocks.clear()
-            only.allocated_pages = 0
+                take_block(running.machine.simulation, only, 0, each)  # others'
             only.allocate(7)
         assert (only.free_pages, only.pages_in_hand) == (64, 128)
         vcpu = SimpleNamespace(zonelist=[only], highest_zone=only.number, order=order)

@@ -90,7 +90,8 @@ class WatchedRun(Run):
             self._enter(self._violation(rule, text, kind, pfn, pages))
 
     def _enter(self, violation: Violation) -> None:
-        """The first violation of its rule and kind."""
+        """The first violation of its rule and kind; it is counted by whoever enters it."""
+        self.outcome.counts.setdefault(violation.rule, 0)
         self.outcome.violations[violation.rule, violation.kind] = violation
         self.tell("violation", f"{violation.rule}: {violation.text}")
         for race in self.races:

@@ -23,8 +23,9 @@ class RequestedPasses(Strategy):
         self.out = guest.guarded({}, by=self.batches)
         self.back, self.work, self.stopping = guest.event(), None, False
         for zone in guest.zones:
-            for block in zone.free_blocks(ORDER):
-                self.freed[zone].extend(range(block.pfn, block.end_pfn, UNIT))
+            with zone.lock:
+                for block in zone.free_blocks(ORDER):
+                    self.freed[zone].extend(range(block.pfn, block.end_pfn, UNIT))
         self.ask(0)
 
     def hook_filters(self):
