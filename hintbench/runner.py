@@ -29,12 +29,12 @@ from hintbench.guest.validation import check_end
 from hintbench.kernel.threads import KernelThreads
 from hintbench.plugins.binding import bind_hooks, hook_codes, native_filters
 from hintbench.plugins.finding import find_strategy, find_workload, load_plugin, make
-from hintbench.plugins.forgotten import forgotten_awaits
+from hintbench.plugins.forgotten import explains, forgotten_awaits
 from hintbench.plugins.watchdog import PROGRAM_LIMIT_SECONDS, watch
 from hintbench.results.metrics import collect, locks_per_batch
 from hintbench.results.result import Result
 from hintbench.results.retention import follow_backed_memory
-from hintbench.strategy import Strategy
+from hintbench.strategy import Claims, Strategy
 from hintbench.tasks.scheduler import Scheduler
 from hintbench.workload import Program, Workload, WorkloadSetting
 
@@ -215,11 +215,16 @@ class Run:
 
     def _min_order(self) -> int:
         """The smallest block that the strategy reports; a pageblock if it does not say."""
+        if self.off:
+            return PAGEBLOCK_ORDER
         try:
-            claimed = None if self.off else self.strategy.claims().min_order
+            claims: Any = self.strategy.claims()
         except (Exception, SystemExit) as error:
             raise PluginError(self.strategy_name, "claims", error) from error
-        return PAGEBLOCK_ORDER if claimed is None else claimed
+        if not isinstance(claims, Claims):
+            text = f"returned {type(claims).__name__}, not Claims"
+            raise PluginError(self.strategy_name, "claims", text)
+        return PAGEBLOCK_ORDER if claims.min_order is None else int(claims.min_order)
 
     def _discard_free(self) -> None:
         """Every free block of order 9 and more was reported before the start."""
@@ -264,7 +269,7 @@ class Run:
                 raise
             except HintbenchError as error:
                 # What was meant to happen and did not is the likely cause of what then went wrong.
-                if forgotten:
+                if forgotten and explains(forgotten[0], error):
                     raise PluginError(self.strategy_name, "", forgotten[0]) from error
                 raise
             except (Exception, SystemExit) as error:

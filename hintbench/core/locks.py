@@ -229,10 +229,8 @@ class LockTimeline:
 
     def _refuse_release(self) -> cython.int:
         if not self.held:
-            raise RuntimeError(f"{self.name}: released by {self.clock.context}, nobody holds it")
-        raise RuntimeError(
-            f"{self.name}: released by {self.clock.context}, but {self.holder} holds it"
-        )
+            raise RuntimeError(f"{self.name}: released, but nobody holds it")
+        raise RuntimeError(f"{self.name}: released by one, but another holds it")
 
     def _tell_released(self) -> cython.int:
         if self.meter is not None:

@@ -96,6 +96,8 @@ class LockTakes:
             self.took = True
             self.take_seen = self.in_hand()
         else:
+            # By ``with`` several are taken in one step.
+            self.end(context)
             context.took = True
             context.take_seen = self.in_hand()
         return 0

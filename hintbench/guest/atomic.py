@@ -48,6 +48,7 @@ class Atomic(Generic[Value]):
             value: what it is from now on.
         """
         _check_value(value)
+        self._come()
         self._write(value)
 
     def exchange(self, value: Value) -> Value:
@@ -60,6 +61,7 @@ class Atomic(Generic[Value]):
             What it was.
         """
         _check_value(value)
+        self._come()
         before = self._value
         self._write(value)
         return before
@@ -75,6 +77,7 @@ class Atomic(Generic[Value]):
             What it was: ``expected``, if and only if it was written.
         """
         _check_value(value)
+        self._come()
         before = self._value
         self._write(value if before == expected else before)
         return before
@@ -93,6 +96,7 @@ class Atomic(Generic[Value]):
         """
         if not all(isinstance(each, int) for each in (self._value, number)):
             raise TypeError(f"Atomic.add: {self._value!r} and {number!r} must be whole numbers")
+        self._come()
         after = self._value + number
         self._write(after)
         return after
@@ -100,6 +104,10 @@ class Atomic(Generic[Value]):
     def peek(self) -> Value:
         """What it is, for observers, which are no CPU's and change nothing."""
         return self._value
+
+    def _come(self) -> None:
+        """What was done before, to other things perhaps, others may have seen by now."""
+        self._guest.overtaken("write an atomic")
 
     def _write(self, value: Value) -> None:
         guest = self._guest

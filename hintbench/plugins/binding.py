@@ -96,6 +96,9 @@ def check_hooks(plugin: type) -> None:
     Raises:
         PluginError: As from `bind_hooks`.
     """
+    for name in ("hook_filters", "claims"):
+        if not callable(getattr(plugin, name, lambda: None)):
+            raise PluginError(plugin_name(plugin), name, f"must be a method: def {name}(self)")
     if plugin not in _methods_of:
         _methods_of[plugin] = _find_methods(object.__new__(plugin))
 

@@ -136,7 +136,7 @@ def make(kind: str, plugin: type[Any], parameters: Mapping[str, Any] | None = No
     name = getattr(plugin, "name", "") or plugin.__name__
     try:
         with watch(lambda: name):
-            return plugin(**(parameters or {}))
+            made = plugin(**(parameters or {}))
     except HintbenchError:
         raise
     except (Exception, SystemExit) as error:
@@ -144,6 +144,9 @@ def make(kind: str, plugin: type[Any], parameters: Mapping[str, Any] | None = No
         if isinstance(error, TypeError) and "required positional argument" in str(error):
             cause = f"{describe(error)}: its parameters come by name, def __init__(self, **given)"
         raise PluginError(name, f"making the {kind}", cause) from error
+    if not hasattr(made, "parameters"):
+        raise PluginError(name, "__init__", "does not call super().__init__(**given)")
+    return made
 
 
 def _find(kind: str, name: str) -> type[Any]:

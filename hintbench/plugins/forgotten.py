@@ -12,6 +12,8 @@ from typing import Final, TextIO
 
 _ORIGIN: Final = re.compile(r'^  File "(.*)", line (\d+), in ', re.MULTILINE)
 """Where a coroutine was made, as Python's warning says when it has kept that."""
+_PLACE: Final = re.compile(r"\([^()]+:\d+\)$")
+"""File and line at the end of a sentence."""
 _TELLING: Final = frozenset({__file__, warnings.__file__})
 """Files whose functions run while Python tells of a coroutine that it throws away."""
 _collecting: Final[list[list[str]]] = []
@@ -64,6 +66,19 @@ def forgotten_awaits(*, origins: bool = True) -> Iterator[list[str]]:
         finally:
             _collecting.pop()
             sys.set_coroutine_origin_tracking_depth(depth)
+
+
+def explains(sentence: str, error: BaseException) -> bool:
+    """Whether a forgotten await is the likely cause of an error.
+
+    Not where one line did both: a call that raised has thrown away the coroutine that it was given.
+
+    Args:
+        sentence: one of `forgotten_awaits`.
+        error: what was raised.
+    """
+    place = _PLACE.search(sentence)
+    return place is None or place[0] not in str(error)
 
 
 def forgotten_now() -> str:

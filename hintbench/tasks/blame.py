@@ -5,16 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from types import CodeType
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from hintbench.core.hooks import HookResultError
 from hintbench.core.locks import LockMisuseError
 from hintbench.errors import HintbenchError, InternalError, PluginError, describe
 
 if TYPE_CHECKING:
+    from hintbench.core.contexts import Context
     from hintbench.core.locks import LockTimeline
     from hintbench.core.simulation import Simulation
 
+_OURS: Final = ("hintbench.core.", "hintbench.tasks.", "hintbench.guest.", "hintbench.host.")
 Place: TypeAlias = tuple[CodeType, int]
 """A line of a plugin: its code, and the line of its file."""
 
@@ -103,6 +105,16 @@ class Blame:
         """Where a plain hook has taken a lock, if that is its latest take."""
         takes, place = self.taken_at.get(lock, (-1, None))
         return place if takes == lock.takes else None
+
+    def place_of_wait(self, context: Context) -> str:
+        """The plugin's line that a context stands in, as `` (FILE:LINE)``; "" if it has ended."""
+        place = ""
+        awaited: Any = context.coroutine
+        while (frame := getattr(awaited, "cr_frame", None)) is not None:
+            if not frame.f_globals.get("__name__", "").startswith(_OURS):
+                place = f" ({_at((frame.f_code, frame.f_lineno))})"
+            awaited = awaited.cr_await
+        return place
 
     def name_of(self, lock: LockTimeline) -> str:
         """A lock in messages, after "the"."""

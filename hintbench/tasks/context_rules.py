@@ -122,25 +122,25 @@ class ContextRules(Blame):
                     f" elsewhere {_told(way)}: two CPUs that do so wait for each other",
                     "lock-order",
                 )
-        if not lock.of_strategy:
-            return
-        with_interrupts = context is not None and lock.interrupts_on and not context.interrupts_off
+        on = context is not None and context.kind != INTERRUPT and not context.interrupts_off
         self._note_taken(
             who,
             lock,
-            in_interrupts=_runs_in_interrupts(context) or any(each.of_zone for each in outer),
-            interrupts_on=with_interrupts and all(each.interrupts_on for each in outer),
+            in_interrupts=_runs_in_interrupts(context),
+            interrupts_on=on and all(each.interrupts_on for each in (lock, *outer)),
         )
 
     def _note_taken(
         self, who: str, lock: LockTimeline, *, in_interrupts: bool, interrupts_on: bool
     ) -> None:
-        """A lock of the strategy's is held, by what and how decides who may deadlock on it."""
-        if self.order.taken(lock, in_interrupts=in_interrupts, interrupts_on=interrupts_on):
+        """A lock is held, by whom and how: that decides who may deadlock on it."""
+        for unsafe in self.order.taken(
+            lock, in_interrupts=in_interrupts, interrupts_on=interrupts_on
+        ):
             self.violate(
                 "irq-safe",
-                f"{who} has the {lock.name}, which is held with interrupts on in one place, and"
-                " taken by interrupts in another",
+                f"{who} has the {lock.name}, and so the {unsafe} is held with interrupts on in one"
+                " place while interrupts may wait for it in another",
                 "own-lock",
             )
 
@@ -300,7 +300,8 @@ class ContextRules(Blame):
             self.violate(rule, f"{context.name} {what}")
         finally:
             self.waiting = None
-        raise PluginError(self.plugin, context.name, f"{what} (rule {rule}): {advice}")
+        at = self.place_of_wait(context)
+        raise PluginError(self.plugin, context.name, f"{what} (rule {rule}): {advice}{at}")
 
 
 def is_atomic(context: Context) -> bool:

@@ -15,14 +15,16 @@ class LockOrder:
     """Remembers every pair of locks of which one was taken inside the other.
 
     Two that were taken in both orders, by whomever and whenever, are a deadlock in waiting
-    (Documentation/locking/lockdep-design.rst); so is a lock that is taken where interrupts come
-    and elsewhere with interrupts on.
+    (Documentation/locking/lockdep-design.rst); so is a lock that is taken with interrupts on, if
+    interrupts take it elsewhere, or one that it is taken inside.
     """
 
     def __init__(self) -> None:
         self._inside: dict[str, list[str]] = {}
-        self._in_interrupts: set[str] = set()
+        # Interrupts free memory, and wait for zones' locks.
+        self._in_interrupts: set[str] = {ZONES}
         self._with_interrupts_on: set[str] = set()
+        self._unsafe: set[str] = set()
 
     def add(self, outer: LockTimeline, inner: LockTimeline) -> list[str]:
         """One lock was taken while another was held.
@@ -42,26 +44,31 @@ class LockOrder:
         known.append(second)
         return self._way(second, first)
 
-    def taken(self, lock: LockTimeline, *, in_interrupts: bool, interrupts_on: bool) -> bool:
-        """A lock was taken.
+    def taken(self, lock: LockTimeline, *, in_interrupts: bool, interrupts_on: bool) -> list[str]:
+        """A lock was taken, and those that it was taken inside have been added.
 
         Args:
             lock: it.
-            in_interrupts: by what runs in interrupts too, or inside a lock that interrupts take.
+            in_interrupts: by what runs in interrupts too.
             interrupts_on: with interrupts on.
 
         Returns:
-            Whether an interrupt that comes to its holder may wait for it for ever, and this is the
-            first that is seen of that.
+            The locks for which an interrupt that comes to their holder may wait for ever, itself or
+            by way of who waits for them with a lock that it wants; each once.
         """
         name = _class_of(lock)
-        before = name in self._in_interrupts and name in self._with_interrupts_on
         if in_interrupts:
             self._in_interrupts.add(name)
-        elif interrupts_on:
+        if interrupts_on:
             self._with_interrupts_on.add(name)
-        after = name in self._in_interrupts and name in self._with_interrupts_on
-        return after and not before
+        if not self._with_interrupts_on - self._unsafe:
+            return []
+        waited_for = list(self._in_interrupts)
+        for each in waited_for:
+            waited_for += [one for one in self._inside.get(each, ()) if one not in waited_for]
+        found = sorted(self._with_interrupts_on.intersection(waited_for) - self._unsafe)
+        self._unsafe.update(found)
+        return found
 
     def _way(self, start: str, end: str) -> list[str]:
         """The locks from one to another of which each was taken inside the one before."""

@@ -10,12 +10,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from hintbench.config.explain import explain
 from hintbench.config.specs import PluginSpec
-from hintbench.errors import HintbenchError, PluginError, UsageError
+from hintbench.errors import HintbenchError, PluginError, UsageError, nearest
 from hintbench.plugins.finding import find_strategy, load_plugin
+from hintbench.plugins.finding import make as make_plugin
 from hintbench.plugins.places import class_at, split_place
 from hintbench.strategy import Claims, Strategy
 from hintbench.testing.counterexamples.files import source_hash
+from hintbench.testing.rules import RULES
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +84,7 @@ class Subject:
         def make() -> Strategy:
             return strategy_class(**parameters)
 
-        try:
-            make()
-        except HintbenchError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise PluginError(strategy_class.name or self.text, "__init__", error) from error
+        make_plugin("strategy", strategy_class, parameters)
         return make
 
     def instance(self) -> Strategy:
@@ -102,6 +100,11 @@ class Subject:
             value = getattr(strategy_class, attribute)
             if not isinstance(value, Mapping):
                 raise PluginError(name, attribute, f"{value!r} is no mapping, such as {{}}")
+        for rule in strategy_class.declared_failures:
+            if rule not in RULES:
+                near = nearest(str(rule), RULES)
+                hint = f": did you mean {near!r}?" if near else f" ({', '.join(RULES)})"
+                raise PluginError(name, "declared_failures", f"{rule!r} is no rule{hint}")
         known = Strategy.kernels
         if not strategy_class.kernels or not set(strategy_class.kernels) <= set(known):
             text = f"{strategy_class.kernels!r}: name one or more of {', '.join(known)}"
@@ -109,9 +112,8 @@ class Subject:
         try:
             strategy_class.Parameters.model_validate(dict(strategy_class.check_parameters))
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            raise PluginError(name, "check_parameters", f"{where}: {first['msg']}") from error
+            text = explain(error, "", strategy_class.Parameters, "parameter")
+            raise PluginError(name, "check_parameters", text) from error
         except HintbenchError:
             raise
         except (Exception, SystemExit) as error:
@@ -125,8 +127,6 @@ class Subject:
             raise PluginError(name, "claims", error) from error
         if not isinstance(claims, Claims):
             raise PluginError(name, "claims", f"returned {type(claims).__name__}, not Claims")
-        if not hasattr(made, "parameters"):
-            raise PluginError(name, "__init__", "does not call super().__init__(**given)")
         return made
 
     def _resolve(self) -> tuple[type[Strategy], Mapping[str, Any]]:

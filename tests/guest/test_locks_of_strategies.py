@@ -88,6 +88,19 @@ class TestLocks:
         metrics = run(Plain(), TAPE).result.metrics
         assert metrics["strategy_lock_takes"] == metrics["strategy_empty_lock_takes"] == 1
 
+    def test_takes_in_place_in_one_step_of_a_task_are_told_apart(self):
+        async def act(self, guest, zone):
+            for useful in (False, True, False):
+                with zone.lock:
+                    if useful:
+                        self.block = zone.hold(9)
+            with zone.lock:
+                zone.let_go(self.block)
+
+        metrics = acting(act).result.metrics
+        assert metrics["strategy_lock_takes"] == 4
+        assert metrics["strategy_empty_lock_takes"] == 2
+
     def test_takes_in_place_by_a_hook_that_finds_something_are_not_empty(self):
         class Holding(Strategy):
             name = "holding"

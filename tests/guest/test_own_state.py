@@ -245,6 +245,46 @@ class TestInterrupts:
 
         assert run(Hooked(), TAPE).result.violations == {}
 
+    @pytest.mark.parametrize(("interrupts_off", "found"), [(True, {}), (False, {"irq-safe": 1})])
+    def test_a_hook_that_runs_in_interrupts_too_keeps_them_off(self, interrupts_off, found):
+        class Hooked(Own):
+            works = ()
+
+            @hookimpl
+            async def page_allocated(self):
+                await self.lock.acquire(interrupts_off)
+                self.lock.release()
+
+        assert run(Hooked(), TAPE).result.violations == found
+
+    @pytest.mark.parametrize("first", ["inside", "alone"])
+    def test_who_waits_with_a_lock_that_interrupts_take_passes_that_on(self, first):
+        """HARDIRQ-safe -> HARDIRQ-unsafe: a CPU has the outer one and waits for the inner."""
+
+        async def inside(self, guest):
+            await guest.sleep(5 if first == "alone" else 1)
+            async with self.lock, self.inner:
+                pass
+
+        async def alone(self, guest):
+            await guest.sleep(5 if first == "inside" else 1)
+            await self.inner.acquire(interrupts_off=False)
+            self.inner.release()
+
+        class Hooked(Own):
+            works = (inside, alone)
+
+            def prepare(self, guest):
+                self.inner = guest.spinlock("inner")
+
+            @hookimpl
+            def block_freed(self):
+                with self.lock:
+                    pass
+
+        tapes = [*TAPE, idle([US])], [idle([US])]
+        assert run(Hooked(), *tapes, config=small_guest(2)).result.violations == {"irq-safe": 1}
+
     def test_what_is_taken_inside_a_zones_lock_is_waited_for_by_interrupts(self):
         async def inside(self, guest):
             async with guest.zones[0].lock, self.lock:

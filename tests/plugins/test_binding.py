@@ -4,7 +4,7 @@ import pytest
 
 from hintbench.errors import PluginError, UsageError
 from hintbench.hookspecs import HOOKS, Origin, Reason
-from hintbench.plugins.binding import FanOut, bind_hooks, hook_owner, native_filters
+from hintbench.plugins.binding import FanOut, bind_hooks, check_hooks, hook_owner, native_filters
 from hintbench.strategy import HookFilter, Strategy, hookimpl
 
 
@@ -382,3 +382,13 @@ class TestFilters:
         strategy = strategy_with(hook_filters=lambda self: 1 / 0)
         with pytest.raises(PluginError, match="hook_filters: ZeroDivisionError"):
             native_filters(strategy, bind_hooks(strategy), Guest())
+
+
+class TestMethods:
+    """What is called is no attribute, as check_parameters and declared_failures are."""
+
+    @pytest.mark.parametrize("name", ["hook_filters", "claims"])
+    def test_a_value_instead_of_a_method(self, name):
+        plugin = type("Given", (Strategy,), {"name": "given", name: {}})
+        with pytest.raises(PluginError, match=rf"{name}: must be a method: def {name}\(self\)"):
+            check_hooks(plugin)

@@ -372,3 +372,9 @@ def test_a_file_without_its_ending_and_a_folder(tmp_path, monkeypatch):
         finding.load_plugin("here")
     with pytest.raises(UsageError, match="is a folder: name a FILE"):
         finding.load_plugin(str(tmp_path))
+
+
+def test_a_constructor_that_does_not_call_ours():
+    plugin = type("Own", (Strategy,), {"name": "own", "__init__": lambda self, **given: None})
+    with pytest.raises(PluginError, match=r"__init__: does not call super\(\)\.__init__"):
+        finding.make("strategy", plugin)

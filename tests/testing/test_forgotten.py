@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from hintbench import hookimpl
+from hintbench import Strategy, hookimpl
 from hintbench.errors import PluginError
 from hintbench.plugins import watchdog
 from hintbench.plugins.forgotten import forgotten_awaits
 from hintbench.strategies.zone_confined_batching import ZoneConfinedBatching
 from hintbench.testing.checking import check_here
-from hintbench.testing.exploration import explore
+from hintbench.testing.exploration import explore, run_scenario
+from hintbench.testing.scenarios.families import draw_scenario
 from program import hintbench, run_pytest
 from small_guest import run
 
@@ -118,7 +119,7 @@ def test_what_was_still_to_be_awaited_is_no_fault():
 
 
 PLUGIN = """
-from hintbench import hookimpl
+from hintbench import Strategy, hookimpl
 from hintbench.strategies.zone_confined_batching import ZoneConfinedBatching
 
 
@@ -212,3 +213,26 @@ def test_a_run_that_is_given_up_leaves_nothing_to_warn_of():
             run(GivesUp(), [])
         gc.collect()
     assert not [each for each in told if "never awaited" in str(each.message)]
+
+
+def test_a_call_that_raised_has_thrown_its_coroutine_away():
+    """What the call says is of more use than that its argument was not awaited."""
+
+    class Swaps(Strategy):
+        """Has the arguments the wrong way round."""
+
+        name = "swaps"
+
+        @hookimpl
+        def guest_started(self, guest):
+            guest.spawn("work", self.work(), cpu=0)
+
+        async def work(self):
+            """Does nothing."""
+
+    with pytest.raises(PluginError, match=r"spawn") as raised:
+        run(Swaps(), [])
+    assert "never awaited" not in str(raised.value)
+    outcome = run_scenario(Swaps, draw_scenario(1))
+    assert "spawn" in outcome.error
+    assert "never awaited" not in outcome.error

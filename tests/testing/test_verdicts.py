@@ -8,6 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from hintbench import Claims, Strategy, hookimpl
+from hintbench.errors import PluginError
 from hintbench.strategies.zone_confined_batching import ZoneConfinedBatching
 from hintbench.testing import comparisons, pool
 from hintbench.testing.checking import check_here, check_strategy
@@ -263,9 +264,11 @@ def test_those_who_hang_too_do_not_keep_the_check_waiting(tmp_path, monkeypatch)
 
 
 def test_a_misspelt_declaration_is_refused():
-    for check in both_ways(MissesDeclaration):
-        assert not check.passed
-        assert check.error == "declares to fail locked-list, which is no rule"
+    with pytest.raises(PluginError, match=r"'locked-list' is no rule: did you mean 'locked-lists'"):
+        check_strategy(Subject(f"{__name__}:MissesDeclaration"), schedules=20)
+    check = check_here(small(MissesDeclaration), MissesDeclaration, schedules=20, seconds=20.0)
+    assert not check.passed
+    assert check.error == "declares to fail locked-list, which is no rule"
 
 
 def test_a_claim_that_cannot_be_put_to_the_test_does_not_hold():

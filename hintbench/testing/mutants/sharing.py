@@ -54,6 +54,35 @@ class IdlesUnseen(Mutant, Listed):
         return False
 
 
+class WithdrawsARequestLate(Mutant, Listed):
+    """Takes the list first, and lets others ask again afterwards."""
+
+    name = "withdraws-a-request-late"
+    breaks = ("liveness",)
+
+    def prepare(self) -> None:
+        """Whether somebody has asked."""
+        super().prepare()
+        self.requested = self.guest.atomic(False)
+
+    @hookimpl
+    def block_freed(self, zone: Zone, pfn: int, order: int) -> None:
+        """Ask, unless somebody has."""
+        with self.lock:
+            self.captures.append((pfn, order))
+        if not self.requested.exchange(True):
+            self.first.set()
+
+    async def collect_some(self) -> bool:
+        """Wrong: who adds to the list in between has asked for nothing."""
+        found = await self.splice()
+        self.requested.set(False)
+        for pfn, order in found:
+            self.pending.set(pfn, order)
+            self.wake[self.guest.zone_of(pfn)].set()
+        return False
+
+
 class SplicesUnlocked(Mutant, Listed):
     """Takes the list without its lock, which only those who add to it take."""
 
@@ -196,6 +225,7 @@ class RestoresTooEarly(Mutant, Isolating):
 MUTANTS: tuple[type[Mutant], ...] = (
     LosesACount,
     IdlesUnseen,
+    WithdrawsARequestLate,
     SplicesUnlocked,
     LooksUnlocked,
     LocksBothWays,

@@ -19,7 +19,7 @@ from hintbench.core.preemption import EndlessRunError
 from hintbench.core.tearing import Tear
 from hintbench.errors import HintbenchError, PluginError, TaskLeakError
 from hintbench.guest.watching import Watcher
-from hintbench.plugins.forgotten import forgotten_awaits
+from hintbench.plugins.forgotten import explains, forgotten_awaits
 from hintbench.testing.checker import Checker
 from hintbench.testing.runs.blocks_out import BlocksOut
 from hintbench.testing.runs.endings import EndedRun
@@ -180,6 +180,7 @@ class ExploredRun(EndedRun):
         except HintbenchError as error:
             if not self.outcome.violations:
                 self.outcome.error = str(error)
+            certain = not forgotten or explains(forgotten[0], error)
         return certain and bool(forgotten)
 
     def _explore(self) -> None:
