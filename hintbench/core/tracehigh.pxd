@@ -37,6 +37,7 @@ cdef class PcpHigh:
     cdef int begin_decay(self, int cpu, int zone) except? -1
     cdef int go_on_decaying(self, int cpu, int zone) noexcept
     cdef int go_on(self, long long until_ns) except? -1
+    cdef int refill_shows(self, int zone, long long size, long long at_ns) except? -1
     cdef int settle(self, int cpu, int zone) except? -1
     cdef bint _reclaims(self, int cpu, int zone, long long high) except? -1
     cdef long long _correct(self, int cpu, int zone, long long high, long long seen) noexcept

@@ -178,6 +178,16 @@ class PcpHigh:
             self.awake = self.kswapd.awake
         return 0
 
+    def refill_shows(
+        self, zone: cython.int, size: cython.longlong, at_ns: cython.longlong
+    ) -> cython.int:
+        """A refill, whose first page has been taken, shows whether the watermarks are boosted."""
+        highest: cython.Py_ssize_t = len(self.zone_free) - 1
+        free: cython.longlong = self.zone_free[highest]
+        self.kswapd.refilled(at_ns, zone, free + size if zone == highest else free)
+        self.awake = self.kswapd.awake
+        return 0
+
     def settle(self, cpu: cython.int, zone: cython.int) -> cython.int:
         """nr_pcp_high() of the last free, and what its drain tells of pcp->high."""
         batch: cython.longlong = self.bounds[cpu, zone, 0]

@@ -116,7 +116,7 @@ class LevelWalk:
             if orders[step] > _C_COSTLY and orders[step] != _C_PAGEBLOCK:
                 continue
             if actions[step] == _C_TAKE:
-                self._take(page, orders[step], by, zone, kinds[step])
+                self._take(page, orders[step], by, zone, kinds[step], times[step])
             elif actions[step] == _C_RETURN:
                 self._return(page, size, by, zone, kinds[step], times[step])
             else:
@@ -153,6 +153,7 @@ class LevelWalk:
         cpu: cython.int,
         zone: cython.int,
         about: cython.int,
+        time_ns: cython.longlong,
     ) -> cython.int:
         """rmqueue_bulk(), after nr_pcp_alloc() at the first page; or a target of compaction."""
         size: cython.longlong = 1 << order
@@ -164,6 +165,8 @@ class LevelWalk:
         if self.high.zone_free[zone] + size <= self.high.zone_high[zone] + self.high.boost[zone]:
             self.high.below[zone] = True
         if self.refilling[cpu] != zone and not about & _C_DERIVED:
+            if self.high.awake:
+                self.high.refill_shows(zone, size, time_ns)
             self.high.refill(cpu, zone, order)
         self.refilling[cpu] = zone
         self.owner[page] = cpu

@@ -272,6 +272,7 @@ class CompactionDrainWalk:
     highest: cython.longlong[::1]
     hot: cython.uchar[::1]
     of_others: list
+    owners: list
     by_tasks: list
     flushes: list
     gap_ns: cython.longlong
@@ -286,6 +287,7 @@ class CompactionDrainWalk:
         self.highest = memoryview(numpy.full(cpus, -1, dtype=numpy.int64))
         self.hot = memoryview(numpy.zeros(cpus, dtype=numpy.uint8))
         self.of_others = []
+        self.owners = []
         self.by_tasks = []
         self.flushes = []
         self.gap_ns = gap_ns
@@ -319,6 +321,7 @@ class CompactionDrainWalk:
             if by_compaction and actions[row] == _C_RETURN:
                 if self.put_by[pfn] >= 0 and self.put_by[pfn] != cpu:
                     self.of_others.append(low + row)
+                    self.owners.append(self.put_by[pfn])
                 if self.lowest[cpu] < 0 or pfn < self.lowest[cpu]:
                     self.lowest[cpu] = pfn
                 if pfn > self.highest[cpu]:
@@ -364,6 +367,10 @@ class CompactionDrainWalk:
     def drained_of_others(self) -> list:
         """The rows at which it drained a page that another CPU had put on its list, rising."""
         return self.of_others
+
+    def owners_of_drained(self) -> list:
+        """The CPU whose list each of these was on."""
+        return self.owners
 
     def drained_by_tasks(self) -> list:
         """The rows at which anybody else did, rising: drain_all_pages() of direct reclaim."""

@@ -11,7 +11,7 @@ Left out: folios of more than a page stay where they are.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -21,7 +21,7 @@ from hintbench.core.migration import move_page
 from hintbench.kernel.compaction_scanners import COMPACT_CLUSTER_MAX, Scanners, block_start
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from hintbench.core.zone import Zone
     from hintbench.kernel.task_frees import TaskFrees
@@ -42,6 +42,8 @@ class CompactionRun:
             went through the whole zone.
         proactive: Whether it compacts because the zone is fragmented (compaction_proactiveness),
             not for a block of some order.
+        emptied_ns: When that drain had emptied each CPU's list, by CPU [virtual ns]; others' lists
+            follow at once. The host may take its vCPU away in the middle.
     """
 
     freed_ns: Sequence[int]
@@ -49,6 +51,7 @@ class CompactionRun:
     pfn: int
     drain_all: bool = False
     proactive: bool = False
+    emptied_ns: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def begin_ns(self) -> int:
@@ -140,11 +143,15 @@ class Compaction:
             await self.frees.free(cpu, progress.zone, pfn, order)
         if progress.run.drain_all:
             # Where the model found less to move, the recorded one was still at it.
-            early_ns = progress.run.freed_ns[-1] - self.simulation.clock.now
-            if early_ns > 0:
-                await self.guest.sleep(early_ns)
+            await self._sleep_until(progress.run.freed_ns[-1])
             for other in self.guest.cpus:
+                await self._sleep_until(progress.run.emptied_ns.get(other, 0))
                 await self.frees.drain_all_of(cpu, progress.zone, other)
+
+    async def _sleep_until(self, at_ns: int) -> None:
+        early_ns = at_ns - self.simulation.clock.now
+        if early_ns > 0:
+            await self.guest.sleep(early_ns)
 
     async def _next_batch(self, cpu: int, progress: _Progress) -> bool:
         """isolate_migratepages(), and migrate_pages() up to where the first source is freed.
@@ -211,9 +218,8 @@ class Compaction:
     async def _move(self, cpu: int, progress: _Progress) -> None:
         """migrate_folio_move(): the owner goes on with the copy, and the source is freed."""
         source, destination, slot = progress.batch.popleft()
-        late = progress.run.freed_ns[min(progress.moved, len(progress.run.freed_ns) - 1)]
-        if late > self.simulation.clock.now:
-            await self.guest.sleep(late - self.simulation.clock.now)
+        late_ns = progress.run.freed_ns[min(progress.moved, len(progress.run.freed_ns) - 1)]
+        await self._sleep_until(late_ns)
         if move_page(self.simulation, source, destination, slot):
             progress.moved += 1
             await self.frees.free(cpu, progress.zone, source, 0)

@@ -53,6 +53,7 @@ def compaction_of(
     for window in found.windows():
         walk.walk(window.low, window.action, window.settles, window.trace)
     of_others = np.array(walk.drained_of_others(), dtype=np.int64)
+    owners = np.array(walk.owners_of_drained(), dtype=np.int64)
     flushed = np.array(walk.flushed(), dtype=np.int64)
     runs: list[CompactionRun] = []
     for run, next_row in _split(moves, np.diff(trace.time_ns[moves]) > COMPACTION_GAP_NS, trace):
@@ -62,7 +63,8 @@ def compaction_of(
         for part, behind in _split(run, np.diff(zone_of[trace.pfn[run]]) != 0, trace, next_row):
             own = (of_others > part[0]) & (of_others < behind)
             own &= trace.time_ns[of_others] <= trace.time_ns[part[-1]] + COMPACTION_GAP_NS
-            of_others = of_others[~own]
+            emptied_ns = _last_by_owner(owners[own], trace.time_ns[of_others[own]] - begin_ns)
+            of_others, owners = of_others[~own], owners[~own]
             runs.append(
                 CompactionRun(
                     (trace.time_ns[part] - begin_ns).tolist(),
@@ -70,6 +72,7 @@ def compaction_of(
                     int(trace.pfn[part[0]]),
                     bool(own.any()),
                     proactive,
+                    emptied_ns,
                 )
             )
     # What is left of kcompactd's drains followed runs that moved nothing.
@@ -89,6 +92,13 @@ def _split(
         for low, high in pairwise(bounds):
             last = len(trace) if end is None else end
             yield rows[low:high], int(rows[high]) if high < len(rows) else last
+
+
+def _last_by_owner(
+    owners: npt.NDArray[np.int64], times_ns: npt.NDArray[np.int64]
+) -> dict[int, int]:
+    """When the last page of each CPU's list was drained; times rise."""
+    return dict(zip(owners.tolist(), times_ns.tolist(), strict=True))
 
 
 def _any_between(rows: npt.NDArray[np.int64], low: int, high: int) -> bool:

@@ -3,7 +3,8 @@
 No event tells, as long as it frees nothing. But while the watermarks are boosted, pages come from
 the next lower zone although the lists of the highest one hold some: get_page_from_freelist() looks
 at the watermark before it looks at the lists. The first page that comes from the highest zone
-again, although no more of it is free than its boosted low watermark, shows that the run has ended.
+again, although no more of it is free than its boosted low watermark, shows that the run has ended;
+so does a list that is refilled from there then.
 And while balance_pgdat() is at work (ZONE_RECLAIM_ACTIVE) the per-CPU lists are kept to four
 batches: a free that drains so short a list shows that it is, one that does not drain a longer one
 that it is not.
@@ -112,6 +113,7 @@ class KswapdRuns:
         self._low = low
         self._most = np.maximum(high * 3 // 2, PAGEBLOCK_PAGES)
         self._woken_ns = 0
+        self._boosted_ns = 0
         self._begin_ns: int | None = None
         self._active_ns = 0
         self.boost = np.zeros(len(low), dtype=np.int64)
@@ -140,6 +142,24 @@ class KswapdRuns:
         if self._next < len(self._turns):
             return self._turns[self._next][0]
         return self._woken_ns + _LATEST_NS + 1 if self.awake else _NEVER
+
+    def refilled(self, at_ns: int, zone: int, free: int) -> None:
+        """A list is refilled while it may be awake.
+
+        Args:
+            at_ns: When.
+            zone: From which zone.
+            free: Pages of the highest zone that were free before.
+        """
+        highest = len(self._low) - 1
+        boost = self.boost[highest]
+        if not boost or free > self._low[highest] + boost:
+            return
+        if zone == highest:
+            # Somewhere in between.
+            self._end((max(self._boosted_ns, self._woken_ns) + at_ns) // 2)
+        elif free > self._low[highest]:
+            self._boosted_ns = at_ns
 
     def active(self, at_ns: int) -> None:
         """A free shows that balance_pgdat() is at work."""

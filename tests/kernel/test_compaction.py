@@ -1,11 +1,12 @@
 """kcompactd: which pages it moves, where to, and what it leaves to the per-CPU lists."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 
 from hintbench import hookimpl
-from hintbench.core.constants import BUDDY, IN_USE, KIND_MASK
+from hintbench.core.constants import BUDDY, IN_USE, KIND_MASK, RANK_TASK
 from hintbench.core.migration import isolate_free_blocks, movable_pages
 from hintbench.guest.validation import validate
 from hintbench.kernel.compaction import CompactionRun
@@ -237,6 +238,29 @@ def test_all_per_cpu_lists_are_drained_behind_a_run_through_the_zone():
     assert pcp.count > 0
     pcp = compact(fragmented(), 4, drain_all=True).machine.simulation.vcpus[0].pcps[0]
     assert pcp.count == 0
+
+
+def test_each_list_is_drained_when_the_recorded_one_was():
+    """Linux goes from CPU to CPU, and the host may take its vCPU away in between."""
+    pages = range(5000, 5010)
+    tape = [allocate(pages, order=0, **MOVABLE), free(pages), idle([100 * MS])]
+    config = small_guest(vcpus=2, zones=(zone(8, low=40),))
+    mine = [allocate(range(64), order=0, **MOVABLE), idle([100 * MS])]
+    running = boot(Silent(), mine, tape, config=config)
+    simulation = running.machine.simulation
+    seen = {}
+
+    def look(at_ms):
+        seen[at_ms] = [vcpu.pcps[0].count > 0 for vcpu in simulation.vcpus]
+
+    for at_ms in (49, 59, 61, 69, 71):
+        simulation.schedule(at_ms * MS, RANK_TASK, 0, partial(look, at_ms))
+    compact(running, 8, drain_all=True, emptied_ns={0: 60 * MS, 1: 70 * MS})
+    assert seen[49] == [True, True]
+    assert seen[59] == [True, True]
+    assert seen[61] == [False, True]
+    assert seen[69] == [False, True]
+    assert seen[71] == [False, False]
 
 
 def test_scanners_that_meet_end_the_run():

@@ -84,6 +84,21 @@ def test_the_zone_behind_which_it_drained_is_the_one_that_it_went_through(tmp_pa
     assert understood(recording, tmp_path) == ([(512, 1, True), (1024, 1, False)], [])
 
 
+def test_each_cpus_list_was_empty_with_its_last_page(tmp_path):
+    recording = moving(with_users(512), 512)
+    for page, cpu in ((601, 0), (602, 0), (900, 2)):
+        recording.alloc(page, cpu=cpu).free(page, cpu=cpu).batched(page, cpu=cpu)
+    began = recording.now
+    for page, wait in ((600, 1), (601, 10), (900, 500), (602, 1_000)):
+        recording.drain(page, wait=wait, **KCOMPACTD)
+    start = modelled_program(recording.read(tmp_path), vcpus=3).initial
+    (run,), _ = compaction_of(start.history, start.moves, start.begin_ns, ZONE_OF)
+    last_us = {0: 1_511, 2: 511}
+    expected = {cpu: (began + us) * 1_000 - start.begin_ns for cpu, us in last_us.items()}
+    assert run.emptied_ns == expected
+    assert run.drain_all
+
+
 def test_a_drain_by_kcompactd_long_behind_a_run_is_of_one_that_moved_nothing(tmp_path):
     recording = moving(with_users(512), 512).drain(600, wait=GAP_US, **KCOMPACTD)
     runs, drains = understood(recording, tmp_path)

@@ -84,6 +84,29 @@ class TestRuns:
         runs.follow(30, self.free(613))
         assert (runs.runs, runs.awake) == ([], True)
 
+    def two_zones(self, *, sure=True):
+        """The higher one has been boosted at 10 ns."""
+        low, high = np.array([20, 100]), np.array([30, 400])
+        runs = KswapdRuns([(10, 1, sure)], [], low, high)
+        runs.follow(10, memoryview(np.array([500, 50])))
+        return runs
+
+    def test_a_list_refilled_from_the_boosted_zone_ends_the_run_as_well(self):
+        runs = self.two_zones()
+        runs.refilled(30, 1, 613)
+        assert runs.awake, "so much is free that it is no wonder"
+        runs.refilled(40, 0, 612)
+        runs.refilled(50, 0, 100)
+        assert runs.awake, "of a lower zone: the last time for the boost"
+        runs.refilled(60, 1, 612)
+        assert runs.runs == [KswapdRun(10, None, 50)]
+        assert not runs.awake
+
+    def test_without_a_boost_a_refill_shows_nothing(self):
+        runs = self.two_zones(sure=False)
+        runs.refilled(60, 1, 50)
+        assert (runs.runs, runs.awake) == ([], True)
+
     def test_lists_show_when_it_was_at_work(self):
         runs = self.runs()
         runs.follow(10, self.free(50))

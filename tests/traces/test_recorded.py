@@ -3,12 +3,14 @@
 import csv
 import gzip
 import re
+import statistics
 from collections import Counter
 
 import numpy as np
 import pytest
 
 import hintbench
+from benchmarks import spread
 from hintbench import hookimpl
 from hintbench.config.guest import load_guest
 from hintbench.core import BUILD, tracewords
@@ -220,29 +222,47 @@ def test_modelled_replay_comes_close(recorded):
     result = recorded.run(exact=False)
     metrics = result.metrics
     assert result.violations == {}
-    (line,) = (note for note in result.notes if note.startswith("free blocks at the end"))
-    kernel, model = (
-        [int(count) for count in part.split()]
-        for part in re.findall(r"(?:kernel|model) ([\d ]+)", line)
-    )
     off = {
         name: abs(metrics[f"trace_{name}_model"] / metrics[f"trace_{name}_kernel"] - 1)
         for name in ("takes", "drains", "refills", "free_pages_end")
     }
     if recorded.cpus == 1:
+        (line,) = (note for note in result.notes if note.startswith("free blocks at the end"))
+        kernel, model = re.findall(r"(?:kernel|model) ([\d ]+)", line)
         assert off == dict.fromkeys(off, 0)
         # Nothing disturbs the doubling: 63, 126 .. 2016, and two huge pages at a time.
         sizes = refill_sizes(recorded.history)
         assert set(sizes) == {2, 31, 63, 126, 252, 504, 1008, 2016}
         assert metrics["trace_refills_of_equal_size"] == sum(sizes.values())
-        assert model == kernel
+        assert model.split() == kernel.split()
     else:
-        # One of many runs that differ by some 100 ns, and scatter under pressure
-        # (benchmarks/spread.py): by 0.7 % in takes, 1 % in refills, 3 to 5 % in orders 0 to 4.
+        # One of many, and beside no strategy: more is asked of a mean, below.
         assert max(off["takes"], off["drains"]) < 0.05
-        assert off["refills"] < 0.05
-        assert off["free_pages_end"] < 0.01
-        assert max(abs(one - other) for one, other in zip(kernel, model, strict=True)) <= 105
+
+
+def test_replays_under_pressure_come_close_in_the_mean(tmp_path):
+    """A single one is a matter of chance: runs that differ by 2 us scatter by 7 % an order."""
+    name = "linux-6.12-4cpu-512mib"
+    guest = tmp_path / "told.toml"
+    guest.write_text(f'preset = "{name}"\ndiscarded_at_start = true\n')
+    files = {
+        "path": "trace.txt.gz",
+        "pages": "kpageflags-before.u64.gz",
+        "pages_end": "kpageflags-after.u64.gz",
+    }
+    parameters = {what: str(RECORDINGS / name / file) for what, file in files.items()}
+    kernel, measured = spread.measure(
+        parameters, str(guest), 5, kswapd=False, strategy="page-reporting"
+    )
+    means = [statistics.fmean(column) for column in zip(*measured, strict=True)]
+    off = [abs(mean / one - 1) for one, mean in zip(kernel, means, strict=True)]
+    takes, drains, refills, free_pages = off[-4:]
+    blocks_off = [abs(mean - one) for one, mean in zip(kernel[:-4], means[:-4], strict=True)]
+    # 32 of them: -1.6, -1.8, -5.2 and +0.4 %, and no order is off by more than 21 blocks.
+    assert max(takes, drains) < 0.025
+    assert refills < 0.055
+    assert free_pages < 0.01
+    assert max(blocks_off) < 28
 
 
 def test_kcompactd_does_as_much_as_the_recorded_one(recorded):
@@ -254,6 +274,13 @@ def test_kcompactd_does_as_much_as_the_recorded_one(recorded):
     assert [run.drain_all for run in runs] == (
         [False, True, True, False] if recorded.cpus == 4 else []
     )
+    if recorded.cpus == 4:
+        # Both drains went from CPU to CPU; the second one took 15 ms of a stolen vCPU.
+        late_us = [
+            {cpu: (at - run.freed_ns[-1]) // 1_000 for cpu, at in run.emptied_ns.items()}
+            for run in runs[1:3]
+        ]
+        assert late_us == [{0: 1_037, 1: 1_188, 2: 5_025}, {0: 1_011, 1: 11_305, 2: 14_903}]
     # The last one, on an idle guest, is for no order: it never empties its CPU's lists.
     assert [run.proactive for run in runs] == (
         [False, False, False, True] if recorded.cpus == 4 else []
