@@ -1,6 +1,7 @@
 """docs/strategies.md says what the strategies say of themselves, and what they do."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from hintbench.core import BUILD
 from hintbench.plugins.registry import OWN_STRATEGIES
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +44,19 @@ def test_every_strategy_says_what_it_is(generate, name):
 
 
 def test_documents_name_files_that_exist():
-    import re
-
     for document in DOCS.glob("*.md"):
         text = document.read_text(encoding="utf-8")
         for link in re.findall(r"\]\(([^)#:]+)\)", text):
             assert (DOCS / link).exists(), f"{document.name}: {link}"
+
+
+def test_a_file_stands_for_a_name_wherever_a_command_is_shown():
+    shown = [*DOCS.glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    shown += ROOT.glob("hintbench/templates/*.txt")
+    files = 0
+    for document in shown:
+        text = document.read_text(encoding="utf-8")
+        for command in re.findall(r"hintbench (?:run|check) [^`\n]*", text):
+            assert " -p " not in command, f"{document.name}: {command}"
+            files += ".py" in command or "$file" in command
+    assert files > 5
