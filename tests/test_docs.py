@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+import hintbench
 from hintbench.core import BUILD
+from hintbench.plugins.finding import load_plugin
 from hintbench.plugins.registry import OWN_STRATEGIES
+from hintbench.testing.exploration import explore, explore_handfuls
+from hintbench.testing.subjects import Subject
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -60,3 +64,30 @@ def test_a_file_stands_for_a_name_wherever_a_command_is_shown():
             assert " -p " not in command, f"{document.name}: {command}"
             files += ".py" in command or "$file" in command
     assert files > 5
+
+
+@pytest.fixture
+def example(tmp_path):
+    """The whole strategy of docs/writing-a-strategy.md, in a file."""
+    text = (DOCS / "writing-a-strategy.md").read_text(encoding="utf-8")
+    (whole,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "mine.py").write_text(whole, encoding="utf-8")
+    return tmp_path / "mine.py"
+
+
+def test_the_strategy_of_the_page_on_writing_one_runs(example):
+    load_plugin(str(example))
+    guest = {"memory": "256MiB", "vcpus": 2}
+    result = hintbench.run("mine", "churn,operations=5000,final_idle_ns=300000000", guest)
+    assert result.violations == {}
+    assert result.metrics["reported_blocks"] > 50
+
+
+def test_the_strategy_of_the_page_on_writing_one_is_not_refuted(example):
+    make = Subject(str(example)).maker()
+    for explored in (
+        explore(make, range(1, 101), stop=False),
+        explore_handfuls(make, range(1, 101)),
+    ):
+        assert (explored.counts, explored.error) == ({}, None)
+        assert explored.with_reports > explored.schedules / 2
