@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hintbench.core.constants import BUDDY
+from hintbench.core.scan import order_of
 from hintbench.testing.checker import Checker
 
 if TYPE_CHECKING:
@@ -61,13 +63,7 @@ class Race(Checker):
 
     def order_at(self, pfn: int) -> int:
         """The order of the free block around a page; -1 when it is not free."""
-        from hintbench.core.constants import BUDDY, KIND_MASK, ORDER_MASK
-
-        pages = self.run.machine.pages
-        head = pages.head_of(pfn)
-        if head < 0 or pages.state[head] & KIND_MASK != BUDDY:
-            return -1
-        return int(pages.state[head] & ORDER_MASK)
+        return order_of(self.run.machine.pages, pfn, BUDDY)
 
 
 class ReportsRace(Race):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hintbench.core import machine as core_machine
 from hintbench.core.audit import Auditor
+from hintbench.core.blocksout import BlocksOut
 from hintbench.core.constants import EVENT_ISOLATED
 from hintbench.core.guarding import HookWatch
 from hintbench.core.preemption import EndlessRunError
@@ -21,7 +22,6 @@ from hintbench.errors import HintbenchError, PluginError, TaskLeakError
 from hintbench.guest.watching import Watcher
 from hintbench.plugins.forgotten import forgotten_awaits
 from hintbench.testing.checker import Checker
-from hintbench.testing.runs.blocks_out import BlocksOut
 from hintbench.testing.runs.endings import EndedRun
 from hintbench.testing.runs.faults import Faults
 from hintbench.testing.runs.integrity import Seal
