@@ -258,6 +258,7 @@ class Run:
                 self.threads.stopped = True
                 simulation.clock.now = end_ns
                 self._stop()
+                self.scheduler.rules.check_all_released()
                 metrics |= locks_per_batch(self.machine, self.guest)
             except PluginHangError:
                 raise

@@ -171,7 +171,7 @@ class HookWatch:
         outer: object = self.scheduler.plain_hook
         off: cython.bint = self.scheduler.off_by_hook
         number: cython.longlong = self.scheduler.clock.context
-        locks: cython.int = self.scheduler.takes.held_by(number)
+        locks: cython.ulonglong = self.scheduler.takes.held_by(number)
         self.scheduler.plain_hook = (self.name, arguments)
         self.scheduler.off_by_hook = self.off
         try:

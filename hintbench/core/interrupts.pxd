@@ -6,3 +6,4 @@ cdef class InterruptsOff:
     cdef CoreScheduler scheduler
     cdef Context context
     cdef long long since_ns
+    cdef unsigned long long locks

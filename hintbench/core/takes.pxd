@@ -7,7 +7,7 @@ cdef class LockTakes:
     cdef readonly long long total, empty
     cdef readonly list own_locks
     cdef public list in_flight_flags
-    cpdef int held_by(self, long long number) except -1
+    cpdef unsigned long long held_by(self, long long number) except? 0
     cdef bint took
     cdef unsigned long long take_seen
     cdef int begin(self, Context context) except -1

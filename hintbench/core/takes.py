@@ -16,13 +16,22 @@ else:
     from hintbench.core.zone import Zone
 
 _MULTIPLIER = cython.declare(cython.ulonglong, 0x9E3779B97F4A7C15)
+_LAST_BIT = cython.declare(cython.ulonglong, 1 << 62)
 _MASK_64 = cython.declare(cython.ulonglong, 0xFFFFFFFFFFFFFFFF)
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def _next(bit: cython.ulonglong) -> cython.ulonglong:
+    """The next lock's bit; where there are more locks than bits, some share one."""
+    return 1 if bit == _LAST_BIT else bit << 1
 
 
 @cython.final
 @cython.cclass
 class LockTakes:
-    """Counts takes of zone locks by the contexts of a strategy.
+    """Knows who holds which lock, and counts takes of zone locks by the contexts of a strategy.
 
     Args:
         simulation: whose zones they are.
@@ -49,15 +58,35 @@ class LockTakes:
             lock.taken_in_place = lock.taken_again = None
         self.in_flight_flags.clear()
 
-    def held_by(self, number: cython.longlong) -> cython.int:
-        """How many locks a context holds, of zones and of the strategy."""
-        found: cython.int = 0
+    def held_by(self, number: cython.longlong) -> cython.ulonglong:
+        """Which locks a context holds, of zones and of the strategy: a bit for each; 0 for none."""
+        found: cython.ulonglong = 0
+        bit: cython.ulonglong = 1
         zone: Zone
         lock: LockTimeline
         for zone in self.simulation.zones:
-            found += zone.lock.held and zone.lock.holder == number
+            if zone.lock.held and zone.lock.holder == number:
+                found |= bit
+            bit = _next(bit)
         for lock in self.own_locks:
-            found += lock.held and lock.holder == number
+            if lock.held and lock.holder == number:
+                found |= bit
+            bit = _next(bit)
+        return found
+
+    def locks_of(self, number: int, since: int = 0) -> list[LockTimeline]:
+        """The locks that a context holds, of zones first.
+
+        Args:
+            number: of the context.
+            since: those that it held before, as from `held_by`, which are left out.
+        """
+        found = []
+        bit = 1
+        for lock in (*(zone.lock for zone in self.simulation.zones), *self.own_locks):
+            if lock.held and lock.holder == number and not since & bit:
+                found.append(lock)
+            bit = _next(bit)
         return found
 
     def begin(self, context: Context) -> cython.int:

@@ -11,7 +11,7 @@ cdef class Zone(FreeLists):
     cdef readonly long long isolations
     cdef readonly long long refusals
     cdef readonly int isolated_from
-    cdef public dict own_blocks
+    cdef readonly dict own_blocks
     cdef public object kept
     cdef public Integral in_flight
     cdef public object held

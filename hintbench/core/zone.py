@@ -377,8 +377,10 @@ class Zone(FreeLists):
         ):
             raise ValueError(f"free: pfn {pfn:#x} does not head a block in use of order {order}")
         self._need_lock("free", pfn)
-        self.allocated_pages -= 1 << order
-        self.own_blocks.pop(pfn, None)
+        if self.own_blocks.pop(pfn, -1) == order:
+            self.allocated_pages -= 1 << order
+        else:
+            self._complain("returned", f"pfn {pfn:#x} is freed, which allocate() did not give")
         migratetype = self.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
         return self.free_one_page(pfn, order, migratetype, False, ORIGIN_DIRECT_FREE)
 

@@ -1,18 +1,15 @@
-"""What a context may do where it is, and whom to blame when a plugin raises."""
+"""What a context may do where it is, and with the locks that it holds."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from itertools import pairwise
-from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from hintbench.core.contexts import HOOK, INTERRUPT, Context
-from hintbench.core.hooks import HookResultError
-from hintbench.core.locks import LockMisuseError
 from hintbench.core.scheduler import MAY_SLEEP
-from hintbench.errors import HintbenchError, InternalError, PluginError, describe
+from hintbench.errors import PluginError
+from hintbench.tasks.blame import Blame, Place, line_of_plugin
 from hintbench.tasks.lock_order import LockOrder
 
 if TYPE_CHECKING:
@@ -21,7 +18,7 @@ if TYPE_CHECKING:
     from hintbench.core.zone import Zone
 
 
-class ContextRules:
+class ContextRules(Blame):
     """Holds contexts to ``atomic-context``: no sleep, and no wait with a lock held.
 
     Args:
@@ -30,24 +27,19 @@ class ContextRules:
 
     Attributes:
         violate: called with a rule, a text and perhaps a kind when a context breaks one.
-        own_locks: the locks that the strategy has made.
+        takes: who holds which lock.
         order: in which order locks are taken, once the strategy has one of its own.
-        taken_at: where a plain hook took a lock last: the code, and the line of its file.
-        left_at: that, while it is recorded that the hook has returned with the lock.
+        left_at: such a place, while it is recorded that the hook has returned with the lock.
         waiting: the context whose wait is a violation, while that is recorded.
-        hook_codes: by code object, the plugin and the hook that it implements.
     """
 
     def __init__(self, simulation: Simulation, plugin: str) -> None:
-        self.simulation = simulation
-        self.plugin = plugin
+        super().__init__(simulation, plugin)
         self.violate: Callable[..., None] = lambda rule, text, kind="": None
-        self.own_locks: list[LockTimeline] = []
+        self.takes: Any = None
         self.order = LockOrder()
-        self.taken_at: tuple[CodeType, int] | None = None
-        self.left_at: tuple[CodeType, int] | None = None
+        self.left_at: Place | None = None
         self.waiting: Context | None = None
-        self.hook_codes: Mapping[CodeType, tuple[str, str]] = {}
 
     def check_wait(self, context: Context, what: str = "waits") -> None:
         """Refuse to wait for anything while a lock is held.
@@ -55,12 +47,11 @@ class ContextRules:
         Raises:
             PluginError: a lock is held.
         """
-        lock = next(self._held(context.number), None)
-        if lock is not None:
+        for lock in self.takes.locks_of(context.number):
             self._forbid(
                 context,
                 "atomic-context",
-                f"{what} while it holds the {self._name(lock)}",
+                f"{what} while it holds the {self.name_of(lock)}",
                 "release it first",
             )
 
@@ -70,7 +61,7 @@ class ContextRules:
         Raises:
             PluginError: it holds another zone's.
         """
-        if lock.of_zone and any(held.of_zone for held in self._held(context.number)):
+        if lock.of_zone and any(held.of_zone for held in self.takes.locks_of(context.number)):
             self.check_wait(context, "asks for another lock")
 
     def check_taken(self, context: Context, lock: LockTimeline, *, interrupts_on: bool) -> None:
@@ -108,48 +99,48 @@ class ContextRules:
         """
         number: int = self.simulation.clock.context
         if context is None:
-            self.taken_at = _line_of_plugin()
+            self.taken_at[lock] = lock.takes, line_of_plugin()
         if lock.of_zone:
-            count = 0
-            for zone in self.simulation.zones:
-                count += zone.lock.held and zone.lock.holder == number
-            if count > 1:
-                zones = " and of ".join(
-                    str(zone)
-                    for zone in self.simulation.zones
-                    if zone.lock.held and zone.lock.holder == number
-                )
-                what = f"holds the locks of {zones} at once"
+            zones = [zone for zone in self.simulation.zones if zone.lock.held_here]
+            if len(zones) > 1:
+                what = f"holds the locks of {' and of '.join(map(str, zones))} at once"
                 if context is not None:
                     self._forbid(context, "atomic-context", what, "release one before the other")
                 self.violate("atomic-context", f"a hook {what}")
-        if self.own_locks:
+        if self.takes.own_locks:
             self._check_order(context, lock, number)
 
     def _check_order(self, context: Context | None, lock: LockTimeline, number: int) -> None:
         who = "a hook" if context is None else context.name
-        outer = [each for each in self._held(number) if each is not lock]
+        outer = [each for each in self.takes.locks_of(number) if each is not lock]
         for each in outer:
             way = self.order.add(each, lock)
             if way:
                 self.violate(
                     "atomic-context",
-                    f"{who} takes the {self._name(lock)} while it holds the {self._name(each)};"
+                    f"{who} takes the {self.name_of(lock)} while it holds the {self.name_of(each)};"
                     f" elsewhere {_told(way)}: two CPUs that do so wait for each other",
                     "lock-order",
                 )
         if not lock.of_strategy:
             return
         with_interrupts = context is not None and lock.interrupts_on and not context.interrupts_off
-        if self.order.taken(
+        self._note_taken(
+            who,
             lock,
             in_interrupts=_runs_in_interrupts(context) or any(each.of_zone for each in outer),
             interrupts_on=with_interrupts and all(each.interrupts_on for each in outer),
-        ):
+        )
+
+    def _note_taken(
+        self, who: str, lock: LockTimeline, *, in_interrupts: bool, interrupts_on: bool
+    ) -> None:
+        """A lock of the strategy's is held, by what and how decides who may deadlock on it."""
+        if self.order.taken(lock, in_interrupts=in_interrupts, interrupts_on=interrupts_on):
             self.violate(
                 "irq-safe",
-                f"{who} takes the {lock.name}, which is taken with interrupts on in one place, and"
-                " where interrupts take it in another",
+                f"{who} has the {lock.name}, which is held with interrupts on in one place, and"
+                " taken by interrupts in another",
                 "own-lock",
             )
 
@@ -163,59 +154,74 @@ class ContextRules:
             PluginError: always, but for a plain hook's, which the lock itself refuses.
         """
         driver: Any = self.simulation.driver
-        what = f"takes the {self._name(lock)} while it holds it"
+        what = f"takes the {self.name_of(lock)} while it holds it"
         if driver.current is not None:
             self._forbid(driver.current, "atomic-context", what, "release it first")
         if driver.plain_hook[0]:
             self.violate("atomic-context", f"{driver.plain_hook[0]} {what}", "recursion")
 
-    def check_returned(self, hook: str, function: Any, count: int) -> None:
+    def check_returned(self, hook: str, function: Any, before: int) -> None:
         """Refuse that a plain hook returns with other locks than it was called with.
 
         Args:
             hook: its name.
             function: it.
-            count: how many locks were held when it was called.
+            before: the locks that were held when it was called, as from `LockTakes.held_by`.
 
         Raises:
             PluginError: always.
         """
-        held = list(self._held(self.simulation.clock.context))
-        if len(held) < count:
-            what, rule = "let go of the lock that it was called with", "locked-lists"
-        else:
-            newest = max(held, key=lambda lock: int(lock.granted_ns))
-            what, rule = f"left the {self._name(newest)} taken", "atomic-context"
+        number = self.simulation.clock.context
         code = getattr(function, "__code__", None)
         self.left_at = (code, code.co_firstlineno) if code is not None else None
-        if rule == "atomic-context" and self.taken_at is not None:
-            self.left_at = self.taken_at
+        left = self.takes.locks_of(number, since=before)
+        if before & ~self.takes.held_by(number):
+            what, rule = "let go of the lock that it was called with", "locked-lists"
+        else:
+            what, rule = f"left the {self.name_of(left[-1])} taken", "atomic-context"
+            self.left_at = self.place_of_take(left[-1]) or self.left_at
         try:
             self.violate(rule, f"{hook} {what}", "returned")
         finally:
             self.left_at = None
         raise PluginError(self.plugin, hook, f"{what} (rule {rule})")
 
-    def check_interrupts_on(self, context: Context | None, since_ns: int) -> None:
+    def check_all_released(self) -> None:
+        """Refuse that a lock is held when all is over: some plain hook has left it.
+
+        Raises:
+            PluginError: one is held.
+        """
+        for lock in self.takes.own_locks:
+            place = self.place_of_take(lock) if lock.held else None
+            if place is not None:
+                raise self.left_taken(lock, place)
+
+    def check_interrupts_on(self, context: Context | None, before: int) -> None:
         """local_irq_restore() below a lock: an interrupt that frees would wait for it for ever.
 
         Args:
             context: whose section with interrupts off ends; None for a plain hook.
-            since_ns: when that began; what it has locked since then it must have let go.
+            before: the locks that were held when that began, as from `LockTakes.held_by`; others
+                it must have let go by now.
         """
         if context is not None and context.kind == INTERRUPT:
             return
         number: int = self.simulation.clock.context if context is None else context.number
-        held = list(self._held(number))
-        for lock in held:
-            if lock.interrupts_on:
-                self.order.taken(lock, in_interrupts=False, interrupts_on=True)
-        held = [lock for lock in held if not lock.interrupts_on]
-        if not held or any(lock.granted_ns <= since_ns for lock in held):
-            # Nothing is held, or interrupts have been off since before the section.
+        held = self.takes.locks_of(number)
+        if not held:
+            return
+        off = [lock for lock in held if not lock.interrupts_on]
+        since = self.takes.locks_of(number, since=before)
+        if any(lock not in since for lock in off):
+            # Interrupts have been off since before the section.
             return
         who = "a hook" if context is None else context.name
-        self.violate("irq-safe", f"{who} lets interrupts in while it holds the {held[0].name}")
+        for lock in held:
+            if lock.interrupts_on:
+                self._note_taken(who, lock, in_interrupts=False, interrupts_on=True)
+        if off:
+            self.violate("irq-safe", f"{who} lets interrupts in while it holds the {off[0].name}")
 
     def check_end(self, context: Context) -> None:
         """A context ends without locks; block_merged was called with one and ends with it.
@@ -283,74 +289,6 @@ class ContextRules:
             " own awaitables exist in virtual time",
         )
 
-    def raise_for(self, error: BaseException, where: str) -> None:
-        """Raise what says whose fault an exception is, unless it does that itself.
-
-        Raises:
-            HintbenchError: the exception says nothing of a plugin.
-        """
-        if not isinstance(error, HintbenchError):
-            raise self.blame(error, where) from error
-
-    def blame(self, error: BaseException, where: str) -> HintbenchError:
-        """Say which hook or task of the plugin an exception came out of.
-
-        Args:
-            error: the exception.
-            where: the context that ran, unless the traceback shows a hook; "" when none did.
-        """
-        plugin = self.plugin
-        step = error.__traceback__
-        while step is not None:
-            plugin, where = self.hook_codes.get(step.tb_frame.f_code, (plugin, where))
-            step = step.tb_next
-        if isinstance(error, HookResultError):
-            # The hook had returned by then. Observers are checked where they are called.
-            where = error.hook
-        if where and isinstance(error, RuntimeError) and "no running event loop" in str(error):
-            text = f"{describe(error)}: time is virtual here: await guest.sleep(ns), not asyncio's"
-            return PluginError(plugin, where, text)
-        if isinstance(error, LockMisuseError) and self.taken_at is not None:
-            again = bool(where) and error.lock.holder == self.simulation.clock.context
-            return self._misused(error.lock, plugin, where if again else "")
-        if not where:
-            return InternalError(f"internal error in the simulation: {describe(error)}")
-        return PluginError(plugin, where, error)
-
-    def _misused(self, lock: LockTimeline, plugin: str, again: str) -> PluginError:
-        """A plain hook has taken a lock that somebody now asks for: hooks end without locks.
-
-        Args:
-            lock: it.
-            plugin: who asks.
-            again: the hook that asks, where it or one before on this CPU has the lock; else "".
-        """
-        assert self.taken_at is not None
-        code, line = self.taken_at
-        file = code.co_filename.replace("\\", "/").rsplit("/", 1)[-1]
-        where = f"{file}:{line} (rule atomic-context)"
-        if again:
-            text = f"takes the {self._name(lock)}, which this CPU has held since {where}"
-            return PluginError(plugin, again, text)
-        plugin, hook = self.hook_codes.get(code, (self.plugin, ""))
-        return PluginError(plugin, hook, f"left the {self._name(lock)} taken at {where}")
-
-    def _held(self, number: int) -> Iterator[LockTimeline]:
-        """The locks that a context holds."""
-        for zone in self.simulation.zones:
-            if zone.lock.held and zone.lock.holder == number:
-                yield zone.lock
-        for lock in self.own_locks:
-            if lock.held and lock.holder == number:
-                yield lock
-
-    def _name(self, lock: LockTimeline) -> str:
-        """A lock in messages, after "the"."""
-        for zone in self.simulation.zones:
-            if zone.lock is lock:
-                return f"lock of {zone}"
-        return str(lock.name)
-
     def _has_lock_of_merge(self, context: Context) -> bool:
         """Whether a block_merged hook ends with the lock of the zone that its vCPU frees to."""
         zone: Zone = self.simulation.zone_of(self.simulation.vcpus[context.cpu].pfn)
@@ -385,13 +323,3 @@ def _runs_in_interrupts(context: Context | None) -> bool:
 def _told(way: list[str]) -> str:
     """Which lock was taken inside which."""
     return ", and ".join(f"{inner} was taken inside {outer}" for outer, inner in pairwise(way))
-
-
-def _line_of_plugin() -> tuple[CodeType, int] | None:
-    """The code that has just called into hintbench, and its line."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(
-        ("hintbench.core.", "hintbench.tasks.")
-    ):
-        frame = frame.f_back
-    return frame.f_code, frame.f_lineno

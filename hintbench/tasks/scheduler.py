@@ -89,7 +89,7 @@ class Scheduler(Sections):
     ) -> None:
         rules = ContextRules(simulation, plugin)
         super().__init__(simulation, rules, irqs_off_until_ns, interrupt_ns, switch_ns, wake_ns)
-        rules.own_locks = self.takes.own_locks
+        rules.takes = self.takes
         self.plugin = plugin
         self.reclaim: Callable[[Vcpu], Coroutine[Any, Any, Any]] | None = None
         self.on_failure: Callable[[Vcpu], None] = lambda vcpu: None

@@ -16,8 +16,9 @@ from hintbench.testing.runs.explored import ExploredRun
 from hintbench.testing.runs.outcome import Outcome, Violation
 from hintbench.testing.scenarios.families import OPERATIONS, draw_scenario, is_busy, tiny_scenario
 from hintbench.testing.scenarios.handfuls import handful_scenario
-from hintbench.testing.scenarios.scenario import EDIT, HOLD, STEP, Scenario
+from hintbench.testing.scenarios.scenario import Scenario
 from hintbench.testing.schedules.depth_first import enumerate_preemptions
+from hintbench.testing.schedules.preemption import EDIT, HOLD, STEP
 
 if TYPE_CHECKING:
     from hintbench.strategy import Strategy

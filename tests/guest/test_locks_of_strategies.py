@@ -173,6 +173,16 @@ class TestOwnBlocks:
 
         assert acting(act).result.violations == {}
 
+    def test_what_it_did_not_allocate_is_not_its_to_free(self):
+        async def act(self, guest, zone):
+            async with zone.lock:
+                mine, whole = zone.allocate(0), zone.hold(9)
+                zone.free(whole.pfn, 9)
+                zone.free(mine, 0)
+            assert zone.allocated_pages == 0
+
+        assert acting(act).result.violations["returned"] == 1
+
     def test_not_inside_block_taken(self):
         class Editing(Strategy):
             name = "editing"

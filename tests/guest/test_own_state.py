@@ -1,5 +1,7 @@
 """Locks, guarded state, atomics and per-CPU numbers that a strategy makes for itself."""
 
+from pathlib import Path
+
 import pytest
 
 from hintbench import PluginError, SpinLock, Strategy, hookimpl
@@ -28,9 +30,9 @@ class Own(Strategy):
 
 def working(*works, **members):
     """A run of a strategy with a task on each CPU."""
+    config = small_guest(len(works), costs=members.pop("costs", costs()))
     strategy = type("Working", (Own,), {"works": works, **members})()
     tapes = [[idle([1])] for _ in works]
-    config = small_guest(len(works), costs=members.pop("costs", costs()))
     return run(strategy, *tapes, config=config)
 
 
@@ -202,7 +204,60 @@ class TestInterrupts:
 
         assert run(ByHand(), TAPE).result.violations == {}
 
-    def test_a_plain_hook_that_lets_them_in_below_a_lock(self):
+    @pytest.mark.parametrize("late", [False, True])
+    def test_a_lock_that_outlives_its_section_is_had_with_interrupts_on(self, late):
+        """Whoever comes first, the hook that takes it or the task that keeps it."""
+
+        async def keep(self, guest):
+            await guest.sleep(50 * US if late else 1)
+            with guest.interrupts_off():
+                await self.lock.acquire(interrupts_off=False)
+            guest.spend(10)
+            self.lock.release()
+
+        class Hooked(Own):
+            works = (keep,)
+
+            @hookimpl
+            def block_freed(self):
+                with self.lock:
+                    pass
+
+        tape = [idle([20 * US]), *TAPE, idle([100 * US])]
+        assert run(Hooked(), tape).result.violations == {"irq-safe": 1}
+
+    def test_inside_a_lock_that_keeps_them_off_they_are_off(self):
+        class Hooked(Own):
+            def prepare(self, guest):
+                self.outer = guest.spinlock("outer")
+
+            async def take(self, guest):
+                async with self.outer:
+                    await self.lock.acquire(interrupts_off=False)
+                    self.lock.release()
+
+            @hookimpl
+            def block_freed(self):
+                with self.lock:
+                    pass
+
+            works = (take,)
+
+        assert run(Hooked(), TAPE).result.violations == {}
+
+    def test_what_is_taken_inside_a_zones_lock_is_waited_for_by_interrupts(self):
+        async def inside(self, guest):
+            async with guest.zones[0].lock, self.lock:
+                pass
+
+        async def alone(self, guest):
+            await self.lock.acquire(interrupts_off=False)
+            self.lock.release()
+
+        assert working(inside, alone).result.violations == {"irq-safe": 1}
+
+    @pytest.mark.parametrize("price", [0, 10])
+    def test_a_plain_hook_that_lets_them_in_below_a_lock(self, price):
         class Early(Own):
             works = ()
 
@@ -212,7 +267,7 @@ class TestInterrupts:
                     self.lock.__enter__()
                 self.lock.__exit__(None, None, None)
 
-        config = small_guest(costs=costs(lock_take_ns=10))
+        config = small_guest(costs=costs(lock_take_ns=price))
         assert run(Early(), TAPE, config=config).result.violations == {"irq-safe": 1}
 
 
@@ -233,6 +288,42 @@ class TestPlainHooks:
         }
         with pytest.raises(PluginError, match=rf"{found[whose]} test_own_state\.py:\d+"):
             run(Leaving(), [*TAPE, *TAPE])
+
+    def test_the_line_is_that_of_the_lock_which_was_left(self):
+        class Leaving(Own):
+            works = ()
+
+            def prepare(self, guest):
+                self.other = guest.spinlock("other")
+
+            @hookimpl
+            def free_completed(self):
+                if not self.lock.held:
+                    self.lock.__enter__()  # here
+                with self.other:
+                    pass
+
+        lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+        line = 1 + lines.index(" " * 20 + "self.lock.__enter__()  # here")
+        # Nobody asks for it any more: that shows at the end.
+        with pytest.raises(PluginError, match=rf"left the lock 'own' taken at \S+:{line} \(rule"):
+            run(Leaving(), TAPE)
+
+    @pytest.mark.parametrize("before", [False, True])
+    def test_the_lock_that_a_hook_is_called_with_is_had_already(self, before):
+        class Again(Own):
+            works = ()
+
+            @hookimpl
+            def block_freed(self, zone):
+                if before:
+                    with self.lock:
+                        pass
+                with zone.lock:
+                    pass
+
+        with pytest.raises(PluginError, match="has held already: the allocator calls with it"):
+            run(Again(), TAPE)
 
 
 class TestGuarded:

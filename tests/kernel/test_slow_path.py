@@ -252,6 +252,23 @@ class TestMemoryLow:
         only.lowmem_reserve[only.number] = 64
         assert not would_serve(vcpu)
 
+    @pytest.mark.parametrize("free_highatomic", [0, 64])
+    def test_what_is_free_may_be_the_block_and_what_is_in_hand_the_mark(self, free_highatomic):
+        """A free block of order 6, and 128 pages in hand of which none is that large."""
+        running = boot(None, [compute([100])], config=tight())
+        only = running.guest.zones[0]
+        with only.lock:
+            for each in (*(10,) * (BLOCKS - 1), 9, 8, 6):
+                take_block(running.machine.simulation, only, 0, each)  # others'
+            for _ in range(8):
+                only.allocate(4)
+        assert (only.free_pages, only.pages_in_hand) == (64, 128)
+        vcpu = SimpleNamespace(zonelist=[only], highest_zone=only.number, order=6)
+        if free_highatomic:
+            # unusable_free_pages(): those in the reserve serve nobody else.
+            only.free_highatomic = free_highatomic
+        assert would_serve(vcpu) is not bool(free_highatomic)
+
     def test_a_failure_that_is_not_false(self):
         tape = [pages(range(13), order=10), pages([14], order=10, flags=Flag.NORETRY)]
         result = run(Keeping(), tape, config=tight()).result

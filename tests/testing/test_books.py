@@ -28,7 +28,7 @@ from hintbench.strategy import Strategy
 from hintbench.testing.exploration import run_scenario
 from hintbench.testing.runs.explored import ExploredRun
 from hintbench.testing.scenarios.families import draw_scenario, tiny_scenario
-from hintbench.testing.scenarios.scenario import EDIT, HOLD, STEP, Preemption
+from hintbench.testing.schedules.preemption import EDIT, HOLD, STEP, Preemption
 
 LEGAL = {
     ("buddy", EVENT_TAKEN): "outside",

@@ -42,9 +42,29 @@ def have_memory(guest):
     guest.buffer_fails = None
 
 
+def wake_for_nothing(guest):
+    guest._prices = copy.copy(guest._prices)
+
+
+def hide_what_is_kept(guest):
+    guest.zones[0].kept = None
+
+
+def mute_a_zone(guest):
+    guest.zones[0].violate = None
+
+
+def hurry_edits(guest):
+    guest.zones[0].torn = None
+
+
 @pytest.mark.parametrize(
     ("change", "name"),
     [
+        (wake_for_nothing, "guest._prices"),
+        (hide_what_is_kept, "zone.kept"),
+        (mute_a_zone, "zone.violate"),
+        (hurry_edits, "zone.torn"),
         (blind, "guest.watcher"),
         (silence, "guest.violate"),
         (answer, "guest.host.report"),

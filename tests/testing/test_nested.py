@@ -6,7 +6,8 @@ from hintbench import Strategy, hookimpl
 from hintbench.plugins.finding import find_strategy
 from hintbench.testing.exploration import run_scenario
 from hintbench.testing.scenarios.families import draw_scenario, tiny_scenario
-from hintbench.testing.scenarios.scenario import EDIT, Fault, Preemption
+from hintbench.testing.scenarios.scenario import Fault
+from hintbench.testing.schedules.preemption import EDIT, Preemption
 
 RESTORES = tuple(Fault("interrupt-at-restore", number) for number in range(1, 200))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hintbench import Strategy, hookimpl
 from hintbench.testing.exploration import explore, run_scenario
 from hintbench.testing.mutants import MUTANTS
 from hintbench.testing.scenarios.families import draw_scenario
@@ -93,6 +94,56 @@ def test_with_its_lock_it_is_not():
     assert exploration.error is None
     assert set(exploration.counts) <= {"no-false-oom"}
     assert exploration.with_reports > 10
+
+
+class Swaps(Strategy):
+    """Lets go of the lock that it is called with, and has another."""
+
+    name = "swaps"
+
+    @hookimpl
+    def guest_started(self, guest):
+        self.own = guest.spinlock("own")
+
+    @hookimpl
+    def block_freed(self, zone):
+        if not self.own.held:
+            zone.lock.release()
+            self.own.take()
+
+
+def test_one_lock_for_another_is_the_hooks_fault():
+    outcomes = (run_scenario(Swaps, draw_scenario(seed)) for seed in range(1, 20))
+    outcome = next(outcome for outcome in outcomes if outcome.violations or outcome.error)
+    (violation,) = outcome.violations.values()
+    assert violation.rule == "locked-lists"
+    assert violation.text == "block_freed let go of the lock that it was called with"
+
+
+class Publishes(Strategy):
+    """Makes a list, lets another task have it, and goes on as if it were its own."""
+
+    name = "publishes"
+
+    @hookimpl
+    async def guest_started(self, guest):
+        self.lock = guest.spinlock("own")
+        self.listed = guest.guarded([], by=self.lock)
+        self.listed.append(1)
+        if self.shares:
+            await guest.spawn(self.look(), cpu=0, name="look").join()
+        self.listed.append(2)
+
+    async def look(self):
+        async with self.lock:
+            self.listed.append(3)
+
+
+@pytest.mark.parametrize("shares", [False, True])
+def test_what_another_has_seen_is_published(shares):
+    strategy = type("Publishes", (Publishes,), {"shares": shares})
+    found = run_scenario(strategy, draw_scenario(1)).counts
+    assert found == ({"locked-state": 1} if shares else {})
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from hintbench.testing.mutants import MUTANTS
 from hintbench.testing.rules import RULES
 from hintbench.testing.scenarios.families import draw_scenario
 from hintbench.testing.scenarios.handfuls import handful_scenario
-from hintbench.testing.scenarios.scenario import Fault, Operations, Preemption, Scenario, join
+from hintbench.testing.scenarios.scenario import Fault, Operations, Scenario, join
+from hintbench.testing.schedules.preemption import Preemption
 
 V9 = find_strategy("percpu-array-v9")
 

@@ -16,7 +16,8 @@ from hintbench import __version__
 from hintbench.config.guest import GuestConfig
 from hintbench.errors import ResultFileError, describe
 from hintbench.results.files import write_text
-from hintbench.testing.scenarios.scenario import Fault, Operations, Preemption, Scenario
+from hintbench.testing.scenarios.scenario import Fault, Operations, Scenario
+from hintbench.testing.schedules.preemption import Preemption
 
 if TYPE_CHECKING:
     from hintbench.strategy import Strategy

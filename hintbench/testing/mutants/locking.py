@@ -314,8 +314,8 @@ class FreesWhatItFound(Mutant, Isolating):
     """Frees what it reported as if it had allocated it: the zone has it twice."""
 
     name = "frees-what-it-found"
-    breaks = ("conservation",)
-    may_break = ("returned", "teardown")
+    breaks = ("returned",)
+    may_break = ("conservation", "teardown")
 
     def put_back(self, zone: Zone, block: Block, ok: bool) -> None:
         """Wrong: an isolated block comes back by put_back() alone."""

@@ -15,12 +15,12 @@ from typing import Any, Final
 _OURS: Final = {
     "guest": (
         *("watcher", "on_violation", "host", "zones", "hooks", "machine", "scheduler", "rng"),
-        "buffer_fails",
+        *("buffer_fails", "_prices"),
     ),
     "guest.host": ("watcher", "violate", "faults", "torn", "config", "terms", "backing", "clock"),
 }
 """Attributes that stay what they were, by where they are."""
-_OF_A_ZONE: Final = ("managed_pages", "hooks", "refuse_isolation")
+_OF_A_ZONE: Final = ("managed_pages", "hooks", "refuse_isolation", "kept", "violate", "torn")
 _WATERMARKS: Final = ("watermark_min", "watermark_low", "watermark_high")
 """Whoever goes past these for a moment is refuted by what comes of it; here only who leaves them so
 in a run in which nothing else was found."""

@@ -24,16 +24,8 @@ from hintbench.testing.scenarios.faults import (
     draw_counted,
 )
 from hintbench.testing.scenarios.guests import HOSTS, small_guest
-from hintbench.testing.scenarios.scenario import (
-    EDIT,
-    EVENT,
-    HOLD,
-    STEP,
-    Fault,
-    Operations,
-    Preemption,
-    Scenario,
-)
+from hintbench.testing.scenarios.scenario import Fault, Operations, Scenario
+from hintbench.testing.schedules.preemption import EDIT, EVENT, HOLD, STEP, Preemption
 from hintbench.testing.schedules.uniform import delay_ns
 
 MADE_EVERY: Final = 64

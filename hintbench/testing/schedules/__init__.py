@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import random
 
-from hintbench.testing.scenarios.scenario import Preemption
 from hintbench.testing.schedules import priorities, uniform
+from hintbench.testing.schedules.preemption import Preemption
 
 __all__ = ["draw_preemptions"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import combinations, product
 
-from hintbench.testing.scenarios.scenario import Preemption
+from hintbench.testing.schedules.preemption import Preemption
 
 DELAYS_NS = (1_000, 50_000, 2_000_000)
 """Lengths that are tried: a slow cache line, a report, a stolen vCPU."""

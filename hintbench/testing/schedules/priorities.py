@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 
-from hintbench.testing.scenarios.scenario import EVENT, HOLD, STEP, Preemption
+from hintbench.testing.schedules.preemption import EVENT, HOLD, STEP, Preemption
 
 FIRST_STEPS = 6
 """Steps at the start that are vCPUs' or tasks' first: a delay there is an initial priority."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from hintbench.testing.scenarios.scenario import EDIT, EVENT, HOLD, STEP, Preemption
+from hintbench.testing.schedules.preemption import EDIT, EVENT, HOLD, STEP, Preemption
 
 
 def draw(rng: random.Random, operations: int) -> tuple[Preemption, ...]:
