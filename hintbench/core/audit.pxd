@@ -1,4 +1,5 @@
 from hintbench.core.clock cimport EventListener
+from hintbench.core.flags cimport UnitFlags
 
 
 cdef extern from *:
@@ -79,6 +80,14 @@ cdef inline bint is_stamped(
     unsigned int[::1] stamps, int first, int end, unsigned int stamp
 ) except -1:
     return are_equal(&stamps[0], first, end, stamp)
+
+
+cdef class PageFollower:
+    cdef object call
+    cdef public bint armed
+    cdef readonly UnitFlags flags
+    cdef readonly int most_order
+    cdef int event(self, int cpu, int kind, int pfn, int order) except -1
 
 
 cdef class Auditor(EventListener):

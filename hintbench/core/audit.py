@@ -37,6 +37,7 @@ if cython.compiled:
         OWNER_STRATEGY,
         REASON_ISOLATION,
     )
+    from cython.cimports.hintbench.core.flags import UnitFlags
 else:
     from hintbench.core.clock import EventListener
     from hintbench.core.constants import (
@@ -53,6 +54,7 @@ else:
         OWNER_STRATEGY,
         REASON_ISOLATION,
     )
+    from hintbench.core.flags import UnitFlags
 
     # In C they look at many pages at a time (audit.pxd).
 
@@ -83,6 +85,49 @@ OWNERS = ("nowhere", "on a free list", "on a per-CPU list or in transit", "in us
 
 @cython.final
 @cython.cclass
+class PageFollower:
+    """Calls somebody for events of pages: always, or only for those that can matter to him.
+
+    Args:
+        call: called with (CPU, kind, pfn, order).
+
+    Attributes:
+        armed: every event matters.
+        flags: else what is taken from under one of these; None: nothing does.
+    """
+
+    def __init__(self, call: Callable[[int, int, int, int], None]) -> None:
+        self.call = call
+        self.armed = True
+        self.flags = None
+        self.most_order = 0
+
+    def follow(self, flags: UnitFlags, most_order: int) -> None:
+        """From now on call, unless armed, only when something is taken that these flags mark.
+
+        Args:
+            flags: those.
+            most_order: and has at most this order.
+        """
+        self.armed = False
+        self.flags = flags
+        self.most_order = most_order
+
+    def event(
+        self, cpu: cython.int, kind: cython.int, pfn: cython.int, order: cython.int
+    ) -> cython.int:
+        """Something has happened."""
+        if not self.armed:
+            if self.flags is None or kind != EVENT_TAKEN or order > self.most_order:
+                return 0
+            if not self.flags.count or not self.flags.any_set(pfn, order):
+                return 0
+        self.call(cpu, kind, pfn, order)
+        return 0
+
+
+@cython.final
+@cython.cclass
 class Auditor(EventListener):
     """The books of one run.
 
@@ -98,8 +143,8 @@ class Auditor(EventListener):
         told_order: by page, 1 more than the order of the block there that the host has
             acknowledged and that has kept its identity since; 0: none.
         journal: called with events, for stories.
-        page_calls: by kind of event (``EVENT_...``), tuples of what is called with (CPU, kind, pfn,
-            order); None when nothing is.
+        page_calls: by kind of event (``EVENT_...``), tuples of the `PageFollower` that hear of it;
+            None when nobody does.
         allocations, frees, isolations: events seen.
     """
 
@@ -158,8 +203,10 @@ class Auditor(EventListener):
             self.journal(time_ns, cpu, kind, pfn, order)
         if self.page_calls is not None:
             calls: tuple = self.page_calls[kind]
-            for call in calls:
-                call(cpu, kind, pfn, order)
+            follower: PageFollower
+            for each in calls:
+                follower = each
+                follower.event(cpu, kind, pfn, order)
         if kind == EVENT_LOCKED:
             return 0
         if kind == EVENT_ALLOCATED:

@@ -24,10 +24,12 @@ cdef class Backing:
     cdef int backed_pages(self, int pfn, int order) except -1
     cdef int backed_block(self, int pfn, int order) except -1
     cpdef int count_range(self, int pfn, int pages) except -1
+    cpdef bint is_huge(self, int pfn) except -1
     cdef int _back_unit(self, int unit) except -1
     cdef int _bring_units(self, int pfn, int order) except -1
     cdef int _bring_pages(self, int pfn, int order) except -1
     cdef int _split(self, int pfn, int order) except -1
     cpdef int discard(self, int pfn, int order, bint piecemeal=*) except -1
+    cpdef int discard_range(self, int pfn, int pages, bint piecemeal) except -1
     cpdef int claim(self, int pfn, int order) except -1
     cpdef bint is_backed(self, int pfn) except -1

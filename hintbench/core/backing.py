@@ -230,9 +230,9 @@ class Backing:
             self.words[index] = _ALL
         return 0
 
-    def is_huge(self, pfn: int) -> bool:
+    def is_huge(self, pfn: cython.int) -> cython.bint:
         """Whether the host maps the 2 MiB unit around a page as one huge page."""
-        unit = pfn >> PAGEBLOCK_ORDER
+        unit: cython.int = pfn >> PAGEBLOCK_ORDER
         if not self.huge_granule or self.small_units[unit]:
             return False
         return self.backed_pages(unit << PAGEBLOCK_ORDER, PAGEBLOCK_ORDER) == PAGEBLOCK_PAGES
@@ -286,6 +286,54 @@ class Backing:
         if self.split is not None:
             self.split.changed(pfn, 1 << order)
         return taken
+
+    def discard_range(
+        self, pfn: cython.int, pages: cython.int, piecemeal: cython.bint
+    ) -> cython.int:
+        """:meth:`discard` any range, as aligned blocks of up to the pageblock order."""
+        taken: cython.int = 0
+        end: cython.int = pfn + pages
+        order: cython.int
+        while pfn < end:
+            order = PAGEBLOCK_ORDER
+            while order and (pfn & ((1 << order) - 1) or pfn + (1 << order) > end):
+                order -= 1
+            taken += self.discard(pfn, order, piecemeal)
+            pfn += 1 << order
+        return taken
+
+    def mapped_in(self, pfn: int, pages: int, by_page: bool) -> tuple[int, int, int]:
+        """How the host maps what it backs of a range, looked at from the first page on.
+
+        Args:
+            pfn: its first page, that of a 2 MiB unit where it is longer than one.
+            pages: its length.
+            by_page: it is unmapped page by page, so none of it as a huge page.
+
+        Returns:
+            How many units can go as huge pages; how many pages go one by one; and how many huge
+            pages have to be split for that.
+        """
+        huge: cython.int = 0
+        small: cython.int = 0
+        splits: cython.int = 0
+        first: cython.int = pfn
+        end: cython.int = pfn + pages
+        count: cython.int
+        backed: cython.int
+        while first < end:
+            count = min(PAGEBLOCK_PAGES, end - first)
+            backed = self.count_range(first, count)
+            if backed and self.is_huge(first):
+                if count == PAGEBLOCK_PAGES and not by_page:
+                    huge += 1
+                else:
+                    small += backed
+                    splits += 1
+            else:
+                small += backed
+            first += count
+        return huge, small, splits
 
     def claim(self, pfn: cython.int, order: cython.int) -> cython.int:
         """A discard by the oracle's zero-time service, counted as a report of its own."""

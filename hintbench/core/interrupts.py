@@ -47,7 +47,8 @@ class InterruptsOff:
         if context is not None:
             context.interrupts_off -= 1
             if not context.interrupts_off and exception[0] is None:
-                self.scheduler.rules.check_interrupts_on(context, self.locks)
+                if self.scheduler.takes.held_by(context.number):
+                    self.scheduler.rules.check_interrupts_on(context, self.locks)
             if context.cpu >= 0 and not context.interrupts_off:
                 self.scheduler.interrupts_on(context)
                 if self.scheduler.restored is not None and exception[0] is None:
@@ -55,7 +56,7 @@ class InterruptsOff:
             return
         self.scheduler.off_in_hook -= 1
         if exception[0] is None and not self.scheduler.off_in_hook:
-            if not self.scheduler.off_by_hook:
+            if not self.scheduler.off_by_hook and self.scheduler.takes.held_by(clock.context):
                 self.scheduler.rules.check_interrupts_on(None, self.locks)
         if exception[0] is None and clock.cpu >= 0:
             self.scheduler.processors.interrupts_were_off(clock.cpu, self.since_ns, HOOK)

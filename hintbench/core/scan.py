@@ -13,6 +13,7 @@ if cython.compiled:
         HELD,
         IN_USE,
         IN_USE_MOVABLE,
+        ISOLATED,
         KIND_MASK,
         ORDER_MASK,
         SLAB,
@@ -29,6 +30,7 @@ else:
         HELD,
         IN_USE,
         IN_USE_MOVABLE,
+        ISOLATED,
         KIND_MASK,
         ORDER_MASK,
         SLAB,
@@ -86,6 +88,40 @@ def first_used(pages: Pages, pfn: cython.int, count: cython.int) -> cython.int:
             return here
         here = head + (1 << (state & ORDER_MASK))
     return -1
+
+
+@cython.ccall
+def order_of(pages: Pages, pfn: cython.int, kind: cython.int) -> cython.int:
+    """The order of the block around a page if that is of this kind, else -1."""
+    head: cython.int = pages.head_of(pfn)
+    if head < 0 or pages.state[head] & KIND_MASK != kind:
+        return -1
+    return pages.state[head] & ORDER_MASK
+
+
+@cython.ccall
+def lies_in(pages: Pages, pfn: cython.int, count: cython.int, kind: cython.int) -> cython.bint:
+    """Whether all of ``count`` pages from ``pfn`` on belong to one block of this kind."""
+    head: cython.int = pages.head_of(pfn)
+    if head < 0 or pages.state[head] & KIND_MASK != kind:
+        return False
+    return pfn + count <= head + (1 << (pages.state[head] & ORDER_MASK))
+
+
+@cython.ccall
+def largest_in_hand(pages: Pages, start_pfn: cython.int, end_pfn: cython.int) -> cython.int:
+    """The order of the largest block of a range that is isolated or held; -1 if none is."""
+    largest: cython.int = -1
+    here: cython.int = start_pfn
+    state: cython.int
+    kind: cython.int
+    while here < end_pfn:
+        state = pages.state[here]
+        kind = state & KIND_MASK
+        if state and (kind == ISOLATED or kind == HELD):
+            largest = max(largest, state & ORDER_MASK)
+        here += 1
+    return largest
 
 
 @cython.ccall

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 from hintbench.core.constants import EVENT_DISCARDED, PAGE_SIZE, PAGEBLOCK_PAGES
 from hintbench.core.freelists import inspect_blocks
 from hintbench.core.scan import first_used
-from hintbench.host.reports import aligned
 
 if TYPE_CHECKING:
     from hintbench.host.host import Host
@@ -58,21 +57,12 @@ class Unmapping:
             pages: its length.
             small: each page is unmapped by a call of its own.
         """
-        config, cost = self._config, 0
+        config = self._config
         if not config.discard:
-            return cost
-        for first in range(pfn, pfn + pages, PAGEBLOCK_PAGES):
-            count = min(PAGEBLOCK_PAGES, pfn + pages - first)
-            backed = self._backing.count_range(first, count)
-            if not backed:
-                continue
-            huge = self._backing.is_huge(first)
-            if huge and count == PAGEBLOCK_PAGES and not small:
-                cost += config.unmap_huge_ns
-            else:
-                each = config.unmap_call_ns if small else config.unmap_small_ns
-                cost += each * backed + (config.split_huge_ns if huge else 0)
-        return cost
+            return 0
+        huge, each, splits = self._backing.mapped_in(pfn, pages, small)
+        price = config.unmap_call_ns if small else config.unmap_small_ns
+        return config.unmap_huge_ns * huge + price * each + config.split_huge_ns * splits
 
     def discard(self, pfn: int, pages: int, *, calls: int) -> None:
         """Take a range back, unless discards are off.
@@ -87,9 +77,7 @@ class Unmapping:
         self._check_not_used(pfn, pages)
         if self._host.watcher is not None:
             self._host.watcher.discarded(pfn, pages)
-        taken = 0
-        for first, order in aligned(pfn, pages):
-            taken += self._backing.discard(first, order, self._piecemeal)
+        taken = self._backing.discard_range(pfn, pages, self._piecemeal)
         self.redundant_pages += pages - taken
         self.discards += 1
         clock = self._simulation.clock

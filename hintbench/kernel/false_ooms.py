@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy
-
-from hintbench.core.constants import (
-    HELD,
-    HIGHATOMIC,
-    ISOLATED,
-    KERNEL_6_12,
-    KIND_MASK,
-    NR_PAGE_ORDERS,
-    ORDER_MASK,
-)
+from hintbench.core.constants import HIGHATOMIC, KERNEL_6_12, NR_PAGE_ORDERS
+from hintbench.core.scan import largest_in_hand
 
 if TYPE_CHECKING:
     from hintbench.core.vcpu import Vcpu
@@ -27,7 +18,7 @@ def pages_in_hand(vcpu: Vcpu) -> int:
     return sum(zone.pages_in_hand for zone in _zones_of(vcpu))
 
 
-def would_serve(vcpu: Vcpu, states: Any) -> bool:
+def would_serve(vcpu: Vcpu) -> bool:
     """Whether some zone could serve the allocation if it had back what the strategy has of it.
 
     As __zone_watermark_ok() asks: enough pages above the min watermark and lowmem_reserve, and a
@@ -35,7 +26,6 @@ def would_serve(vcpu: Vcpu, states: Any) -> bool:
 
     Args:
         vcpu: whose allocation fails.
-        states: of the pages.
     """
     for zone in _zones_of(vcpu):
         if zone.pages_in_hand <= 0:
@@ -45,7 +35,7 @@ def would_serve(vcpu: Vcpu, states: Any) -> bool:
         if vcpu.order or zone.kernel >= KERNEL_6_12:
             free_pages -= zone.free_highatomic
         if free_pages > mark and (
-            _largest_in_hand(zone, states) >= vcpu.order or _has_block(zone, vcpu.order)
+            _largest_in_hand(zone) >= vcpu.order or _has_block(zone, vcpu.order)
         ):
             return True
     return False
@@ -64,9 +54,7 @@ def _has_block(zone: Zone, order: int) -> bool:
     )
 
 
-def _largest_in_hand(zone: Zone, states: Any) -> int:
+def _largest_in_hand(zone: Zone) -> int:
     """The order of the largest block of a zone that the strategy has; -1 if it has none."""
-    mine = numpy.asarray(states)[zone.start_pfn : zone.end_pfn]
-    kinds = mine & KIND_MASK
-    orders = mine[(kinds == ISOLATED) | (kinds == HELD)] & ORDER_MASK
-    return max(-1, *orders.tolist(), *zone.own_blocks.values())
+    largest = largest_in_hand(zone.pages, zone.start_pfn, zone.end_pfn)
+    return max(largest, *zone.own_blocks.values()) if zone.own_blocks else largest

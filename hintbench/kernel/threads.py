@@ -275,7 +275,6 @@ class KernelThreads:
         began = clock.now
         rounds = 1 if vcpu.order > PAGE_ALLOC_COSTLY_ORDER else costs.reclaim_retries
         in_hand = False
-        states = self.machine.pages.state
         again = self._again.get(vcpu.number, 0) + 1 if vcpu.slow_path else 0
         self._again[vcpu.number] = again
         for attempt in range(rounds):
@@ -292,7 +291,7 @@ class KernelThreads:
                 vcpu.woken = True
                 break
             # What is in hand now, and not in the free lists, is why the allocation fails.
-            self.denied[vcpu.number] = would_serve(vcpu, states)
+            self.denied[vcpu.number] = would_serve(vcpu)
             if attempt + 1 < rounds:
                 await self.guest.sleep(costs.direct_reclaim_ns)
         if not vcpu.woken:

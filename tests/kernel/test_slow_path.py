@@ -248,9 +248,9 @@ class TestMemoryLow:
             only.allocate(7)
         assert (only.free_pages, only.pages_in_hand) == (64, 128)
         vcpu = SimpleNamespace(zonelist=[only], highest_zone=only.number, order=order)
-        assert would_serve(vcpu, running.machine.pages.state) is serves
+        assert would_serve(vcpu) is serves
         only.lowmem_reserve[only.number] = 64
-        assert not would_serve(vcpu, running.machine.pages.state)
+        assert not would_serve(vcpu)
 
     @pytest.mark.parametrize("free_highatomic", [0, 64])
     def test_what_is_free_may_be_the_block_and_what_is_in_hand_the_mark(self, free_highatomic):
@@ -267,7 +267,7 @@ class TestMemoryLow:
         if free_highatomic:
             # unusable_free_pages(): those in the reserve serve nobody else.
             only.free_highatomic = free_highatomic
-        assert would_serve(vcpu, running.machine.pages.state) is not bool(free_highatomic)
+        assert would_serve(vcpu) is not bool(free_highatomic)
 
     def test_a_failure_that_is_not_false(self):
         tape = [pages(range(13), order=10), pages([14], order=10, flags=Flag.NORETRY)]

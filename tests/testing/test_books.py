@@ -3,7 +3,8 @@
 import pytest
 
 from hintbench.config.costs import Costs
-from hintbench.core.audit import Auditor
+from hintbench.core.audit import Auditor, PageFollower
+from hintbench.core.blocksout import overlap
 from hintbench.core.clock import CostTable, VirtualClock
 from hintbench.core.consistency import list_fault
 from hintbench.core.constants import (
@@ -19,6 +20,8 @@ from hintbench.core.constants import (
     OWNER_CALLER,
     RECLAIMABLE,
 )
+from hintbench.core.flags import UnitFlags
+from hintbench.core.hooks import Block
 from hintbench.core.preemption import EndlessRunError, Preemptions
 from hintbench.core.tearing import Between, Tear
 from hintbench.strategy import Strategy
@@ -103,6 +106,37 @@ def test_an_acknowledged_block_is_known_by_its_order():
     assert books.auditor.told_as(0) == -1
     books.auditor.acknowledged(0, 2)
     assert books.auditor.told_as(0) == 2
+
+
+def test_who_follows_pages_hears_of_what_is_marked_or_of_all_once_armed():
+    heard = []
+    books, flags = Books(), UnitFlags("mid", 2, 16)
+    follower = PageFollower(lambda cpu, kind, pfn, order: heard.append((kind, pfn)))
+    books.auditor.page_calls = [(follower,)] * (max(EVENTS) + 1)
+    books.book(EVENT_TAKEN, pfn=0, order=0)
+    assert heard == [(EVENT_TAKEN, 0)]  # armed at first
+    follower.follow(flags, 0)
+    books.book(EVENT_TAKEN, pfn=4, order=0)
+    flags.set(4)
+    books.book(EVENT_TAKEN, pfn=8, order=0)
+    books.book(EVENT_TAKEN, pfn=6, order=1)
+    books.book(EVENT_RETURNED, pfn=4, order=0)
+    assert len(heard) == 1
+    books.book(EVENT_TAKEN, pfn=5, order=0)
+    assert heard.pop() == (EVENT_TAKEN, 5)
+    follower.armed = True
+    books.book(EVENT_RETURNED, pfn=8, order=0)
+    assert heard.pop() == (EVENT_RETURNED, 8)
+
+
+@pytest.mark.parametrize(
+    ("pfn", "pages", "overlaps"),
+    [(0, 4, False), (0, 5, True), (7, 1, True), (8, 8, False), (15, 2, True), (18, 1, False)],
+)
+def test_blocks_overlap_a_range_if_they_share_a_page(pfn, pages, overlaps):
+    blocks = (Block(4, 2, None), Block(16, 1, None))
+    assert overlap(blocks, pfn, pages) is overlaps
+    assert not overlap((), pfn, pages)
 
 
 def test_preemptions_come_at_their_numbers_and_once():

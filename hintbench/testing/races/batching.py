@@ -47,8 +47,8 @@ class InTwoRings(BatchingRace):
     def hook_called(self, name: str, arguments: tuple[Any, ...]) -> None:
         """A capture."""
         cpu, pfn, order = arguments[1], arguments[3], arguments[4]
-        others = [ring for number, ring in enumerate(self.rings) if number != cpu]
-        if any(unit in ring for ring in others for unit in self.units(pfn, order)):
+        others = [ring for number, ring in enumerate(self.rings) if ring and number != cpu]
+        if others and any(unit in ring for ring in others for unit in self.units(pfn, order)):
             self.happened(pfn, 1 << order)
 
 
@@ -100,8 +100,11 @@ class IsolatedByAnother(BatchingRace):
     def isolated(self, zone: Zone, pfn: int, order: int) -> None:
         """By whom?"""
         task = self.current
+        if task is None:
+            return
         for cpu, ring in enumerate(self.rings):
-            another = task is not None and task.name != f"hint/{cpu}"
+            # Most rings are empty by now.
+            another = bool(ring) and task.name != f"hint/{cpu}"
             if another and any(unit in ring for unit in self.units(pfn, order)):
                 self.happened(pfn, 1 << order)
 

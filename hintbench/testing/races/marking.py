@@ -9,7 +9,13 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from hintbench.core.constants import EVENT_ALLOCATED, EVENT_FREED, EVENT_RETURNED, EVENT_TAKEN
+from hintbench.core.constants import (
+    EVENT_ALLOCATED,
+    EVENT_FREED,
+    EVENT_RETURNED,
+    EVENT_TAKEN,
+    MAX_PAGE_ORDER,
+)
 from hintbench.testing.races.race import Race, ReportsRace
 
 if TYPE_CHECKING:
@@ -39,6 +45,11 @@ class MarkingRace(Race):
             self.mid.test(unit) for unit in range(pfn & -pages, max(pfn + (1 << order), 1), pages)
         )
 
+    def follow_marks(self) -> None:
+        """Hear of pages that are taken from under a mark only: mostly nothing is in flight."""
+        if self.follower.flags is None:
+            self.follower.follow(self.mid, 0)
+
     def note_taken(self, cpu: int, pfn: int, order: int) -> None:
         """Keep `taken`: order-0 pages out of marked units, with who took them, after what."""
         if not order and self.mid.test(pfn):
@@ -57,9 +68,8 @@ class StraightTaker(MarkingRace):
 
     def page_event(self, cpu: int, kind: int, pfn: int, order: int) -> None:
         """Who took what."""
-        # Mostly nothing is in flight.
-        if self.mid.count:
-            self.note_taken(cpu, pfn, order)
+        self.follow_marks()
+        self.note_taken(cpu, pfn, order)
 
     def hook_called(self, name: str, arguments: tuple[Any, ...]) -> None:
         """A taker finds the mark; nobody has been handed anything since the page was taken."""
@@ -99,15 +109,16 @@ class DrainedBack(MarkingRace):
 
     def page_event(self, cpu: int, kind: int, pfn: int, order: int) -> None:
         """The merge is over when the next event comes."""
+        self.follow_marks()
         if self.returned >= 0:
             back, self.returned = self.returned, -1
             if self.mid.test(back) and self.order_at(back) >= self.least_order:
                 self.happened(back, 1)
         if kind == EVENT_TAKEN:
-            if self.mid.count:
-                self.note_taken(cpu, pfn, order)
-        elif self.taken and self.taken.pop(pfn, None) is not None and kind == EVENT_RETURNED:
+            self.note_taken(cpu, pfn, order)
+        elif self.taken.pop(pfn, None) is not None and kind == EVENT_RETURNED:
             self.returned = pfn
+        self.follower.armed = bool(self.taken) or self.returned >= 0
 
 
 class SplitAndMerged(DrainedBack):
@@ -131,6 +142,7 @@ class HalfMarked(MarkingRace):
     def __init__(self, run: Any) -> None:
         super().__init__(run)
         self.half: set[int] = set()
+        self.follower.armed = False
 
     def hook_called(self, name: str, arguments: tuple[Any, ...]) -> None:
         """A free block has grown around a marked unit."""
@@ -138,11 +150,12 @@ class HalfMarked(MarkingRace):
         units = range(pfn, pfn + (1 << order), 1 << self.mid.order)
         if 0 < self.marked(pfn, order) < len(units):
             self.half |= {unit for unit in units if not self.mid.test(unit)}
+            self.follower.armed = True
 
     def page_event(self, cpu: int, kind: int, pfn: int, order: int) -> None:
         """What is taken is not free any more."""
-        if self.half:
-            self.half -= set(_units(self.mid, pfn, order))
+        self.half -= set(_units(self.mid, pfn, order))
+        self.follower.armed = bool(self.half)
 
     def flag_set(self, flags: UnitFlags, pfn: int, order: int) -> None:
         """Another batch."""
@@ -179,11 +192,13 @@ class AnsweredMeanwhile(MarkingRace):
         super().__init__(run)
         self.testing: dict[int, int] = {}
         self.told: set[int] = set()
+        self.follower.armed = False
 
     def hook_called(self, name: str, arguments: tuple[Any, ...]) -> None:
         """A taker has tested the mark and found it."""
         for unit in _units(self.mid, arguments[2], arguments[3]):
             self.testing[unit] = arguments[2]
+        self.follower.armed = True
 
     def flag_set(self, flags: UnitFlags, pfn: int, order: int) -> None:
         """The acknowledgement."""
@@ -192,12 +207,12 @@ class AnsweredMeanwhile(MarkingRace):
 
     def page_event(self, cpu: int, kind: int, pfn: int, order: int) -> None:
         """The taker goes on: told has been cleared."""
-        if self.testing:
-            for unit in _units(self.mid, pfn, order):
-                self.testing.pop(unit, None)
-            if pfn in self.told:
-                self.told.discard(pfn)
-                self.happened(pfn, 1 << order)
+        for unit in _units(self.mid, pfn, order):
+            self.testing.pop(unit, None)
+        self.follower.armed = bool(self.testing)
+        if pfn in self.told:
+            self.told.discard(pfn)
+            self.happened(pfn, 1 << order)
 
 
 class FailureAndReuse(MarkingRace):
@@ -213,17 +228,17 @@ class FailureAndReuse(MarkingRace):
         super().__init__(run)
         self.failed: set[int] = set()
         self.freed: set[int] = set()
+        self.follower.armed = False
 
     def answered(self, report: Report) -> None:
         """Refused?"""
         if not report.ok:
+            self.follower.armed = True
             for block in report.blocks:
                 self.failed |= set(_units(self.mid, block.pfn, block.order))
 
     def page_event(self, cpu: int, kind: int, pfn: int, order: int) -> None:
         """What becomes of its pages."""
-        if not self.failed:
-            return
         if kind == EVENT_ALLOCATED:
             if pfn in self.freed:
                 self.happened(pfn, 1 << order)
@@ -286,7 +301,10 @@ class LookedBeforeTheLock(MarkingRace):
 
     def page_event(self, cpu: int, kind: int, pfn: int, order: int) -> None:
         """Somebody takes it while the worker queues for the lock."""
-        if not self.strategy.pending.any(pfn, order):
+        pending = self.strategy.pending
+        if self.follower.flags is None:
+            self.follower.follow(pending, MAX_PAGE_ORDER)
+        if not pending.any(pfn, order):
             return
         lock = self.run.guest.zone_of(pfn).lock
         if any(

@@ -157,7 +157,7 @@ class Depleted(Story):
     def page_event(self, cpu: int, kind: int, pfn: int, order: int) -> None:
         """An allocation finds no large block, since they are all in v9's hands."""
         least = self.strategy.parameters.min_order
-        if order >= least:
+        if order >= least or pfn & -(1 << least) in self.split:
             return
         zone = self.run.guest.zone_of(pfn)
         if zone.isolated_pages and not any(zone.free_counts()[least:]):

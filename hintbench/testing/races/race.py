@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hintbench.core.audit import PageFollower
+from hintbench.core.constants import BUDDY
+from hintbench.core.scan import order_of
 from hintbench.testing.checker import Checker
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ class Race(Checker):
         kinds: what of the history it wants to see (``EVENT_...`` in `hintbench.core.constants`).
         costly: it follows pages, or every use of a ring: a third of a schedule's time, so it is
             looked for in few of the long ones.
+        inside_only: what it wants to see happens while a step of somebody else stands still.
+        follower: calls `page_event`; a race that waits for something disarms it until then.
         strategy: the strategy's instance; a race knows whose it is, and may look at its attributes.
     """
 
@@ -31,12 +36,14 @@ class Race(Checker):
     strategies: ClassVar[tuple[str, ...]] = ()
     kinds: ClassVar[tuple[int, ...]] = ()
     costly: ClassVar[bool] = False
+    inside_only: ClassVar[bool] = False
 
     def __init__(self, run: ExploredRun) -> None:
         super().__init__(run)
         self.strategy: Any = run.strategy
         self._scheduler = run.scheduler
         self._provoked = run.outcome.races
+        self.follower = PageFollower(self.page_event)
 
     def page_event(self, cpu: int, kind: int, pfn: int, order: int) -> None:
         """Something of its `kinds` has happened to a page or block."""
@@ -61,13 +68,7 @@ class Race(Checker):
 
     def order_at(self, pfn: int) -> int:
         """The order of the free block around a page; -1 when it is not free."""
-        from hintbench.core.constants import BUDDY, KIND_MASK, ORDER_MASK
-
-        pages = self.run.machine.pages
-        head = pages.head_of(pfn)
-        if head < 0 or pages.state[head] & KIND_MASK != BUDDY:
-            return -1
-        return int(pages.state[head] & ORDER_MASK)
+        return order_of(self.run.machine.pages, pfn, BUDDY)
 
 
 class ReportsRace(Race):

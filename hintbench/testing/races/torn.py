@@ -31,6 +31,7 @@ class UnlockedEdit(Story):
 
     kinds = (EVENT_TAKEN, EVENT_RETURNED)
     costly = True
+    inside_only = True
 
     def __init__(self, run: Any) -> None:
         super().__init__(run)

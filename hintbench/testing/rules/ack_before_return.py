@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hintbench.core.blocksout import overlap
 from hintbench.testing.checker import Checker
 
 if TYPE_CHECKING:
@@ -51,9 +52,7 @@ class RuleChecker(Checker):
             self.violate(text, "mark", pfn, 1 << order)
 
     def _open(self, pfn: int, pages: int) -> bool:
-        return any(
-            block.pfn < pfn + pages and pfn < block.pfn + (1 << block.order)
-            for report in self.open
-            if not report.reset
-            for block in report.blocks
-        )
+        # A generator would be made for every block, and mostly nothing is open.
+        if not self.open:
+            return False
+        return any(not each.reset and overlap(each.blocks, pfn, pages) for each in self.open)

@@ -12,9 +12,9 @@ under zone->lock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from hintbench.core.blocksout import overlap
 from hintbench.core.constants import OWNER_BUDDY, OWNER_STRATEGY
 from hintbench.testing.checker import Checker
 from hintbench.testing.runs.holdings import is_held
@@ -22,7 +22,6 @@ from hintbench.testing.runs.holdings import is_held
 if TYPE_CHECKING:
     from hintbench.core.contexts import Context
     from hintbench.core.flags import UnitFlags
-    from hintbench.core.hooks import Block
     from hintbench.host.reports import Report
 
 _IN_TRANSIT = ("page_freeing", "block_merged", "page_allocated")
@@ -66,8 +65,8 @@ class RuleChecker(Checker):
         """Ask who has each page."""
         for number, block in enumerate(report.blocks):
             pfn, pages = block.pfn, 1 << block.order
-            if _overlap(report.blocks[:number], pfn, pages) or any(
-                not other.reset and _covers(other, pfn, pages) for other in self.open
+            if overlap(report.blocks[:number], pfn, pages) or any(
+                not other.reset and overlap(other.blocks, pfn, pages) for other in self.open
             ):
                 text = f"pfn {pfn:#x} order {block.order} is reported twice at once"
                 self.violate(text, "twice", pfn, pages)
@@ -91,7 +90,7 @@ class RuleChecker(Checker):
     def discarded(self, pfn: int, pages: int) -> None:
         """The memory goes: the report must still own it."""
         for report in self.open:
-            if report.synchronous or not _covers(report, pfn, pages):
+            if report.synchronous or not overlap(report.blocks, pfn, pages):
                 continue
             if not self._owned(pfn, pages):
                 self.violate(
@@ -127,18 +126,3 @@ class RuleChecker(Checker):
             else:
                 return True
         return False
-
-
-def _covers(report: Report, pfn: int, pages: int) -> bool:
-    """Whether a report has any page of a range."""
-    return _overlap(report.blocks, pfn, pages)
-
-
-def _overlap(blocks: Iterable[Block], pfn: int, pages: int) -> bool:
-    """Whether one of some blocks has any page of a range."""
-    end = pfn + pages
-    for block in blocks:
-        first = block.pfn
-        if first < end and pfn < first + (1 << block.order):
-            return True
-    return False

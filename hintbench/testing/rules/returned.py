@@ -23,7 +23,7 @@ has them may be late by the longest delay of the schedule."""
 
 
 class RuleChecker(Checker):
-    """Asks of the isolated blocks which have been forgotten (`..runs.blocks_out`)."""
+    """Asks of the isolated blocks which have been forgotten (`hintbench.core.blocksout`)."""
 
     rule = "returned"
 

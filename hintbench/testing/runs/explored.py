@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hintbench.core import machine as core_machine
 from hintbench.core.audit import Auditor
+from hintbench.core.blocksout import BlocksOut
 from hintbench.core.constants import EVENT_ISOLATED
 from hintbench.core.guarding import HookWatch
 from hintbench.core.preemption import EndlessRunError
@@ -21,7 +22,6 @@ from hintbench.errors import HintbenchError, PluginError, TaskLeakError
 from hintbench.guest.watching import Watcher
 from hintbench.plugins.forgotten import explains, forgotten_awaits
 from hintbench.testing.checker import Checker
-from hintbench.testing.runs.blocks_out import BlocksOut
 from hintbench.testing.runs.endings import EndedRun
 from hintbench.testing.runs.faults import Faults
 from hintbench.testing.runs.integrity import Seal
@@ -240,7 +240,10 @@ class ExploredRun(EndedRun):
         calls: list[tuple[Any, ...]] = [()] * EVENT_KINDS
         for race in self.races:
             for kind in race.kinds:
-                calls[kind] += (race.page_event,)
+                calls[kind] += (race.follower,)
+            if race.inside_only:
+                race.follower.armed = False
+                self.inside.append(race.follower)
         if any(calls):
             self.auditor.page_calls = calls
 
@@ -250,13 +253,13 @@ class ExploredRun(EndedRun):
         self.watcher.forget(race)
         calls = self.auditor.page_calls
         for kind in race.kinds if calls is not None else ():
-            calls[kind] = tuple(call for call in calls[kind] if call.__self__ is not race)
+            calls[kind] = tuple(each for each in calls[kind] if each is not race.follower)
 
     def _complain(self, rule: str, kind: str, text: str, pfn: int, pages: int) -> None:
         self.violate(rule, text, kind, pfn, pages)
 
     def _notice(self, event: int, pfn: int, order: int) -> None:
-        zone = self.guest.zone_of(pfn)
+        zone = self.machine.simulation.zone_of(pfn)
         if event == EVENT_ISOLATED:
             self.watcher.isolated(zone, pfn, order)
             if self._interrupted_in_hand:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hintbench.core.constants import HELD, KIND_MASK, ORDER_MASK
+from hintbench.core.constants import HELD
+from hintbench.core.scan import lies_in
 
 if TYPE_CHECKING:
     from hintbench.testing.runs.explored import ExploredRun
@@ -18,8 +19,4 @@ def is_held(run: ExploredRun, pfn: int, pages: int) -> bool:
         pfn: the first page.
         pages: how many.
     """
-    states = run.machine.pages
-    head = states.head_of(pfn)
-    if head < 0 or states.state[head] & KIND_MASK != HELD:
-        return False
-    return bool(pfn + pages <= head + (1 << (states.state[head] & ORDER_MASK)))
+    return lies_in(run.machine.pages, pfn, pages, HELD)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from hintbench.core import machine as core_machine
+from hintbench.core.audit import PageFollower
 from hintbench.core.consistency import list_fault
 from hintbench.core.constants import NEVER
 from hintbench.core.preemption import Preemptions
@@ -39,6 +40,7 @@ class NestedRun(WatchedRun):
     Attributes:
         preemptions: who is late where.
         depth: how many edits stand inside each other now.
+        inside: of the races that look at nothing but what others do inside a step.
     """
 
     watcher: Watcher
@@ -52,6 +54,7 @@ class NestedRun(WatchedRun):
     ) -> None:
         super().__init__(strategy, scenario, tolerated, told)
         self.depth = 0
+        self.inside: list[PageFollower] = []
         self._reached_ns = 0
         self.preemptions = Preemptions(scenario.preemptions)
         self._preempt = Between(self.preemptions, self._late, self._edited)
@@ -110,7 +113,7 @@ class NestedRun(WatchedRun):
         scheduler.current, scheduler.off_in_hook = None, 0
         scheduler.plain_hook, scheduler.off_by_hook = NO_HOOK, False
         flags = [(zone, zone.quiet) for zone in self.machine.zones]
-        self.depth += 1
+        self._step_inside(1)
         try:
             core_machine.run_until(simulation, until_ns)
             if where[0] >= 0:
@@ -118,7 +121,7 @@ class NestedRun(WatchedRun):
             # Who was preempted meanwhile may have let everybody run further than that.
             until_ns = self._reached_ns = max(until_ns, self._reached_ns)
         finally:
-            self.depth -= 1
+            self._step_inside(-1)
             for zone, quiet in flags:
                 zone.quiet = quiet
             scheduler.current, scheduler.off_in_hook = outer, off
@@ -129,6 +132,12 @@ class NestedRun(WatchedRun):
                 if key < NEVER:
                     simulation.set_clock(clock.cpu, key)
                 scheduler.processors.resume_suspended(clock.cpu, suspended)
+
+    def _step_inside(self, deeper: int) -> None:
+        """Others run inside a step, or do no longer: some races look at nothing else."""
+        self.depth += deeper
+        for follower in self.inside:
+            follower.armed = self.depth > 0
 
     def _end_interrupt(self, number: int, outer: Context | None, until_ns: int) -> int:
         """Let an interrupt that has come to a CPU end before what it interrupted goes on.
