@@ -59,6 +59,7 @@ class WithdrawsARequestLate(Mutant, Listed):
 
     name = "withdraws-a-request-late"
     breaks = ("liveness",)
+    rare = True
 
     def prepare(self) -> None:
         """Whether somebody has asked."""
