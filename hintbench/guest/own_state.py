@@ -32,6 +32,10 @@ class OwnState:
     watcher: Watcher | None
     violate: Callable[..., None]
 
+    guarded_states = 0
+    """How many pieces of state `guarded` was given."""
+    per_cpu_states = 0
+    """How many `per_cpu` made."""
     _conditions = 0  # of spinners, that are being looked at
 
     def spinlock(self, name: str) -> LockTimeline:
@@ -82,6 +86,7 @@ class OwnState:
                 f"guarded: {state!r} cannot change, so nobody can touch it: guard the object that"
                 " has it as an attribute, or use guest.atomic()"
             )
+        self.guarded_states += 1
         if self.watcher is None:
             return state
         guarded: Kept = guard(state, _LockGate(self, by))
@@ -104,6 +109,7 @@ class OwnState:
         Args:
             factory: makes one CPU's state; called once for each CPU.
         """
+        self.per_cpu_states += 1
         return PerCpu(self, factory)  # type: ignore[arg-type]
 
     # -- for the state itself -------------------------------------------------------------------

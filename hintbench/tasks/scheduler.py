@@ -8,7 +8,7 @@ several has a vCPU in :mod:`hintbench.core.processors`, and what they may do in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,10 @@ class Task:
         """Sleep until it has ended."""
         if not self.done:
             await Park("sleep", self._context.joiners.append)
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        """``await task`` is ``await task.join()``, as of asyncio's."""
+        return self.join().__await__()
 
     def __repr__(self) -> str:
         return repr(self._context)

@@ -22,6 +22,13 @@ kept a rule before it is said to hold: within so many 152 of 158 checks of wrong
 (`hintbench.testing.mutants`, two seeds each) came to an end, and 155 within 1,000."""
 
 
+_OF_STATE: Final = {
+    "per-cpu": ("per_cpu_states", "guest.per_cpu()"),
+    "locked-state": ("guarded_states", "guest.guarded()"),
+}
+"""Rules on what a strategy keeps: where such state is counted, and what makes it."""
+
+
 class Verdict(StrEnum):
     """What became of a rule; the value is what is printed, and stands in ``--json``."""
 
@@ -40,7 +47,7 @@ class Verdict(StrEnum):
     UNTESTED = "untested"
     """The strategy claims it, and nothing happened that could have broken it."""
     NOT_APPLICABLE = "n/a"
-    """The strategy makes no such claim."""
+    """The strategy makes no such claim, or has nothing that could break it."""
 
     @property
     def is_failure(self) -> bool:
@@ -87,7 +94,7 @@ def judge(
     verdicts = []
     for name, rule in RULES.items():
         count = explored.counts.get(name, 0)
-        reason = rule.applies(claims)
+        reason = rule.applies(claims) or _without_state(name, explored)
         if count and name in declared:
             verdicts.append(RuleVerdict(name, Verdict.DECLARED, count, declared[name]))
         elif count:
@@ -131,6 +138,14 @@ def _behind_gates(explored: Exploration) -> dict[str, str]:
         return {}
     text = f"its gate was shut in every zone, all {explored.gates_shut:,} times that it was asked"
     return dict.fromkeys(("liveness", "no-silent-drop"), text)
+
+
+def _without_state(rule: str, explored: Exploration) -> str:
+    """Why a rule on a strategy's own state does not apply; "" when some run had such state."""
+    if rule not in _OF_STATE or not explored.schedules:
+        return ""
+    counted_as, made_by = _OF_STATE[rule]
+    return "" if explored.coverage.get(counted_as) else f"it has no state of {made_by}"
 
 
 def _schedules_that_count(explored: Exploration, claims: Claims) -> int:

@@ -155,9 +155,10 @@ class TestTasks:
         async def task(script):
             other = script.guest.spawn(script.guest.sleep(70), cpu=1, name="sleeper")
             assert not other.done
+            await other
             await other.join()
             script.note(other.done)
-            await other.join()
+            await other
             script.note("again")
 
         assert play((0, task), (1, lambda script: script.guest.sleep(1))) == [

@@ -188,6 +188,33 @@ def test_a_gate_that_is_never_open_proves_nothing(gates_open, gates_shut, with_r
     assert found["liveness"].verdict is found["no-silent-drop"].verdict is verdict
 
 
+def test_rules_on_state_do_not_apply_where_there_is_none():
+    explored = Exploration(schedules=10_000, with_reports=ENOUGH_SCHEDULES)
+    explored.coverage["per_cpu_states"] = 1
+    found = {each.rule: each for each in judge(explored, Claims(), {}, cut_short=False)}
+    assert found["per-cpu"].verdict is Verdict.HOLDS
+    assert found["locked-state"].verdict is Verdict.NOT_APPLICABLE
+    assert found["locked-state"].why == "it has no state of guest.guarded()"
+
+
+def test_what_state_a_strategy_keeps_is_counted():
+    class Keeps(ZoneConfinedBatching):
+        """Beside its rings it keeps a list under a lock of its own."""
+
+        name = "keeps"
+
+        @hookimpl
+        def guest_started(self, guest):
+            super().guest_started(guest)
+            self.kept = guest.guarded([], by=guest.spinlock("kept"))
+
+    ours = check_here(small(ZoneConfinedBatching), schedules=3).exploration.coverage
+    theirs = check_here(small(Keeps), schedules=3).exploration.coverage
+    assert ours["per_cpu_states"]
+    assert not ours["guarded_states"]
+    assert theirs["guarded_states"] == theirs["per_cpu_states"] > 0
+
+
 def test_gates_are_asked_for_when_everything_has_settled():
     class Shut(Isolating):
         """Tells of everything, and says that it need not."""

@@ -391,4 +391,6 @@ class ExploredRun(EndedRun):
             interrupts=processors.interrupts_taken,
             faults=sum(self.faults.happened.values()),
             operations=self.machine.simulation.operations,
+            per_cpu_states=self.guest.per_cpu_states,
+            guarded_states=self.guest.guarded_states,
         )

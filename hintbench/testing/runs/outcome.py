@@ -55,7 +55,8 @@ class Outcome:
         counts: how often each rule was broken.
         error: the strategy's own fault if it raised, hung or misused the guest; else "".
         digest: of the whole event history.
-        coverage: what the run held: reports, contended takes, preemptions, interrupts, faults ...
+        coverage: what the run held: reports, contended takes, preemptions, interrupts, faults ...,
+            and what state of its own the strategy had looked after.
         forgotten: says which coroutine was never awaited; that is no error when a violation ended
             the run, since the await may have been to come.
         gates_open, gates_shut: how often the strategy's gate was, when it was asked whether blocks
