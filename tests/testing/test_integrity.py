@@ -46,6 +46,10 @@ def wake_for_nothing(guest):
     guest._prices = copy.copy(guest._prices)
 
 
+def share_unseen(guest):
+    guest._sharing = copy.copy(guest._sharing)
+
+
 def hide_what_is_kept(guest):
     guest.zones[0].kept = None
 
@@ -62,6 +66,7 @@ def hurry_edits(guest):
     ("change", "name"),
     [
         (wake_for_nothing, "guest._prices"),
+        (share_unseen, "guest._sharing"),
         (hide_what_is_kept, "zone.kept"),
         (mute_a_zone, "zone.violate"),
         (hurry_edits, "zone.torn"),
