@@ -71,7 +71,7 @@ class Guest(StructPages, OwnState):
         self.cpus = range(config.vcpus)
         self.costs: Costs = config.costs
         self._prices = plain(config.costs)
-        self.host = Host(config.host, plain(config.host), machine.simulation, scheduler)
+        self.host = Host(plain(config.host), machine.simulation, scheduler)
         self._spinners = Spinners(scheduler, self.host)
         self._sharing = Sharing(self, machine.clock, self._prices, self._spinners)
         self.rng = random.Random(seed)

@@ -51,8 +51,7 @@ class Host:
     moment when the host has worked through it.
 
     Args:
-        config: what it does and what that costs.
-        terms: the same, as it is read in no time.
+        config: what it does and what that costs; plain, since it is read for every block.
 
     Attributes:
         attached: whether there is a device to report to.
@@ -65,11 +64,8 @@ class Host:
         log: every report as (virtual ns, its blocks), when somebody puts a list here.
     """
 
-    def __init__(
-        self, config: HostConfig, terms: HostConfig, simulation: Simulation, scheduler: Scheduler
-    ) -> None:
+    def __init__(self, config: HostConfig, simulation: Simulation, scheduler: Scheduler) -> None:
         self.config = config
-        self.terms = terms
         self.simulation = simulation
         self.scheduler = scheduler
         self.clock = simulation.clock
@@ -159,7 +155,7 @@ class Host:
 
         def completed() -> None:
             self.acknowledgements.add(Completion(report.blocks, report.ok))
-            if self.terms.acknowledge == "interrupt":
+            if self.config.acknowledge == "interrupt":
                 self.acknowledgements.interrupt(report.cpu, on_interrupt)
 
         report.posted = True
@@ -193,7 +189,7 @@ class Host:
         report.synchronous = True
         if self.watcher is not None:
             self.watcher.reported(report, self.scheduler.current)
-        self._call(report, self.terms.hypercall_ns)
+        self._call(report, self.config.hypercall_ns)
 
         def held(context: Context) -> None:
             report.finished = lambda: self.scheduler.unpark(context, report.ok)
@@ -234,13 +230,13 @@ class Host:
     @property
     def _holds(self) -> bool:
         """Whether a report keeps the kicking vCPU out of the guest for its whole service."""
-        return self.terms.kick != "device-thread"
+        return self.config.kick != "device-thread"
 
     async def _submit(
         self, blocks: tuple[Block, ...], joined: bool, locked: bool = True
     ) -> Report | None:
         """Put a report into the queue and kick; None when it has no room or there is no device."""
-        config = self.terms
+        config = self.config
         # The caller may be ahead of those who submit before it, and of the host's answers.
         await Step()
         report = Report(blocks, self.clock.cpu, joined)
@@ -342,7 +338,7 @@ class Host:
             self._end(report)
             return
         pfn, pages = report.descriptors[report.next]
-        cost = self.terms.descriptor_ns
+        cost = self.config.descriptor_ns
         if report.ok:
             cost = self.unmapping.descriptor_cost(pfn, pages)
         self.cpu_ns += cost
@@ -391,7 +387,7 @@ class Host:
 
     def _interrupt(self, report: Report, context: Context) -> None:
         """The acknowledgement of a sleeping report arrives by interrupt and wakes its task."""
-        if self.terms.acknowledge == "poll" or report.cpu < 0:
+        if self.config.acknowledge == "poll" or report.cpu < 0:
             self.scheduler.unpark(context, report.ok)
             return
         self.acknowledgements.deliver(report.cpu, lambda: self.scheduler.unpark(context, report.ok))

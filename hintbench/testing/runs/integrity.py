@@ -17,7 +17,7 @@ _FIXED: Final = {
         *("watcher", "on_violation", "host", "zones", "hooks", "machine", "scheduler", "rng"),
         *("buffer_fails", "_prices", "_sharing", "_spinners"),
     ),
-    "guest.host": ("watcher", "violate", "faults", "torn", "config", "terms", "backing", "clock"),
+    "guest.host": ("watcher", "violate", "faults", "torn", "config", "backing", "clock"),
 }
 """Attributes that stay what they were, by where they are."""
 _OF_A_ZONE: Final = ("managed_pages", "hooks", "refuse_isolation", "kept", "violate", "torn")
