@@ -51,9 +51,10 @@ class Zone(OwnMemory):
     zone's lock to be held; an edit without it is carried out and recorded as a violation of
     ``locked-lists``, as the posted v9 shows.
 
-    What help() shows besides the methods with a text and the attributes below is the model's own,
-    as the fields of a struct zone that nobody outside mm/ looks at. A strategy may not rely on it;
-    one that sets it is refuted, or has to answer for what comes of it.
+    What help() shows besides the methods and attributes that say what they are for is the model's
+    own, as the fields of a struct zone that nobody outside mm/ looks at; so are the methods of the
+    boot (``add_memory``, ``add_free_block``, ``set_managed``, ``set_watermarks``) and of who looks
+    for nothing (``blocks_of``, ``first_free``, ``free_counts``). A strategy may not rely on them.
 
     Attributes:
         name: as in /proc/zoneinfo, such as "Normal".

@@ -61,7 +61,15 @@ class Host:
         shared: what it does with an allocator whose state it can read.
         unmapping: how it takes memory back, and what that costs.
         acknowledgements: how the guest hears of its answers.
+        reported_batches, reported_blocks, reported_pages: what it was told of so far.
+        refused_reports: how many found no room, or no device.
+        cpu_ns: how long the host has worked [virtual ns].
         log: every report as (virtual ns, its blocks), when somebody puts a list here.
+        simulation, scheduler, clock, backing: the model underneath; these and what follows are the
+            framework's and its tests', and nothing that a strategy may use.
+        violate, watcher, faults, torn: what an explored run looks on and intervenes with.
+        in_flight: pages in reports that it has not answered, over time.
+        calls: how often it was entered.
     """
 
     def __init__(self, config: HostConfig, simulation: Simulation, scheduler: Scheduler) -> None:
