@@ -25,7 +25,7 @@ from hintbench.guest.boot import Machine
 from hintbench.guest.guest import Guest
 from hintbench.guest.validation import check_end
 from hintbench.kernel.threads import KernelThreads
-from hintbench.plugins.binding import bind_hooks, hook_codes, native_filters
+from hintbench.plugins.binding import bind_hooks, hook_codes, native_filters, plugin_name
 from hintbench.plugins.forgotten import explains, forgotten_awaits
 from hintbench.plugins.watchdog import PROGRAM_LIMIT_SECONDS, watch
 from hintbench.results.metrics import collect, locks_per_batch
@@ -89,8 +89,8 @@ class Run:
         self.seed = seed
         self.off = attached_but_off
         self.observers = observers
-        self.strategy_name = strategy.name or type(strategy).__name__
-        self.workload_name = workload.name or type(workload).__name__
+        self.strategy_name = plugin_name(strategy)
+        self.workload_name = plugin_name(workload)
         self.blamed = self.workload_name
         if strategy.had_its_run:
             raise UsageError(

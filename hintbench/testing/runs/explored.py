@@ -25,7 +25,7 @@ from hintbench.testing.checker import Checker
 from hintbench.testing.runs.endings import EndedRun
 from hintbench.testing.runs.faults import Faults
 from hintbench.testing.runs.integrity import Seal
-from hintbench.testing.runs.outcome import RACE, Outcome, ScheduleStoppedError, Violation
+from hintbench.testing.runs.outcome import Outcome, ScheduleStoppedError, Violation
 from hintbench.testing.scenarios.faults import AT_RESTORE, IN_HAND
 from hintbench.testing.scenarios.scenario import Scenario
 
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from hintbench.host.reports import Completion
     from hintbench.strategy import Strategy
     from hintbench.testing.races.race import Race
-
-__all__ = ["RACE", "ExploredRun", "Outcome", "Violation"]
 
 LATE_LIMIT_NS: Final = 10_000_000_000
 """How long after the stop something may still happen that should not [virtual ns]."""

@@ -162,9 +162,8 @@ class WatchedRun(Run):
 
     def name_of(self, number: int) -> str:
         """The name of the context with a number."""
-        interrupts = (cpu.interrupt for cpu in self.scheduler.processors.cpus)
-        for context in (*self.scheduler.contexts, *self.scheduler.hooks, *interrupts):
-            if context is not None and context.number == number:
+        for context in self.scheduler.everybody():
+            if context.number == number:
                 return f"{context.kind} {context.name}"
         return f"vCPU {number}"
 
