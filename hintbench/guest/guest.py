@@ -321,7 +321,7 @@ class Guest(StructPages, OwnState):
         self.violate(rule, text, "oops")
 
     def violate(self, rule: str, text: str, kind: str = "") -> None:
-        """Record that a rule was broken.
+        """Record that a rule was broken, as the model finds; a strategy says `oops`.
 
         Args:
             rule: which.
