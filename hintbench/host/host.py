@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from hintbench.core.constants import EVENT_ACKNOWLEDGED, EVENT_REPORTED, RANK_HOST
 from hintbench.core.contexts import Context, Park, Step
@@ -20,28 +20,7 @@ if TYPE_CHECKING:
     from hintbench.core.hooks import Block
     from hintbench.core.simulation import Simulation
     from hintbench.guest.watching import Watcher
-
-
-class HostFaults(Protocol):
-    """How a host misbehaves; each is asked once for what it is named after."""
-
-    async def indirect_table(self) -> None:
-        """A request of several descriptors is added: its table may have to be allocated."""
-
-    def queue_full(self) -> bool:
-        """Whether this submission finds no room."""
-
-    def refuses(self) -> bool:
-        """Whether the host refuses the report that it begins to serve."""
-
-    def stall_ns(self) -> int:
-        """How much longer this descriptor takes [virtual ns]."""
-
-    def answer_late_ns(self) -> int:
-        """How much later than its end the guest hears of this report [virtual ns]."""
-
-    def interrupt_late_ns(self) -> int:
-        """How much later than the answer its interrupt is delivered [virtual ns]."""
+    from hintbench.host.faults import HostFaults
 
 
 class Host:
