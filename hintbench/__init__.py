@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from hintbench.hookspecs import Freed, Origin, Reason
     from hintbench.host.host import Host
     from hintbench.host.reports import Completion
+    from hintbench.named_run import run
     from hintbench.operations import Migratetype, OperationBlock
     from hintbench.results.result import Result
-    from hintbench.runner import run
     from hintbench.strategy import Claims, HookFilter, Strategy, hookimpl
     from hintbench.tasks.events import Event
     from hintbench.tasks.scheduler import Task
@@ -90,7 +90,7 @@ _HOMES = {
     "hookimpl": "strategy",
     "operations": "",
     "replay": "",
-    "run": "runner",
+    "run": "named_run",
     "tapes": "",
     "validate": "guest.validation",
 }

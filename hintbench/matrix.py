@@ -271,7 +271,7 @@ def _simulate(cell: Cell, setting: _Setting) -> Outcome:
 
 
 def _run_cell(cell: Cell, setting: _Setting) -> Result:
-    from hintbench.runner import run
+    from hintbench.named_run import run
 
     for plugin in setting.plugins:
         load_plugin(plugin)

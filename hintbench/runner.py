@@ -1,16 +1,14 @@
-"""One simulation, from names and numbers to a typed result."""
+"""One simulation in its phases, from a strategy and a workload to a typed result."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from hintbench.blamed_tape import BlamedTape
-from hintbench.config.experiment import MOST_SEED
-from hintbench.config.guest import GuestConfig, load_guest
-from hintbench.config.specs import PluginSpec
+from hintbench.config.guest import GuestConfig
 from hintbench.core import machine as core_machine
 from hintbench.core.constants import PAGEBLOCK_ORDER
 from hintbench.core.freelists import inspect_blocks
@@ -27,8 +25,7 @@ from hintbench.guest.boot import Machine
 from hintbench.guest.guest import Guest
 from hintbench.guest.validation import check_end
 from hintbench.kernel.threads import KernelThreads
-from hintbench.plugins.binding import bind_hooks, hook_codes, native_filters
-from hintbench.plugins.finding import find_strategy, find_workload, load_plugin, make
+from hintbench.plugins.binding import bind_hooks, hook_codes, native_filters, plugin_name
 from hintbench.plugins.forgotten import explains, forgotten_awaits
 from hintbench.plugins.watchdog import PROGRAM_LIMIT_SECONDS, watch
 from hintbench.results.metrics import collect, locks_per_batch
@@ -55,77 +52,24 @@ _CORE_HOOKS: Final = (
 )
 
 
-def run(
-    strategy: str | type[Strategy] | Strategy = "none",
-    workload: str | type[Workload] | Workload = "churn",
-    guest: GuestConfig | Mapping[str, Any] | str = "default",
-    seed: int = 1,
-    *,
-    plugins: Iterable[str] = (),
-    attached_but_off: bool = False,
-    observers: Iterable[object] = (),
-) -> Result:
-    """Run one strategy on one workload in a fresh guest.
-
-    Args:
-        strategy: a name, with parameters as on the command line (``"zone-bitmap,batch=8"``), a
-            class or an instance.
-        workload: likewise; also ``"trace:FILE,key=value"``.
-        guest: a configuration, its fields by name, a preset or the path of a TOML file.
-        seed: of every random choice.
-        plugins: files or modules to look names up in, as ``-p``.
-        attached_but_off: attach the strategy's hooks as behind a static key that is off, and probe
-            no device: the result must be that of `none`, the events to the last digit.
-        observers: objects with hooks that watch; they are called first and change nothing.
-
-    Raises:
-        HintbenchError: wrong input; `PluginError` when a plugin is at fault.
-    """
-    for plugin in plugins:
-        load_plugin(plugin)
-    number: object = seed
-    whole = isinstance(number, int) and not isinstance(number, bool)
-    if not whole or not 0 <= seed <= MOST_SEED:
-        raise UsageError(f"seed: {seed!r} is not a whole number in 0..{MOST_SEED}")
-    config = guest if isinstance(guest, GuestConfig) else load_guest(guest)
-    return Run(
-        _instance("strategy", find_strategy, Strategy, strategy),
-        _instance("workload", find_workload, Workload, workload),
-        config,
-        seed,
-        attached_but_off=attached_but_off,
-        observers=tuple(observers),
-    ).execute()
-
-
-def _instance(kind: str, find: Any, base: type, plugin: Any) -> Any:
-    """A name with parameters, a class or an instance, as an instance."""
-    parameters = None
-    if isinstance(plugin, str):
-        spec = PluginSpec.parse(plugin, kind)
-        plugin, parameters = find(spec.name), spec.parameters
-    if isinstance(plugin, type) and issubclass(plugin, base):
-        plugin = make(kind, plugin, parameters)
-    if not isinstance(plugin, base):
-        raise UsageError(
-            f"{kind}: {plugin!r} is none: pass a name, a subclass of {base.__name__}, or an"
-            " instance of one"
-        )
-    return plugin
-
-
 class Run:
     """One simulation in its phases: boot, start, tapes, stop, result.
+
+    Args:
+        strategy: an instance that has not had its run.
+        workload: what drives the guest.
+        config: the guest.
+        seed: of every random choice.
+        attached_but_off, observers: as of `run`.
+        sample_ns: spacing of the series of backed and used memory [virtual ns].
+        latencies: where latencies are counted; None: in tables of the run's own.
 
     Attributes:
         machine: the booted guest.
         guest: what the strategy sees of it.
         scheduler: its coroutines.
         blamed: the plugin at fault if nothing goes on now.
-        latencies: where latencies are counted; None: in tables of the run's own.
     """
-
-    latencies: ClassVar[Latencies | None] = None
 
     def __init__(
         self,
@@ -137,6 +81,7 @@ class Run:
         attached_but_off: bool = False,
         observers: tuple[object, ...] = (),
         sample_ns: int = SAMPLE_NS,
+        latencies: Latencies | None = None,
     ) -> None:
         self.strategy = strategy
         self.workload = workload
@@ -144,8 +89,8 @@ class Run:
         self.seed = seed
         self.off = attached_but_off
         self.observers = observers
-        self.strategy_name = strategy.name or type(strategy).__name__
-        self.workload_name = workload.name or type(workload).__name__
+        self.strategy_name = plugin_name(strategy)
+        self.workload_name = plugin_name(workload)
         self.blamed = self.workload_name
         if strategy.had_its_run:
             raise UsageError(
@@ -162,7 +107,7 @@ class Run:
             seed,
             sample_ns,
             empty=initial is not None,
-            latencies=self.latencies,
+            latencies=latencies,
         )
         self.scheduler = self._scheduler()
         self.guest = Guest(self.machine, self.scheduler, config, seed)

@@ -7,7 +7,6 @@ from hintbench.operations import Flag, allocate, free
 from small_guest import run
 
 TAPE = [allocate([0], order=10, flags=Flag.TOUCHED), free([0])]
-PCP_TAPE = [allocate(range(1024), flags=Flag.TOUCHED), free(range(1024))]
 
 
 class Faulty(Strategy):

@@ -1,10 +1,12 @@
 """What help() shows of the public names: a text and the arguments, also where it is compiled."""
 
 import inspect
+import re
 
 import pytest
 
 import hintbench
+from small_guest import boot
 
 PUBLIC = [name for name in hintbench.__all__ if callable(getattr(hintbench, name))]
 
@@ -38,3 +40,22 @@ def test_a_compiled_method_is_among_them():
         "notify",
     ]
     assert inspect.getdoc(methods["isolate"]).startswith("__isolate_free_page()")
+
+
+def test_the_attributes_of_guest_and_host_are_told():
+    guest = boot(None, []).guest
+    for part in (guest, guest.host):
+        told = inspect.getdoc(type(part))
+        shown = [name for name in vars(part) if not name.startswith("_")]
+        assert shown
+        for name in shown:
+            assert re.search(rf"^[\w, ]*\b{name}\b[\w, ]*: ", told, re.MULTILINE), name
+
+
+def test_what_a_guest_shows_is_what_its_strategy_may_call():
+    assert {name for name, _ in methods_of(hintbench.Guest)} == {
+        *("spend", "spawn", "sleep", "step", "spin_while", "event", "interrupts_off"),
+        *("allocate_buffer", "flags", "spinlock", "guarded", "atomic", "per_cpu"),
+        *("zone_of", "page_ref_count", "is_compound", "compound_head", "compound_order"),
+        *("is_slab", "count_drop", "mark", "oops", "violate"),
+    }

@@ -88,7 +88,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 FLOOR = {
     # What authors of plugins write against.
     "public": "hookspecs operations strategy tapes workload",
-    "run": "blamed_tape matrix runner scale speed workers",
+    "run": "blamed_tape matrix named_run runner scale speed workers",
     "doors": "hintbench __main__ replay",
 }
 MODEL = {"core", "config", "errors", "tasks", "kernel", "host", "guest"}
@@ -136,3 +136,39 @@ def test_rooms_import_one_way() -> None:
             assert allowed, f"{module}, of {room}, imports from {other}"
     assert ("cli", "testing") in seen
     assert ("run", "core") in seen
+
+
+# Below testing: its rooms, and modules beside them that rooms need; "check" is all the others.
+LOOKS = {"checker", "schedules", "scenarios", "runs", "races", "rules", "exploration"}
+MAY_IMPORT_IN_TESTING = {
+    "checker": set(),
+    "schedules": set(),
+    "mutants": set(),
+    "scenarios": {"schedules"},
+    "races": {"checker"},
+    "runs": {"checker", "scenarios"},
+    "rules": {"checker", "runs"},
+    "exploration": LOOKS,
+    "counterexamples": LOOKS,
+    "check": LOOKS | {"counterexamples", "mutants"},
+}
+
+
+def room_in_testing(module: str) -> str:
+    name = module.removeprefix("hintbench.testing").removeprefix(".").partition(".")[0]
+    return name if name in MAY_IMPORT_IN_TESTING else "check"
+
+
+def test_rooms_of_testing_import_one_way() -> None:
+    seen = set()
+    for module, used in graph().items():
+        room = room_in_testing(module)
+        within = {room_in_testing(each) for each in used if room_of(each) == "testing"}
+        for other in within - {room} if room_of(module) == "testing" else ():
+            seen.add((room, other))
+            allowed = other in MAY_IMPORT_IN_TESTING[room]
+            assert allowed, f"{module}, of {room}, imports from {other}"
+    assert ("check", "exploration") in seen
+    assert ("rules", "runs") in seen
+    rooms = {path.name for path in ROOT.glob("hintbench/testing/*/") if path.name[0] != "_"}
+    assert rooms <= MAY_IMPORT_IN_TESTING.keys()

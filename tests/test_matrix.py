@@ -48,9 +48,9 @@ def fake_run(monkeypatch):
             digest="0123456789abcdef",
         )
 
-    module = type(matrix)("hintbench.runner")
+    module = type(matrix)("hintbench.named_run")
     module.run = run
-    monkeypatch.setitem(__import__("sys").modules, "hintbench.runner", module)
+    monkeypatch.setitem(__import__("sys").modules, "hintbench.named_run", module)
     for name in ("find_strategy", "find_workload"):
         monkeypatch.setattr(matrix, name, find)
 

@@ -2,156 +2,21 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
+from stopped import QUICK, SMALL, Command, stoppable, wait_for
+
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-
-# Half a second is promised; a loaded machine gets four.
-PATIENCE_SECONDS = 4
-SMALL = ("--memory", "64MiB", "--vcpus", "1")
-QUICK = ("-w", "churn,operations=2000,final_idle_ns=1000")
-
-PLUGINS = """
-import os, time
-from hintbench import Program, Strategy, Workload, hookimpl, operations
-
-
-class Python(Strategy):
-    "Stays in a loop of its own."
-    name = "python"
-
-    @hookimpl
-    def guest_started(self, guest):
-        open(f"begun-{os.getpid()}", "w").close()
-        while True:
-            pass
-
-
-class Program_(Workload):
-    "Stays in a loop while it is laid out."
-    name = "laid-out"
-
-    def program(self, setting):
-        open(f"begun-{os.getpid()}", "w").close()
-        while True:
-            pass
-
-
-class Delayed(Workload):
-    "Waits while there is a file `slow`."
-    name = "delayed"
-
-    def program(self, setting):
-        open(f"begun-{os.getpid()}", "w").close()
-        end = time.monotonic() + 20
-        while os.path.exists("slow") and time.monotonic() < end:
-            time.sleep(0.01)
-        slots = [0] * 300
-        block = operations.interleave(operations.allocate(slots), operations.free(slots))
-        return Program(1, (iter([block]),) * setting.vcpus, operations=600)
-
-
-class Core(Workload):
-    "Keeps the compiled core busy."
-    name = "core"
-
-    def program(self, setting):
-        slots = [0] * 30_000
-        block = operations.interleave(operations.allocate(slots), operations.free(slots))
-
-        def tape():
-            open(f"begun-{os.getpid()}", "w").close()
-            while True:
-                yield block
-
-        return Program(1, (tape(),) * setting.vcpus, operations=1)
-
-
-class Hungry(Strategy):
-    "Is out of memory."
-    name = "hungry"
-
-    @hookimpl
-    def guest_started(self, guest):
-        import resource
-        resource.setrlimit(resource.RLIMIT_AS, (3 << 29, 3 << 29))
-        self.much = bytearray(1 << 33)
-"""
-
-
-class Command:
-    """A command in a session of its own, as a shell starts it."""
-
-    def __init__(self, folder, *arguments, **options):
-        self.folder = folder
-        environment = {
-            **os.environ,
-            "HINTBENCH_DISABLE_PLUGINS": "1",
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            **options.pop("env", {}),
-        }
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "hintbench", *map(str, arguments)],
-            cwd=folder,
-            env=environment,
-            start_new_session=True,
-            text=True,
-            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
-        )
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.communicate()
-
-    def begun(self, count=1):
-        """The processes in which plugins have begun, once there are so many."""
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
-            found = [int(path.name[6:]) for path in self.folder.glob("begun-*")]
-            if len(found) >= count:
-                return found
-            assert self.process.poll() is None, self.process.communicate()
-            time.sleep(0.01)
-        raise AssertionError("the plugin has not begun")
-
-    def stop(self, number=signal.SIGINT, to_group=True):
-        """Send a signal as a terminal does; exit status, what was printed, errors."""
-        began = time.monotonic()
-        if to_group:
-            os.killpg(self.process.pid, number)
-        else:
-            os.kill(self.process.pid, number)
-        output, error = self.process.communicate(timeout=30)
-        assert time.monotonic() - began < PATIENCE_SECONDS
-        return self.process.returncode, output, error
-
-    def nobody_is_left(self):
-        """Whether the whole group ends."""
-        end = time.monotonic() + PATIENCE_SECONDS
-        while time.monotonic() < end:
-            try:
-                os.killpg(self.process.pid, 0)
-            except ProcessLookupError:
-                return True
-            time.sleep(0.02)
-        return False
 
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / "plugins.py").write_text(PLUGINS)
-    return tmp_path
+    return stoppable(tmp_path)
 
 
 BUSY = {
@@ -178,13 +43,6 @@ def test_run_keeps_what_was_finished(folder, where, jobs, number):
         assert [(one["strategy"], one["workload"]) for one in results] == [("none", "churn")]
         assert command.nobody_is_left()
     assert not list(folder.glob("*.partial"))
-
-
-def wait_for(condition):
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def commands(folder):
@@ -223,100 +81,6 @@ def test_every_command_stops_at_any_time(tmp_path, name, seconds):
             assert status in (0, 130), error
         assert command.nobody_is_left()
     assert not list(tmp_path.glob("*.partial"))
-
-
-@pytest.mark.parametrize("idle", [0.0, 0.1, 0.3])
-def test_a_worker_that_is_killed_is_told(folder, idle):
-    arguments = ("run", "-p", "plugins.py", "-s", "none", "-s", "oracle", "-s", "python")
-    options = (*QUICK, *SMALL, "--jobs", 2, "--json", "out.json")
-    with Command(folder, *arguments, *options) as command:
-        killed: list[int] = []
-        while len(killed) < 2:
-            # Its run is begun once more, in another process.
-            (worker,) = set(command.begun(len(killed) + 1)) - set(killed)
-            time.sleep(idle)
-            os.kill(worker, signal.SIGKILL)
-            killed.append(worker)
-        output, error = command.process.communicate(timeout=60)
-        assert command.process.returncode == 1
-        assert re.search(r"a worker process was killed by SIGKILL .*\(running python on chu", error)
-        assert "a second one was killed by SIGKILL" in error
-        assert len(command.begun()) == 2
-        assert re.search(r"^  python +failed", output, re.MULTILINE)
-        results = json.loads((folder / "out.json").read_text())["results"]
-        assert [one["strategy"] for one in results] == ["none", "oracle"]
-
-
-def test_a_run_whose_worker_was_killed_comes_out_the_same(folder):
-    shared = ("run", "-p", "plugins.py", "-w", "delayed", *SMALL, "-s", "none")
-    undisturbed = Command(folder, *shared, "--jobs", 1, "--json", "alone.json")
-    with undisturbed as command:
-        _, error = command.process.communicate(timeout=60)
-        assert command.process.returncode == 0, error
-    for begun in folder.glob("begun-*"):
-        begun.unlink()
-    (folder / "slow").touch()
-    with Command(folder, *shared, "-s", "oracle", "--jobs", 2, "--json", "out.json") as command:
-        workers = command.begun(2)
-        os.kill(workers[0], signal.SIGKILL)
-        (folder / "slow").unlink()
-        _, error = command.process.communicate(timeout=60)
-        assert command.process.returncode == 0, error
-        assert re.search("note: a worker process was killed by SIGKILL .* was repeated", error)
-        assert error.count("was repeated in another") == 1
-    alone, both = (
-        json.loads((folder / name).read_text())["results"] for name in ("alone.json", "out.json")
-    )
-    assert [one["strategy"] for one in both] == ["none", "oracle"]
-    assert both[0]["digest"] == alone[0]["digest"]
-
-
-def test_workers_that_are_killed_while_they_start(folder):
-    """Every cell is either finished or, when it has met two of them, marked as failed."""
-    arguments = ("run", "-p", "plugins.py", "-s", "none", "-s", "oracle", *QUICK, *SMALL)
-    with Command(folder, *arguments, "--jobs", 2, "--json", "out.json") as command:
-        killed: set[int] = set()
-        while len(killed) < 3:
-            assert command.process.poll() is None
-            for worker in {*workers_of(command.process.pid)} - killed:
-                os.kill(worker, signal.SIGKILL)
-                killed.add(worker)
-            time.sleep(0.005)
-        _, error = command.process.communicate(timeout=60)
-        assert command.process.returncode == 1
-        marked = len(re.findall("a second one was killed by SIGKILL", error))
-        more = sum(int(count) for count in re.findall(r"and (\d+) more\)", error))
-        file = folder / "out.json"
-        finished = len(json.loads(file.read_text())["results"]) if file.exists() else 0
-        assert marked
-        assert marked + more + finished == 2
-
-
-def workers_of(parent):
-    """Processes that multiprocessing has started for a parent."""
-    path = Path(f"/proc/{parent}/task/{parent}/children")
-    if not path.exists():
-        pytest.skip("this system does not list a process's children")
-    found = []
-    for child in path.read_text().split():
-        try:
-            with open(f"/proc/{child}/cmdline", "rb") as file:
-                if b"spawn_main" in file.read():
-                    found.append(int(child))
-        except OSError:
-            continue
-    return found
-
-
-def test_a_worker_that_runs_out_of_memory(folder):
-    arguments = ("run", "-p", "plugins.py", "-s", "none", "-s", "hungry", *QUICK, *SMALL)
-    with Command(folder, *arguments, "--jobs", 2, "--json", "out.json") as command:
-        output, error = command.process.communicate(timeout=60)
-        assert command.process.returncode == 1
-        assert "MemoryError" in error or "not enough memory" in error
-        assert re.search(r"^  hungry +failed", output, re.MULTILINE)
-        results = json.loads((folder / "out.json").read_text())["results"]
-        assert [one["strategy"] for one in results] == ["none"]
 
 
 def test_json_to_a_full_disk(folder):

@@ -27,7 +27,7 @@ from hintbench.testing.counterexamples.files import (
     source_hash,
 )
 from hintbench.testing.counterexamples.stories import describe_violation, tell
-from hintbench.testing.runs.explored import RACE
+from hintbench.testing.runs.outcome import RACE
 from hintbench.testing.subjects import Subject
 from hintbench.workers import worker_count
 

@@ -18,7 +18,7 @@ from hintbench.testing.checking import SHORT, Check
 from hintbench.testing.counterexamples.telling import Told
 from hintbench.testing.races import RACES
 from hintbench.testing.rules import RULES
-from hintbench.testing.runs.explored import RACE
+from hintbench.testing.runs.outcome import RACE
 from hintbench.testing.scenarios.families import OPERATIONS
 from hintbench.testing.verdicts import Verdict
 

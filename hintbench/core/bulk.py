@@ -1,4 +1,4 @@
-"""What interrupts allocate: a block, or pages for a ring, alloc_pages_bulk(GFP_ATOMIC).
+"""What interrupts allocate and free: a block, or pages for a ring, alloc_pages_bulk(GFP_ATOMIC).
 
 Pages come in two halves. The first runs under the zone lock, the second hands each page to its
 owner; between them, and wherever a page concerns a hook, the caller may wait.
@@ -9,16 +9,27 @@ import cython
 if cython.compiled:
     from cython.cimports.hintbench.core.constants import (
         EVENT_ALLOCATED,
+        EVENT_RETURNED,
         EVENT_TAKEN,
         IN_USE,
         MOVABLE,
+        ORIGIN_DIRECT_FREE,
+        PAGEBLOCK_ORDER,
     )
     from cython.cimports.hintbench.core.flags import UnitFlags
     from cython.cimports.hintbench.core.hooks import HookPoint
     from cython.cimports.hintbench.core.simulation import Simulation, log_event
     from cython.cimports.hintbench.core.zone import Zone
 else:
-    from hintbench.core.constants import EVENT_ALLOCATED, EVENT_TAKEN, IN_USE, MOVABLE
+    from hintbench.core.constants import (
+        EVENT_ALLOCATED,
+        EVENT_RETURNED,
+        EVENT_TAKEN,
+        IN_USE,
+        MOVABLE,
+        ORIGIN_DIRECT_FREE,
+        PAGEBLOCK_ORDER,
+    )
     from hintbench.core.flags import UnitFlags
     from hintbench.core.hooks import HookPoint
     from hintbench.core.simulation import Simulation, log_event
@@ -58,6 +69,26 @@ def take_block(sim: Simulation, zone: Zone, cpu: cython.int, order: cython.int) 
     if pfn >= 0:
         log_event(sim, sim.clock.now, cpu, EVENT_TAKEN, pfn, order)
     return pfn
+
+
+def free_block(
+    sim: Simulation, zone: Zone, cpu: cython.int, pfn: cython.int, order: cython.int
+) -> cython.int:
+    """__free_one_page(): such a block goes back to the head of its list, and notifies.
+
+    Args:
+        sim: the simulation.
+        zone: whose; the caller holds its lock.
+        cpu: the CPU of the interrupt.
+        pfn: its first page.
+        order: its order.
+
+    Returns:
+        The order after merging.
+    """
+    log_event(sim, sim.clock.now, cpu, EVENT_RETURNED, pfn, order)
+    migratetype: cython.int = zone.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
+    return zone.free_one_page(pfn, order, migratetype, False, ORIGIN_DIRECT_FREE)
 
 
 @cython.ccall

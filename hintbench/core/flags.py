@@ -42,7 +42,9 @@ class UnitFlags:
         on_clear: called after units were cleared, to wake who waits for that.
 
     Attributes:
-        split: told of every change of an in-flight flag, else None.
+        count: how many units carry it.
+        split: told of every change of an in-flight flag, else None; the model's own, as are
+            ``guest``, ``on_clear`` and ``watcher``.
     """
 
     def __init__(

@@ -16,6 +16,7 @@ if cython.compiled:
     )
     from cython.cimports.hintbench.core.flags import UnitFlags
     from cython.cimports.hintbench.core.hooks import Block, check_range, make_block
+    from cython.cimports.hintbench.core.locks import LockTimeline
     from cython.cimports.hintbench.core.scan import scan_range
     from cython.cimports.hintbench.core.watermarks import ZoneMemory
 else:
@@ -30,16 +31,26 @@ else:
     )
     from hintbench.core.flags import UnitFlags
     from hintbench.core.hooks import Block, check_range, make_block
+    from hintbench.core.locks import LockTimeline
     from hintbench.core.scan import scan_range
     from hintbench.core.watermarks import ZoneMemory
 
 
 @cython.cclass
 class FreeLists(ZoneMemory):
-    """The part of a :class:`hintbench.core.zone.Zone` that changes nothing; looks are charged."""
+    """The part of a :class:`hintbench.core.zone.Zone` that changes nothing; looks are charged.
 
-    def __init__(self, *arguments: Any, **where: Any) -> None:
+    Attributes:
+        lock: the zone lock; ``async with zone.lock:`` in tasks and waiting hooks.
+        violate: called with rule and text, and perhaps a kind, when one is broken here.
+        torn: a :class:`hintbench.core.tearing.Tear`, when unlocked edits are carried out in parts.
+    """
+
+    def __init__(self, *arguments: Any, lock: LockTimeline, **where: Any) -> None:
         ZoneMemory.__init__(self, *arguments, **where)
+        self.lock = lock
+        self.violate = None
+        self.torn = None
 
     def free_order(self, pfn: cython.int) -> cython.int:
         """PageBuddy() and buddy_order(): what a page says of itself, for nothing.
@@ -283,6 +294,33 @@ class FreeLists(ZoneMemory):
         check_range("scan_range", "pfn", pfn, 0, self.pages.page_count)
         check_range("scan_range", "min_order", min_order, 0, MAX_PAGE_ORDER)
         return scan_range(self, pfn, end_pfn, min_order)
+
+    # -- what edits ask first -------------------------------------------------------------------
+
+    @cython.exceptval(check=False)
+    def _heads(self, pfn: cython.int, state: cython.int) -> cython.bint:
+        """Whether a page of this zone has a state byte, whatever the numbers are."""
+        if not self.start_pfn <= pfn < self.end_pfn:
+            return False
+        return self.pages.state[pfn] == state
+
+    @cython.exceptval(check=False)
+    def _may_edit(self) -> cython.bint:
+        """Whether :meth:`_need_lock` has nothing to say, which is nearly always."""
+        return (
+            self.lock.held and self.lock.holder == self.clock.context and not self.editing_refused
+        )
+
+    def _need_lock(self, what: str, pfn: cython.int) -> cython.int:
+        if not (self.lock.held and self.lock.holder == self.clock.context):
+            self._complain("locked-lists", f"{what} of pfn {pfn:#x} without the lock of {self}")
+        if self.editing_refused:
+            raise RuntimeError(f"{what}: no list edits inside block_taken")
+        return 0
+
+    def _complain(self, rule: str, message: str) -> None:
+        if self.violate is not None:
+            self.violate(rule, message)
 
 
 def inspect_blocks(zone: Any, min_order: int) -> list[Block]:

@@ -104,14 +104,17 @@ class LockTimeline:
     ``async with``. Inside another lock both take it where they stand.
 
     Attributes:
-        of_zone: it is a zone's.
+        name: shown in messages.
+        held: whether anybody has it; `held_here` is whether the running context does.
+        takes, contended: how often it was taken, and how often somebody had to wait.
+        of_zone: it is a zone's; this and what follows is for the model and its rules, and nothing
+            that a strategy may use.
         of_strategy: it is one that `Guest.spinlock` has made.
         interrupts_on: its last taker left interrupts as they were; kept for a strategy's only.
         available_ns: when the last holder releases.
         holder: the context that holds it, meaningful while ``held``.
         requested_ns: when it was asked for the last time, from when on interrupts are off.
         last_cpu: the CPU that had it last; a take from another pays the hand-off.
-        takes, contended: how often it was taken, and how often somebody had to wait.
         observer: called with ``"take"`` or ``"release"`` and the lock after each of them.
         meter: sees them too, for a small part of what a call of Python's costs.
         taken_in_place: called with it after a take by ``with``, which the scheduler does not see.

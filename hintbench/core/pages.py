@@ -177,7 +177,7 @@ class Pages:
         return [int(count) for count in counts]
 
     def list_pages(self, head: int) -> list[int]:
-        """The pfns of a list from its head on; for tests and :meth:`Zone.validate`.
+        """The pfns of a list from its head on; for tests and `hintbench.validate`.
 
         Raises:
             ValueError: a link does not lead back.

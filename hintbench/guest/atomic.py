@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from hintbench.guest.guest import Guest
+    from hintbench.guest.sharing import Sharing
 
 Value = TypeVar("Value")
 _CHANGEABLE = (list, dict, set, bytearray)
@@ -22,23 +22,23 @@ class Atomic(Generic[Value]):
     To read costs what its caller says, with `Guest.spend`.
 
     Args:
-        guest: whose CPUs share it.
+        sharing: whose CPUs share it.
         value: what it is at first: a number, a member of an Enum, None, a tuple ...
 
     Raises:
         TypeError: the value is a list or another that can change without a call.
     """
 
-    def __init__(self, guest: Guest, value: Value) -> None:
+    def __init__(self, sharing: Sharing, value: Value) -> None:
         _check_value(value)
-        self._guest = guest
+        self._sharing = sharing
         self._value = value
         self._writer: int | None = None
 
     def read(self) -> Value:
         """READ_ONCE(): what it is now, which may be over before it is acted on."""
         value = self._value
-        self._guest.overtaken("act on the value it has read")
+        self._sharing.overtaken("act on the value it has read")
         return value
 
     def set(self, value: Value) -> None:
@@ -107,16 +107,14 @@ class Atomic(Generic[Value]):
 
     def _come(self) -> None:
         """What was done before, to other things perhaps, others may have seen by now."""
-        self._guest.overtaken("write an atomic")
+        self._sharing.overtaken("write an atomic")
 
     def _write(self, value: Value) -> None:
-        guest = self._guest
-        here, costs = guest.cpu, guest.costs
-        guest.spend(costs.flag_ns if self._writer in (here, None) else costs.flag_contended_ns)
-        self._writer = here
+        sharing = self._sharing
+        self._writer = sharing.write(self._writer)
         self._value = value
-        guest.wake_spinners()
-        guest.overtaken("go on after an atomic operation")
+        sharing.written()
+        sharing.overtaken("go on after an atomic operation")
 
     def __bool__(self) -> bool:
         raise TypeError("an Atomic is neither true nor false: read() tells what it is")

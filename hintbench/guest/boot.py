@@ -199,25 +199,9 @@ class _Plan:
     zonelists: tuple[tuple[int, ...], ...]
 
 
-_plans: dict[int, tuple[GuestConfig, _Plan]] = {}
-"""By identity, which is sooner known than the hash of so many fields."""
-
-
-def _plan_of(config: GuestConfig) -> _Plan:
-    """The plan of a guest; a check boots thousands of a few hundred configurations."""
-    known = _plans.get(id(config))
-    if known is not None and known[0] is config:
-        return known[1]
-    if len(_plans) >= MOST_PLANS:
-        _plans.clear()
-    plan = _planned(config)
-    _plans[id(config)] = config, plan
-    return plan
-
-
 @lru_cache(maxsize=MOST_PLANS)
-def _planned(config: GuestConfig) -> _Plan:
-    """Plan a guest.
+def _plan_of(config: GuestConfig) -> _Plan:
+    """The plan of a guest; a check boots thousands of a few hundred configurations.
 
     Raises:
         GuestError: zones share the largest free block.

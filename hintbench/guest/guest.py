@@ -13,6 +13,8 @@ from hintbench.core.flags import UnitFlags
 from hintbench.core.hooks import CoreHooks
 from hintbench.core.measures import Integral
 from hintbench.guest.own_state import OwnState
+from hintbench.guest.sharing import Sharing
+from hintbench.guest.spinning import Spinners
 from hintbench.guest.struct_pages import StructPages
 from hintbench.host.host import Host
 from hintbench.tasks.arguments import check_coroutine, whole_ns
@@ -43,9 +45,16 @@ class Guest(StructPages, OwnState):
         host: who takes memory back.
         costs: the prices, for what a strategy charges itself.
         rng: random numbers that repeat with the seed.
-        machine, scheduler: the model underneath, for the framework and for tests.
+        violations: how often each rule was broken, as far as a run sees that by itself.
+        marks: what `mark` has noted.
         discarded_at_start: whether the host has taken back every free block of order 9 and more
             before the start; a strategy that remembers what it told then begins with that.
+        machine, scheduler, hooks, config: the model underneath; these and what follows are the
+            framework's and its tests', and nothing that a strategy may use.
+        watcher, on_violation, buffer_fails: what an explored run looks on and intervenes with.
+        drops: how many hints were lost, by reason.
+        flag_sets: by name, the flags that the strategy has made and what they mean.
+        isolated, held: pages in the strategy's hands over time, of all zones.
     """
 
     def __init__(
@@ -62,7 +71,9 @@ class Guest(StructPages, OwnState):
         self.cpus = range(config.vcpus)
         self.costs: Costs = config.costs
         self._prices = plain(config.costs)
-        self.host = Host(config.host, plain(config.host), machine.simulation, scheduler)
+        self.host = Host(plain(config.host), machine.simulation, scheduler)
+        self._spinners = Spinners(scheduler, self.host)
+        self._sharing = Sharing(self, machine.clock, self._prices, self._spinners)
         self.rng = random.Random(seed)
         self.watcher: Watcher | None = None
         self.on_violation: Callable[[str, str, str], None] | None = None
@@ -71,7 +82,6 @@ class Guest(StructPages, OwnState):
         self.violations: dict[str, int] = {}
         self.marks: list[tuple[int, int, str]] = []
         self.flag_sets: dict[str, tuple[UnitFlags, str]] = {}
-        self._spinners: list[tuple[Context, Callable[[], bool]]] = []
         self.hooks = CoreHooks(self)
         machine.simulation.hooks = self.hooks
         scheduler.rules.violate = self.violate
@@ -195,39 +205,7 @@ class Guest(StructPages, OwnState):
             poll: called in the spinner's context whenever the host has a completion that nobody
                 has fetched.
         """
-        if poll is not None and self.host.has_completions:
-            poll()
-        while self.holds(condition):
-            await Park("spin", lambda context: self._watch(context, condition, poll))
-            if poll is not None and self.host.has_completions:
-                poll()
-
-    def _watch(
-        self, context: Context, condition: Callable[[], bool], poll: Callable[[], None] | None
-    ) -> None:
-        self._spinners = [*self._spinners, (context, condition)]
-        self.scheduler.look_again = self._look_again
-        if poll is not None:
-            self.host.acknowledgements.watch(context, poll)
-
-    def _cleared(self, _flags: UnitFlags) -> None:
-        """Flags have been cleared, which somebody may spin for."""
-        self.wake_spinners()
-
-    def wake_spinners(self) -> None:
-        """Something has changed that somebody may spin for."""
-        if self._spinners:
-            self._look_again()
-
-    def _look_again(self) -> None:
-        """Something has changed: spinners whose condition ended go on."""
-        for context, condition in self._spinners:
-            if context.parked == "spin" and not self.holds(condition):
-                self.host.acknowledgements.unwatch(context)
-                self.scheduler.unpark(context, None)
-        self._spinners = [each for each in self._spinners if each[0].parked == "spin"]
-        if not self._spinners:
-            self.scheduler.look_again = None
+        await self._spinners.spin_while(condition, poll)
 
     def event(self) -> Event:
         """Something that tasks can wait for."""
@@ -295,7 +273,7 @@ class Guest(StructPages, OwnState):
                 f"flags {name!r}: order 0..10, forget one of {', '.join(FORGET)},"
                 f" meaning one of {', '.join(MEANINGS)}"
             )
-        flags = UnitFlags(name, order, self._pages.page_count, self, self._cleared)
+        flags = UnitFlags(name, order, self._pages.page_count, self, self._spinners.flags_cleared)
         self.flag_sets[name] = (flags, meaning)
         watched: Any = flags
         watched.watcher = None if self.watcher is None else self.watcher.of_flags(meaning)
@@ -343,7 +321,7 @@ class Guest(StructPages, OwnState):
         self.violate(rule, text, "oops")
 
     def violate(self, rule: str, text: str, kind: str = "") -> None:
-        """Record that a rule was broken.
+        """Record that a rule was broken, as the model finds; a strategy says `oops`.
 
         Args:
             rule: which.

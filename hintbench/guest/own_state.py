@@ -13,6 +13,7 @@ from hintbench.guest.per_cpu import PerCpu, State
 if TYPE_CHECKING:
     from hintbench.core.contexts import Context
     from hintbench.guest.boot import Machine
+    from hintbench.guest.sharing import Sharing
     from hintbench.guest.watching import Watcher
     from hintbench.tasks.scheduler import Scheduler
 
@@ -30,13 +31,7 @@ class OwnState:
     machine: Machine
     scheduler: Scheduler
     watcher: Watcher | None
-    violate: Callable[..., None]
-
-    guarded_states = 0
-    """How many pieces of state `guarded` was given."""
-    per_cpu_states = 0
-    """How many `per_cpu` made."""
-    _conditions = 0  # of spinners, that are being looked at
+    _sharing: Sharing
 
     def spinlock(self, name: str) -> LockTimeline:
         """A lock of the strategy's own, first come first served as a zone's.
@@ -86,10 +81,10 @@ class OwnState:
                 f"guarded: {state!r} cannot change, so nobody can touch it: guard the object that"
                 " has it as an attribute, or use guest.atomic()"
             )
-        self.guarded_states += 1
         if self.watcher is None:
             return state
-        guarded: Kept = guard(state, _LockGate(self, by))
+        self.watcher.state_made("guarded")
+        guarded: Kept = guard(state, _LockGate(self._sharing, by))
         return guarded
 
     def atomic(self, value: Value) -> Atomic[Value]:
@@ -101,7 +96,7 @@ class OwnState:
         Raises:
             TypeError: it is a list or another that can change without a call.
         """
-        return Atomic(self, value)  # type: ignore[arg-type]
+        return Atomic(self._sharing, value)
 
     def per_cpu(self, factory: Callable[[], State]) -> PerCpu[State]:
         """State of which each CPU touches its own only, with interrupts off.
@@ -109,54 +104,31 @@ class OwnState:
         Args:
             factory: makes one CPU's state; called once for each CPU.
         """
-        self.per_cpu_states += 1
-        return PerCpu(self, factory)  # type: ignore[arg-type]
-
-    # -- for the state itself -------------------------------------------------------------------
-
-    def overtaken(self, part: str) -> None:
-        """Others may come here, as in between any two accesses to what CPUs share.
-
-        Args:
-            part: what the running context is about to do, for stories.
-        """
-        if self.watcher is not None and not self._conditions:
-            self.watcher.overtaken(part)
-
-    def holds(self, condition: Callable[[], bool]) -> bool:
-        """Whether a spinner's condition holds; nobody comes in while that is looked at.
-
-        Args:
-            condition: of `Guest.spin_while`.
-        """
-        self._conditions += 1
-        try:
-            return bool(condition())
-        finally:
-            self._conditions -= 1
+        if self.watcher is not None:
+            self.watcher.state_made("per_cpu")
+        return PerCpu(self._sharing, factory)
 
 
 class _LockGate:
     """Stands before guarded state, and asks whether its lock is held."""
 
-    def __init__(self, guest: OwnState, lock: LockTimeline) -> None:
-        self._guest = guest
+    def __init__(self, sharing: Sharing, lock: LockTimeline) -> None:
+        self._sharing = sharing
         self._lock = lock
-        self._clock: Any = guest.machine.clock
-        self._maker: int | None = self._clock.context
+        self._maker: int | None = sharing.context
 
     def __call__(self) -> None:
         """The state is about to be touched."""
-        lock, here = self._lock, self._clock.context
+        lock, here = self._lock, self._sharing.context
         if lock.held and lock.holder == here:
             self._maker = None if here != self._maker else here
             return
         if here == self._maker:
             return
         self._maker = None
-        current: Context | None = self._guest.scheduler.current
+        current: Context | None = self._sharing.scheduler.current
         who = "a hook" if current is None else current.name
-        self._guest.violate(
+        self._sharing.violate(
             "locked-state", f"{who} touches what the {lock.name} guards, without it", "unlocked"
         )
-        self._guest.overtaken("touch what it has no lock for")
+        self._sharing.overtaken("touch what it has no lock for")

@@ -9,7 +9,7 @@ from hintbench.core.guarding import Gate
 from hintbench.guest.guarded import guard
 
 if TYPE_CHECKING:
-    from hintbench.guest.guest import Guest
+    from hintbench.guest.sharing import Sharing
 
 State = TypeVar("State")
 
@@ -20,17 +20,21 @@ class PerCpu(Generic[State]):
     What is a number may also be changed by `add` and `exchange`: single instructions of the CPU on
     its own, between the halves of which nothing comes, so that interrupts may be on (this_cpu_add()
     and this_cpu_xchg() in Documentation/core-api/this_cpu_ops.rst).
+
+    Args:
+        sharing: whose CPUs they are.
+        factory: makes one CPU's state.
     """
 
-    def __init__(self, guest: Guest, factory: Callable[[], State]) -> None:
-        self._guest = guest
-        self._states = [factory() for _ in guest.cpus]
+    def __init__(self, sharing: Sharing, factory: Callable[[], State]) -> None:
+        self._sharing = sharing
+        self._states = [factory() for _ in sharing.cpus]
         self._seen = self._states
         self._gates: list[Gate] = []
-        watcher = guest.watcher
+        watcher = sharing.watcher
         if watcher is not None:
             ask, ask_always = watcher.per_cpu_touched, watcher.wants_rightful_touches
-            self._gates = [Gate(guest.scheduler, cpu, ask, ask_always) for cpu in guest.cpus]
+            self._gates = [Gate(sharing.scheduler, cpu, ask, ask_always) for cpu in sharing.cpus]
             self._seen = [
                 guard(state, gate) for state, gate in zip(self._states, self._gates, strict=True)
             ]
@@ -43,7 +47,7 @@ class PerCpu(Generic[State]):
     @property
     def here(self) -> State:
         """The running CPU's."""
-        return self[self._guest.cpu]
+        return self[self._sharing.cpu]
 
     def __len__(self) -> int:
         return len(self._states)
@@ -64,7 +68,7 @@ class PerCpu(Generic[State]):
         here = self._here_a_number("add", number)
         self._states[here] += number
         after = self._states[here]
-        self._guest.overtaken("go on after an operation on its CPU's number")
+        self._sharing.overtaken("go on after an operation on its CPU's number")
         return after
 
     def exchange(self: PerCpu[int], number: int) -> int:
@@ -81,7 +85,7 @@ class PerCpu(Generic[State]):
         """
         here = self._here_a_number("exchange", number)
         before, self._states[here] = self._states[here], number
-        self._guest.overtaken("go on after an operation on its CPU's number")
+        self._sharing.overtaken("go on after an operation on its CPU's number")
         return before
 
     def total(self: PerCpu[int]) -> int:
@@ -93,7 +97,7 @@ class PerCpu(Generic[State]):
         if not all(isinstance(number, int) for number in self._states):
             raise TypeError(f"PerCpu.total: each CPU has {self._states[0]!r}, no whole number")
         found = sum(self._states)
-        self._guest.overtaken("act on the sum it has read")
+        self._sharing.overtaken("act on the sum it has read")
         return found
 
     def peek(self) -> tuple[State, ...]:
@@ -101,7 +105,7 @@ class PerCpu(Generic[State]):
         return tuple(self._states)
 
     def _here_a_number(self, what: str, number: object) -> int:
-        here = self._guest.cpu
+        here = self._sharing.cpu
         if here < 0:
             raise ValueError(f"PerCpu.{what}: a thread of the host runs, which is on no CPU")
         if not isinstance(number, int) or not isinstance(self._states[here], int):

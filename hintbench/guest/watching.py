@@ -26,6 +26,7 @@ EVENTS: Final = (
     "kept",
     "flag_set",
     "flag_cleared",
+    "state_made",
     "per_cpu_touched",
     "dropped",
     "buffer_asked",
@@ -47,6 +48,7 @@ EVENTS: Final = (
 * ``kept(zone, pfn, order)``: a strategy has taken a block by `Zone.hold` or `Zone.allocate`.
 * ``flag_set(flags, pfn, order)``, ``flag_cleared(flags, pfn, order)``: by a strategy; a checker
   that has an attribute ``flag_meanings`` hears of flags with these meanings only.
+* ``state_made(by)``: ``guest.per_cpu(...)`` or ``guest.guarded(...)`` was called, as ``by`` says.
 * ``per_cpu_touched(cpu)``: somebody looked at this CPU's part of ``guest.per_cpu(...)``; a checker
   whose attribute ``rightful_touches`` is False need not hear of that CPU's own with interrupts off.
 * ``dropped(reason, count)``: ``guest.count_drop``.
@@ -79,6 +81,7 @@ class Watcher:
     kept: Callable[..., None]
     flag_set: Callable[..., None]
     flag_cleared: Callable[..., None]
+    state_made: Callable[..., None]
     per_cpu_touched: Callable[..., None]
     dropped: Callable[..., None]
     buffer_asked: Callable[..., None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from hintbench.core.constants import EVENT_ACKNOWLEDGED, EVENT_REPORTED, RANK_HOST
 from hintbench.core.contexts import Context, Park, Step
@@ -20,28 +20,7 @@ if TYPE_CHECKING:
     from hintbench.core.hooks import Block
     from hintbench.core.simulation import Simulation
     from hintbench.guest.watching import Watcher
-
-
-class HostFaults(Protocol):
-    """How a host misbehaves; each is asked once for what it is named after."""
-
-    async def indirect_table(self) -> None:
-        """A request of several descriptors is added: its table may have to be allocated."""
-
-    def queue_full(self) -> bool:
-        """Whether this submission finds no room."""
-
-    def refuses(self) -> bool:
-        """Whether the host refuses the report that it begins to serve."""
-
-    def stall_ns(self) -> int:
-        """How much longer this descriptor takes [virtual ns]."""
-
-    def answer_late_ns(self) -> int:
-        """How much later than its end the guest hears of this report [virtual ns]."""
-
-    def interrupt_late_ns(self) -> int:
-        """How much later than the answer its interrupt is delivered [virtual ns]."""
+    from hintbench.host.faults import HostFaults
 
 
 class Host:
@@ -51,8 +30,7 @@ class Host:
     moment when the host has worked through it.
 
     Args:
-        config: what it does and what that costs.
-        terms: the same, as it is read in no time.
+        config: what it does and what that costs; plain, since it is read for every block.
 
     Attributes:
         attached: whether there is a device to report to.
@@ -62,14 +40,19 @@ class Host:
         shared: what it does with an allocator whose state it can read.
         unmapping: how it takes memory back, and what that costs.
         acknowledgements: how the guest hears of its answers.
+        reported_batches, reported_blocks, reported_pages: what it was told of so far.
+        refused_reports: how many found no room, or no device.
+        cpu_ns: how long the host has worked [virtual ns].
         log: every report as (virtual ns, its blocks), when somebody puts a list here.
+        simulation, scheduler, clock, backing: the model underneath; these and what follows are the
+            framework's and its tests', and nothing that a strategy may use.
+        violate, watcher, faults, torn: what an explored run looks on and intervenes with.
+        in_flight: pages in reports that it has not answered, over time.
+        calls: how often it was entered.
     """
 
-    def __init__(
-        self, config: HostConfig, terms: HostConfig, simulation: Simulation, scheduler: Scheduler
-    ) -> None:
+    def __init__(self, config: HostConfig, simulation: Simulation, scheduler: Scheduler) -> None:
         self.config = config
-        self.terms = terms
         self.simulation = simulation
         self.scheduler = scheduler
         self.clock = simulation.clock
@@ -159,7 +142,7 @@ class Host:
 
         def completed() -> None:
             self.acknowledgements.add(Completion(report.blocks, report.ok))
-            if self.terms.acknowledge == "interrupt":
+            if self.config.acknowledge == "interrupt":
                 self.acknowledgements.interrupt(report.cpu, on_interrupt)
 
         report.posted = True
@@ -193,7 +176,7 @@ class Host:
         report.synchronous = True
         if self.watcher is not None:
             self.watcher.reported(report, self.scheduler.current)
-        self._call(report, self.terms.hypercall_ns)
+        self._call(report, self.config.hypercall_ns)
 
         def held(context: Context) -> None:
             report.finished = lambda: self.scheduler.unpark(context, report.ok)
@@ -234,13 +217,13 @@ class Host:
     @property
     def _holds(self) -> bool:
         """Whether a report keeps the kicking vCPU out of the guest for its whole service."""
-        return self.terms.kick != "device-thread"
+        return self.config.kick != "device-thread"
 
     async def _submit(
         self, blocks: tuple[Block, ...], joined: bool, locked: bool = True
     ) -> Report | None:
         """Put a report into the queue and kick; None when it has no room or there is no device."""
-        config = self.terms
+        config = self.config
         # The caller may be ahead of those who submit before it, and of the host's answers.
         await Step()
         report = Report(blocks, self.clock.cpu, joined)
@@ -342,7 +325,7 @@ class Host:
             self._end(report)
             return
         pfn, pages = report.descriptors[report.next]
-        cost = self.terms.descriptor_ns
+        cost = self.config.descriptor_ns
         if report.ok:
             cost = self.unmapping.descriptor_cost(pfn, pages)
         self.cpu_ns += cost
@@ -391,7 +374,7 @@ class Host:
 
     def _interrupt(self, report: Report, context: Context) -> None:
         """The acknowledgement of a sleeping report arrives by interrupt and wakes its task."""
-        if self.terms.acknowledge == "poll" or report.cpu < 0:
+        if self.config.acknowledge == "poll" or report.cpu < 0:
             self.scheduler.unpark(context, report.ok)
             return
         self.acknowledgements.deliver(report.cpu, lambda: self.scheduler.unpark(context, report.ok))

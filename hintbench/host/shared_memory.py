@@ -49,7 +49,7 @@ class SharedMemory:
         host.reported_blocks += len(report.blocks)
         host.reported_pages += report.pages
         for pfn, pages in report.descriptors:
-            cost = host.terms.descriptor_ns + host.unmapping.cost(pfn, pages)
+            cost = host.config.descriptor_ns + host.unmapping.cost(pfn, pages)
             host.cpu_ns += cost
             host.clock.now += cost
             host.unmapping.discard(pfn, pages, calls=1)
@@ -70,7 +70,7 @@ class SharedMemory:
         host = self._host
         host.calls += 1
         self.installs += 1
-        host.clock.now += host.terms.call_vcpu_thread_ns
+        host.clock.now += host.config.call_vcpu_thread_ns
         called_ns = host.clock.now
 
         def held(context: Context) -> None:

@@ -25,10 +25,10 @@ class Unmapping:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._config = host.terms
+        self._config = host.config
         self._simulation = host.simulation
         self._backing = host.simulation.backing
-        unit = host.terms.descriptor_bytes
+        unit = host.config.descriptor_bytes
         self._piecemeal = unit is not None and unit < _HUGE_BYTES
         self.discards = 0
         self.redundant_pages = 0

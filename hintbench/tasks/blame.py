@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from hintbench.core.locks import LockTimeline
     from hintbench.core.simulation import Simulation
 
-_OURS: Final = ("hintbench.core.", "hintbench.tasks.", "hintbench.guest.", "hintbench.host.")
+_MODEL: Final = ("hintbench.core.", "hintbench.tasks.", "hintbench.guest.", "hintbench.host.")
+"""Modules that a plugin calls: a frame of any other is the plugin's own."""
 Place: TypeAlias = tuple[CodeType, int]
 """A line of a plugin: its code, and the line of its file."""
 
@@ -111,7 +112,7 @@ class Blame:
         place = ""
         awaited: Any = context.coroutine
         while (frame := getattr(awaited, "cr_frame", None)) is not None:
-            if not frame.f_globals.get("__name__", "").startswith(_OURS):
+            if not frame.f_globals.get("__name__", "").startswith(_MODEL):
                 place = f" ({_at((frame.f_code, frame.f_lineno))})"
             awaited = awaited.cr_await
         return place

@@ -151,17 +151,20 @@ class Scheduler(Sections):
             self.simulation.schedule(fires_ns, RANK_INTERRUPT, cpu, lambda: self._expire(context))
         return Task(context, self)
 
+    def everybody(self) -> list[Context]:
+        """All that have begun or may begin, and have not ended: hooks, tasks, interrupts."""
+        interrupts = (cpu.interrupt for cpu in self.processors.cpus)
+        return [one for one in (*self.hooks, *self.contexts, *interrupts) if one is not None]
+
     def close(self) -> None:
         """The run is over, perhaps given up: nothing goes on, and nothing waits to be begun.
 
         Python would complain of coroutines that never began, whosever they are.
         """
-        interrupts = (cpu.interrupt for cpu in self.processors.cpus)
-        for context in (*self.contexts, *self.hooks, *interrupts):
-            if context is not None:
-                # What a plugin does on the way out of a run that is over concerns nobody.
-                with suppress(Exception):
-                    context.coroutine.close()
+        for context in self.everybody():
+            # What a plugin does on the way out of a run that is over concerns nobody.
+            with suppress(Exception):
+                context.coroutine.close()
 
     def _expire(self, context: Context) -> None:
         """The timer of a delayed task fires, unless the task was cancelled."""

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from hintbench.config.defaults import CHECK_SCHEDULES, CHECK_SECONDS
 from hintbench.config.quantities import counted
 from hintbench.errors import HintbenchError
+from hintbench.plugins.binding import plugin_name
 from hintbench.plugins.watchdog import watch
 from hintbench.testing.comparisons import COMPARED, compare_digests
 from hintbench.testing.counterexamples.telling import Told
@@ -19,7 +20,7 @@ from hintbench.testing.exploration import Exploration
 from hintbench.testing.pool import COMPARE_SECONDS, Pool
 from hintbench.testing.races import RACES, races_of
 from hintbench.testing.rules import RULES
-from hintbench.testing.runs.explored import RACE
+from hintbench.testing.runs.outcome import RACE
 from hintbench.testing.subjects import Subject
 from hintbench.testing.tasks import Task, Tasks, first_seed, tasks_of
 from hintbench.testing.verdicts import RuleVerdict, Verdict, judge, too_few
@@ -199,7 +200,7 @@ def check_here(
     """
     began = time.perf_counter()
     instance = make()
-    name = instance.name or type(instance).__name__
+    name = plugin_name(instance)
     check = Check(name, seed=seed)
     tasks = Tasks(lambda full: (full and full_make) or make, check.progress.note)
     try:

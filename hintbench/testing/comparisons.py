@@ -14,7 +14,7 @@ from hintbench.operations import Operation, encode
 from hintbench.runner import Run
 from hintbench.testing.exploration import Exploration, run_scenario
 from hintbench.testing.rules import RULES
-from hintbench.testing.runs.explored import Outcome, Violation
+from hintbench.testing.runs.outcome import Outcome, Violation
 from hintbench.testing.scenarios.families import OPERATIONS, draw_scenario
 from hintbench.testing.scenarios.guests import small_guest
 from hintbench.testing.scenarios.handfuls import handful_scenario

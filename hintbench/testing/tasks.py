@@ -45,12 +45,13 @@ def tasks_of(seed: int, schedules: int, seconds: float, parts: int = 1) -> list[
     # What ends soonest and is told shortest comes first.
     handfuls = range(first, first + max(1, schedules // 2))
     most = max(1, min(DEPTH_FIRST, schedules // 4))
-    tasks: list[Task] = [("handfuls", (handfuls, seconds / 4))]
-    tasks.append(("compare", (first,)))
-    tasks.append(("search", (first, most, seconds / 4)))
-    for part in range(parts):
-        tasks.append(("explore", (range(first + part, first + schedules, parts), seconds)))
-    return tasks
+    explored = [range(first + part, first + schedules, parts) for part in range(parts)]
+    return [
+        ("handfuls", (handfuls, seconds / 4)),
+        ("compare", (first,)),
+        ("search", (first, most, seconds / 4)),
+        *(("explore", (seeds, seconds)) for seeds in explored),
+    ]
 
 
 @dataclass(slots=True)

@@ -84,6 +84,15 @@ def test_every_pages_owner_still_frees_it():
     assert len(set(used(running).values())) == 64 + 1952
 
 
+def test_one_thread_ends_a_run_before_it_begins_the_next():
+    running = fragmented()
+    first, second = run_of(32), run_of(8)
+    running.threads.compact([first, second])
+    begins = [event[0] for event in running.machine.simulation.events if event[1] == RANK_TASK]
+    assert sorted(begins) == [first.begin_ns, first.freed_ns[-1]]
+    assert second.begin_ns < first.freed_ns[-1]
+
+
 def test_kernel_pages_stay():
     running = boot(
         Silent(),

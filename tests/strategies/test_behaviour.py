@@ -15,8 +15,6 @@ from .stage import give, play, rest, take
 
 pytestmark = pytest.mark.skipif(BUILD == "interpreted", reason="whole runs take minutes")
 
-NOT_GUEST_SIDE = ("none", "oracle")
-
 
 def guest(preset="default", *, host=None, costs=None, **given):
     """A preset with other prices."""

@@ -46,6 +46,10 @@ def wake_for_nothing(guest):
     guest._prices = copy.copy(guest._prices)
 
 
+def share_unseen(guest):
+    guest._sharing = copy.copy(guest._sharing)
+
+
 def hide_what_is_kept(guest):
     guest.zones[0].kept = None
 
@@ -62,6 +66,7 @@ def hurry_edits(guest):
     ("change", "name"),
     [
         (wake_for_nothing, "guest._prices"),
+        (share_unseen, "guest._sharing"),
         (hide_what_is_kept, "zone.kept"),
         (mute_a_zone, "zone.violate"),
         (hurry_edits, "zone.torn"),
@@ -159,8 +164,8 @@ def cheap_for_a_moment(guest):
     costs.lock_take_ns, costs.lock_take_ns = 0, costs.lock_take_ns
 
 
-def other_terms(guest):
-    guest.host.terms = copy.copy(guest.host.terms)
+def other_prices(guest):
+    guest.host.config = copy.copy(guest.host.config)
 
 
 def retype(guest):
@@ -176,7 +181,7 @@ def lower(guest):
     ("change", "name"),
     [
         (cheap, "guest.machine.clock.costs"),
-        (other_terms, "guest.host.terms"),
+        (other_prices, "guest.host.config"),
         (retype, "guest.machine.pages.pageblock_type"),
         (lower, "zone.watermark_min, _low or _high"),
     ],
@@ -215,10 +220,10 @@ def test_a_price_that_is_set_and_set_back_was_set():
     assert "replaces guest.machine.clock.costs" in error
 
 
-@pytest.mark.parametrize("where", ["terms", "_prices"])
+@pytest.mark.parametrize("where", ["config", "_prices"])
 def test_the_terms_of_a_run_cannot_be_written(where):
     guest = ExploredRun(Strategy(), tiny_scenario(1, ("6.12",)), []).guest
-    part = guest.host if where == "terms" else guest
+    part = guest.host if where == "config" else guest
     with pytest.raises(AttributeError, match="is part of a configuration"):
         getattr(part, where).descriptor_ns = 0
 

@@ -156,3 +156,88 @@ def test_steps_that_stand_inside_each_other_refute_nobody(seed):
     )
     assert (outcome.counts, outcome.error) == ({}, "")
     assert outcome.coverage["preemptions"] > 0
+
+
+class Counting(Strategy):
+    """A task touches shared state in one step, while another CPU's counts its own."""
+
+    name = "counting"
+
+    @hookimpl
+    def guest_started(self, guest):
+        self.guest, self.counted, self.seen = guest, 0, set()
+        self.lock = guest.spinlock("own")
+        self.list, self.number = guest.guarded([], by=self.lock), guest.atomic(0)
+        tasks = self.touch(), self.count()
+        self.tasks = [
+            guest.spawn(task, cpu=cpu, name=f"task {cpu}") for cpu, task in enumerate(tasks)
+        ]
+
+    async def count(self):
+        for _ in range(200):
+            self.counted += 1
+            await self.guest.sleep(100)
+
+    async def touch(self):
+        await self.guest.sleep(1_000)
+        for _ in range(10):
+            await self.look()
+            await self.guest.sleep(100)
+
+    def note(self, touched):
+        """Remember whether others came, and how much time went by, while something is done."""
+        counted, now = self.counted, self.guest.now
+        touched()
+        self.seen.add((self.counted > counted, self.guest.now > now))
+
+    @hookimpl
+    async def guest_stopping(self):
+        for task in self.tasks:
+            await task.join()
+
+
+class Reads(Counting):
+    async def look(self):
+        self.note(self.number.read)
+
+
+class ReadsLocked(Counting):
+    async def look(self):
+        async with self.lock:
+            self.note(self.number.read)
+
+
+class ReadsInACondition(Counting):
+    async def look(self):
+        await self.guest.spin_while(lambda: self.note(self.number.read))
+
+
+class TouchesUnlocked(Counting):
+    async def look(self):
+        self.note(lambda: self.list.append(1))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "others_come"),
+    [
+        (Reads, True),
+        # Who waits for the lock would run into it.
+        (ReadsLocked, False),
+        # A look of a spinner's is one access, however many its condition makes.
+        (ReadsInACondition, False),
+        (TouchesUnlocked, True),
+    ],
+)
+def test_others_come_after_an_access_to_what_cpus_share(strategy, others_come):
+    made = []
+
+    def make():
+        made.append(strategy())
+        return made[-1]
+
+    late = tuple(Preemption(EDIT, number, 2_000) for number in range(1, 100))
+    scenario = tiny_scenario(1, ("6.12",)).but(preemptions=late)
+    outcome = run_scenario(make, scenario, frozenset({"locked-state"}))
+    assert outcome.error == ""
+    assert set(outcome.counts) == ({"locked-state"} if strategy is TouchesUnlocked else set())
+    assert made[-1].seen == {(others_come, others_come)}

@@ -24,12 +24,13 @@ from hintbench.core.constants import (
 )
 from hintbench.testing.exploration import run_scenario
 from hintbench.testing.rules import RULES
-from hintbench.testing.runs.explored import RACE
+from hintbench.testing.runs.outcome import RACE
 
 if TYPE_CHECKING:
     from hintbench.core.flags import UnitFlags
     from hintbench.strategy import Strategy
-    from hintbench.testing.runs.explored import ExploredRun, Outcome, Violation
+    from hintbench.testing.runs.explored import ExploredRun
+    from hintbench.testing.runs.outcome import Outcome, Violation
     from hintbench.testing.scenarios.scenario import Scenario
 
 LONGEST: Final = 24

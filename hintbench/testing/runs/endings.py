@@ -13,6 +13,7 @@ from hintbench.testing.runs.outcome import ScheduleStoppedError
 from hintbench.testing.runs.untold import untold_blocks, untold_huge_pages
 
 if TYPE_CHECKING:
+    from hintbench.core.contexts import Context
     from hintbench.errors import HintbenchError, TaskLeakError
     from hintbench.strategy import Claims
     from hintbench.testing.checker import Checker
@@ -73,11 +74,9 @@ class EndedRun(NestedRun):
                 text = f"{each.name} on CPU {each.cpu} has spun since {each.parked_at:,} ns"
                 self.violate("progress-under-spin", text, "deadlock")
 
-    def _spinning(self) -> list[Any]:
+    def _spinning(self) -> list[Context]:
         """Everybody who spins now."""
-        interrupts = (cpu.interrupt for cpu in self.scheduler.processors.cpus)
-        contexts = [*self.scheduler.hooks, *self.scheduler.contexts, *interrupts]
-        return [each for each in contexts if each is not None and each.parked == "spin"]
+        return [each for each in self.scheduler.everybody() if each.parked == "spin"]
 
     def _idle(self) -> bool:
         """Whether all that could be told is told, and nothing is under way.
@@ -151,12 +150,7 @@ class EndedRun(NestedRun):
     def _abandon(self) -> None:
         """Close what is still suspended, so that none of it runs during the next schedule."""
         self.dead = True
-        cpus = self.scheduler.processors.cpus
-        contexts = [*self.scheduler.contexts, *self.scheduler.hooks]
-        contexts += [cpu.interrupt for cpu in cpus]
-        for context in contexts:
-            if context is None:
-                continue
+        for context in self.scheduler.everybody():
             try:
                 context.coroutine.close()
             except KeyboardInterrupt:

@@ -25,7 +25,7 @@ from hintbench.testing.checker import Checker
 from hintbench.testing.runs.endings import EndedRun
 from hintbench.testing.runs.faults import Faults
 from hintbench.testing.runs.integrity import Seal
-from hintbench.testing.runs.outcome import RACE, Outcome, ScheduleStoppedError, Violation
+from hintbench.testing.runs.outcome import Outcome, ScheduleStoppedError, Violation
 from hintbench.testing.scenarios.faults import AT_RESTORE, IN_HAND
 from hintbench.testing.scenarios.scenario import Scenario
 
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from hintbench.host.reports import Completion
     from hintbench.strategy import Strategy
     from hintbench.testing.races.race import Race
-
-__all__ = ["RACE", "ExploredRun", "Outcome", "Violation"]
 
 LATE_LIMIT_NS: Final = 10_000_000_000
 """How long after the stop something may still happen that should not [virtual ns]."""
@@ -72,6 +70,7 @@ class ExploredRun(EndedRun):
         settled: the time that the strategy claims to need has passed.
         stopped: guest_stopping has ended.
         dropped_blocks: pfn and order of the blocks whose hints the strategy said it dropped.
+        states_made: how often it called ``guest.per_cpu()``, and ``guest.guarded()``.
         stopping_ns: when it was told to stop; None before.
         out: the blocks that are isolated.
         origins: keep the line of every coroutine, to name that of a forgotten await.
@@ -96,6 +95,7 @@ class ExploredRun(EndedRun):
         self.settled = False
         self.stopped = False
         self.dropped_blocks: set[tuple[int, int]] = set()
+        self.states_made = {"per_cpu": 0, "guarded": 0}
         self.out = BlocksOut(self.scheduler, self.machine.clock)
         self._deferred: list[_Deferred] = []
         self.stopping_ns: int | None = None
@@ -370,6 +370,10 @@ class ExploredRun(EndedRun):
         """An event of the watcher's: the memory of some pages goes."""
         self.auditor.discarded(pfn, pages)
 
+    def state_made(self, by: str) -> None:
+        """An event of the watcher's: the strategy has state of its own that rules look after."""
+        self.states_made[by] += 1
+
     def dropped(self, reason: str, count: int) -> None:
         """An event of the watcher's: a hint was lost, for the block that a hook told of."""
         name, arguments = self.hook
@@ -391,6 +395,6 @@ class ExploredRun(EndedRun):
             interrupts=processors.interrupts_taken,
             faults=sum(self.faults.happened.values()),
             operations=self.machine.simulation.operations,
-            per_cpu_states=self.guest.per_cpu_states,
-            guarded_states=self.guest.guarded_states,
+            per_cpu_states=self.states_made["per_cpu"],
+            guarded_states=self.states_made["guarded"],
         )

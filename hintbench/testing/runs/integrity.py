@@ -12,12 +12,12 @@ from functools import cache
 from operator import attrgetter
 from typing import Any, Final
 
-_OURS: Final = {
+_FIXED: Final = {
     "guest": (
         *("watcher", "on_violation", "host", "zones", "hooks", "machine", "scheduler", "rng"),
-        *("buffer_fails", "_prices"),
+        *("buffer_fails", "_prices", "_sharing", "_spinners"),
     ),
-    "guest.host": ("watcher", "violate", "faults", "torn", "config", "terms", "backing", "clock"),
+    "guest.host": ("watcher", "violate", "faults", "torn", "config", "backing", "clock"),
 }
 """Attributes that stay what they were, by where they are."""
 _OF_A_ZONE: Final = ("managed_pages", "hooks", "refuse_isolation", "kept", "violate", "torn")
@@ -26,7 +26,7 @@ _WATERMARKS: Final = ("watermark_min", "watermark_low", "watermark_high")
 in a run in which nothing else was found."""
 
 # Each takes all of its attributes in one go: there are two of these for every run.
-_parts_of: Final = {where: attrgetter(*names) for where, names in _OURS.items()}
+_parts_of: Final = {where: attrgetter(*names) for where, names in _FIXED.items()}
 _of_a_zone: Final = attrgetter(*_OF_A_ZONE)
 _watermarks_of: Final = attrgetter(*_WATERMARKS)
 
@@ -126,7 +126,7 @@ class Seal:
 
     def _replaced(self, where: str, part: Any) -> str:
         """The first of a part's attributes that is another object now; "" if none is."""
-        for name, value in zip(_OURS[where], self._before[where], strict=True):
+        for name, value in zip(_FIXED[where], self._before[where], strict=True):
             if getattr(part, name, None) is not value:
                 return name
         return ""

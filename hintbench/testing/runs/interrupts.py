@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from hintbench.core.bulk import hand_out, hand_out_to_hook, take_block, take_pages
+from hintbench.core.bulk import free_block, hand_out, hand_out_to_hook, take_block, take_pages
 from hintbench.core.constants import (
     EVENT_ALLOCATED,
     EVENT_FREED,
-    HELD,
     IN_USE,
     TRANSIT,
 )
 from hintbench.core.contexts import KERNEL
-from hintbench.core.hooks import Block
 
 if TYPE_CHECKING:
     from hintbench.core.zone import Zone
@@ -127,10 +125,7 @@ class Interrupts:
         if self._concerns("page_freeing", pfn, LARGE):
             await self._call("page_freeing", cpu, pfn, LARGE)
         await zone.lock.acquire()
-        # What `Zone.let_go` gives back, which frees as anybody's free does.
-        run.machine.pages.state[pfn] = HELD | LARGE
-        zone._count_held(1 << LARGE)
-        zone.let_go(Block(pfn, LARGE, zone))
+        free_block(run.machine.simulation, zone, cpu, pfn, LARGE)
         since_ns = zone.lock.requested_ns
         zone.lock.release()
         await run.guest.step()

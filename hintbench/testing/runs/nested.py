@@ -170,6 +170,4 @@ class NestedRun(WatchedRun):
 
     def _merge_waits(self) -> bool:
         """Whether a hook has dropped the lock in the middle of a merge: the block is on no list."""
-        interrupts = (cpu.interrupt for cpu in self.scheduler.processors.cpus)
-        contexts = (*self.scheduler.contexts, *self.scheduler.hooks, *interrupts)
-        return any(each is not None and each.name == "block_merged" for each in contexts)
+        return any(each.name == "block_merged" for each in self.scheduler.everybody())

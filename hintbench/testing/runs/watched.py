@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hintbench.core.measures import Latencies
 from hintbench.runner import Run
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 FATAL: Final = frozenset({"conservation"})
 """After these nothing that happens means anything: the lists may lead anywhere."""
+_UNREAD: Final = Latencies()
+"""Where latencies of these runs go, which nobody measures: to clear a table of each run's own would
+make a short run a twentieth longer. Nothing may read it, since what it says is of no one run."""
 
 
 class WatchedRun(Run):
@@ -39,9 +42,6 @@ class WatchedRun(Run):
         dead: the run is over, and what its plugin still does concerns nobody.
     """
 
-    # Nobody reads them: one for all, since to clear so large a table takes as long as to boot.
-    latencies: ClassVar[Latencies | None] = Latencies()
-
     def __init__(
         self,
         strategy: Strategy,
@@ -51,7 +51,7 @@ class WatchedRun(Run):
     ) -> None:
         workload: Any = ScenarioWorkload(scenario.operations)
         self._tapes: ScenarioWorkload = workload
-        super().__init__(strategy, workload, scenario.guest, scenario.seed)
+        super().__init__(strategy, workload, scenario.guest, scenario.seed, latencies=_UNREAD)
         self.scenario = scenario
         self.tolerated = tolerated
         self.told = told
@@ -75,23 +75,20 @@ class WatchedRun(Run):
         """
         if self.dead:
             return
-        if (rule, kind) in self.outcome.violations:
-            # What is declared happens a hundred times in a run.
-            self.outcome.counts[rule] += 1
-        else:
-            self._quietly(rule, text, kind, pfn, pages)
+        self._quietly(rule, text, kind, pfn, pages)
         if rule not in self.tolerated or rule in FATAL or (rule, kind) == self.stop_at:
             raise ScheduleStoppedError
 
     def _quietly(self, rule: str, text: str, kind: str = "", pfn: int = 0, pages: int = 0) -> None:
+        """Record a violation, which ends nothing by itself."""
         counts = self.outcome.counts
         counts[rule] = counts.get(rule, 0) + 1
+        # What is declared happens a hundred times in a run, and is told of once.
         if (rule, kind) not in self.outcome.violations:
             self._enter(self._violation(rule, text, kind, pfn, pages))
 
     def _enter(self, violation: Violation) -> None:
-        """The first violation of its rule and kind; it is counted by whoever enters it."""
-        self.outcome.counts.setdefault(violation.rule, 0)
+        """The first violation of its rule and kind; `_quietly` counts them all."""
         self.outcome.violations[violation.rule, violation.kind] = violation
         self.tell("violation", f"{violation.rule}: {violation.text}")
         for race in self.races:
@@ -165,9 +162,8 @@ class WatchedRun(Run):
 
     def name_of(self, number: int) -> str:
         """The name of the context with a number."""
-        interrupts = (cpu.interrupt for cpu in self.scheduler.processors.cpus)
-        for context in (*self.scheduler.contexts, *self.scheduler.hooks, *interrupts):
-            if context is not None and context.number == number:
+        for context in self.scheduler.everybody():
+            if context.number == number:
                 return f"{context.kind} {context.name}"
         return f"vCPU {number}"
 

@@ -142,17 +142,20 @@ def _crossing(slot: int, vcpus: int, after_ns: int = _AFTER_NS) -> Operations:
     block by orders that per-CPU lists do not hold; an interrupt takes single pages until there is
     one left; CPU 1 takes the next page.
     """
-    steps = [(0, 0, 0)] + [(0, order, 0) for order in (4, 5, 6, 7, 8, 8, 8)]
-    rows = [
-        (cpu, encode(Operation.ALLOCATE, order, Migratetype.MOVABLE, int(Flag.TOUCHED)), slot + at)
-        for at, (cpu, order, _) in enumerate([*steps, (1, 0, 0)])
+    orders = (0, 4, 5, 6, 7, 8, 8, 8)
+    codes = [
+        encode(Operation.ALLOCATE, order, Migratetype.MOVABLE, int(Flag.TOUCHED))
+        for order in orders
     ]
-    waits = [(cpu, after_ns) for cpu in range(vcpus)]
-    table: list[tuple[Any, ...]] = [(cpu, code, value, 0) for cpu, code, value in rows[:-1]]
-    table.append((1, encode(Operation.IDLE_UNTIL), 0, _CROSSING_NS))
-    table.append((*rows[-1], 0))
-    table += [(cpu, encode(Operation.IDLE_UNTIL), 0, at_ns) for cpu, at_ns in waits]
-    return Operations.from_rows(table)
+    wait = encode(Operation.IDLE_UNTIL)
+    return Operations.from_rows(
+        [
+            *((0, code, slot + at, 0) for at, code in enumerate(codes)),
+            (1, wait, 0, _CROSSING_NS),
+            (1, codes[0], slot + len(orders), 0),
+            *((cpu, wait, 0, after_ns) for cpu in range(vcpus)),
+        ]
+    )
 
 
 # -- depletion: large blocks are isolated while only small ones are free --------------------------

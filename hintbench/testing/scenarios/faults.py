@@ -29,12 +29,23 @@ KINDS: Final = {
     "interrupt": "an interrupt drains a per-CPU list in the middle of something",
     "interrupt-allocates": "an interrupt allocates pages (GFP_ATOMIC) in the middle of something",
 }
-"""Kinds of faults; `Fault.number` counts submissions of several descriptors, submissions, reports
-served, descriptors, answers, interrupts, submissions, submissions, isolations, buffers, buffers,
-blocks isolated or marked (twice), answers fetched, ends of sections with interrupts off, uses of
-what CPUs share, and (for the other interrupts) is their time; `Fault.amount` of interrupts is how
-many batches or pages they drain or allocate, at least one; that of the one at the stop is how long
-after its begin it comes [virtual ns]."""
+"""Kinds of faults, as stories tell of them.
+
+What `Fault.number` counts, from 1 on:
+
+* queue-allocates: submissions of several descriptors; queue-full, device-missing and device-reset:
+  all submissions;
+* host-refuses: reports served; host-stalls: descriptors; answer-late: answers; interrupt-late:
+  interrupts of acknowledgements;
+* isolation-refused: isolations; buffer-fails and interrupt-in-allocation: buffers;
+* interrupt-in-hand and large-interrupt-in-hand: blocks isolated or marked; interrupt-at-answer:
+  answers fetched; interrupt-at-restore: ends of sections with interrupts off; interrupt-in-between:
+  uses of what CPUs share;
+* interrupt and interrupt-allocates: nothing, it is their time [virtual ns].
+
+`Fault.amount` is how long [virtual ns] what is late or slow takes more, and how many batches or
+pages, at least one, an interrupt drains or allocates; that of interrupt-at-stop is how long after
+the stop's begin it comes [virtual ns]."""
 
 TIMED: Final = frozenset({"interrupt", "interrupt-allocates"})
 """Kinds that happen at a time, on a CPU."""

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from hintbench.config.costs import Costs, HostConfig
 from hintbench.config.guest import GuestConfig
-from hintbench.config.layout import ZoneConfig
 
 BLOCK: Final = 1024
 """Pages of the largest free block."""
@@ -59,21 +58,23 @@ def small_guest(
     """
     least = BLOCK // KHUGEPAGED_SHARE if khugepaged else 8
     zones = tuple(
-        ZoneConfig(
-            name=name,  # type: ignore[arg-type]  # a plain str; pydantic refuses other names
-            start_pfn=first * BLOCK,
-            spanned_pages=blocks * BLOCK,
-            node=node,
-            watermark_min=blocks * least,
-            watermark_low=blocks * least * 5 // 4,
-            watermark_high=blocks * least * 3 // 2,
-        )
+        {
+            "name": name,
+            "start_pfn": first * BLOCK,
+            "spanned_pages": blocks * BLOCK,
+            "node": node,
+            "watermark_min": blocks * least,
+            "watermark_low": blocks * least * 5 // 4,
+            "watermark_high": blocks * least * 3 // 2,
+        }
         for name, first, blocks, node in ZONE_LAYOUTS[layout]
     )
-    return GuestConfig(
-        zones=zones,
-        vcpus=vcpus,
-        kernel=kernel,  # type: ignore[arg-type]  # likewise
-        host=HostConfig(**HOSTS[host]),
-        costs=Costs(),
+    return GuestConfig.model_validate(
+        {
+            "zones": zones,
+            "vcpus": vcpus,
+            "kernel": kernel,
+            "host": HostConfig(**HOSTS[host]),
+            "costs": Costs(),
+        }
     )
