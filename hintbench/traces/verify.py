@@ -15,6 +15,7 @@ from hintbench.errors import InternalError, TraceError
 from hintbench.plugins.finding import find_strategy, load_plugin, make
 from hintbench.runner import Run
 from hintbench.traces import MigratetypeOrder, Trace, read_trace
+from hintbench.traces.compare import implied_and_faulty
 from hintbench.traces.fit import fitting_preset, name_of
 from hintbench.traces.program import exact_program
 from hintbench.traces.reported import Batch, Block, Pass, in_passes, read_recorded
@@ -72,6 +73,7 @@ class Verification:
         begin_ns: The trace's own time that is virtual time 0.
         tolerance_ns: How far passes may lie apart.
         violations: Rules that the strategy broke, with their number.
+        notes: What was wrong with the recording, and what of it had to be inferred.
     """
 
     pairs: tuple[tuple[Pass | None, Pass | None], ...]
@@ -79,6 +81,7 @@ class Verification:
     begin_ns: int
     tolerance_ns: int
     violations: dict[str, int]
+    notes: tuple[str, ...] = ()
 
     @property
     def recorded(self) -> list[Block]:
@@ -210,6 +213,7 @@ class _Replay:
         initial = self.run.program.initial
         if not isinstance(initial, TraceStart):
             raise InternalError("an exact replay begins in no state of a trace")
+        self.start = initial
         self.begin_ns = initial.begin_ns
         self.end_ns = initial.end_ns
         self.found: dict[tuple[int, Block], str] = {}
@@ -234,6 +238,7 @@ class _Replay:
             self.begin_ns,
             self.tolerance_ns,
             dict(result.violations),
+            tuple(implied_and_faulty(self.start.history)),
         )
 
     def _on_trace_clock(self, one: Pass) -> Pass:
@@ -260,7 +265,7 @@ class _Replay:
         if kind == ISOLATED:
             return "being told"
         if kind != BUDDY:
-            return f"page {pfn:#x} is not free"
+            return "not free"
         if found < order:
             return f"free only in parts, the first of order {found}"
         told = any(

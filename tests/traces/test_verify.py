@@ -122,6 +122,39 @@ def test_every_difference_is_told(tmp_path, capsys):
     assert "pass 4: 0x3200 of order 9 told by the model alone; never as such by the kernel" in out
 
 
+def test_another_order_is_told_beside_other_blocks(tmp_path, capsys):
+    last = ((0x3400, 10), (0x3800, 10), (0x3C00, 10), (0x1000, 9))  # two changed, one in use
+    assert Recording(tmp_path, (*TOLD[:2], (26.016, last))).command() == 1
+    out = capsys.readouterr().out
+    assert (
+        "pass 3: of the 3 blocks that both told of 2 stand in another order, first 0x3400 of order"
+        " 10, in the model 0x3800 of order 10\n" in out
+    )
+    assert "0x1000 of order 9 told by the kernel alone; never as such by the model;" in out
+
+
+def test_all_differences_are_an_option(tmp_path, capsys):
+    calls = [(26.1 + at / 1000, ((0x3000 + 2 * at, 1),)) for at in range(62)]
+    recording = Recording(tmp_path, (*TOLD, *calls))
+    assert recording.command() == 1
+    short = capsys.readouterr().out
+    assert recording.command("--all") == 1
+    whole = capsys.readouterr().out
+    assert re.search(r"\n  and \d+ more: --all tells them\n", short)
+    differences = int(re.search(r"differences (\d+)", whole)[1])
+    assert sum(line.startswith("  pass") for line in whole.splitlines()) == differences > 60
+
+
+def test_what_is_missing_from_the_recording_is_told(recording, capsys):
+    lines = recording.trace.read_text().splitlines(keepends=True)
+    drain = next(at for at, line in enumerate(lines) if "mm_page_pcpu_drain" in line)
+    recording.trace.write_text("".join([*lines[:drain], *lines[drain + 1 :], "no event"]))
+    recording.command()
+    out = capsys.readouterr().out
+    assert re.search(r"steps that the trace does not name and its events imply: .*\b1 lost", out)
+    assert re.search(r"\ntrace: 1 truncated input \(.*trace.txt: line \d+\)\n$", out)
+
+
 def test_the_tolerance_is_an_option(tmp_path):
     told = ((16.520, TOLD[0][1]), *TOLD[1:])
     recording = Recording(tmp_path, told)
