@@ -87,6 +87,7 @@ class SharedState(Strategy):
             frame
             for block in zone.free_blocks(FRAME_ORDER, without=self.soft)
             for frame in range(block.pfn, block.end_pfn, 1 << FRAME_ORDER)
+            if not self.soft.test(frame)
         )
         for first in range(0, len(frames), at_most):
             async with shared.lock:

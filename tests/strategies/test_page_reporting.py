@@ -222,6 +222,16 @@ class TestForgetting:
         # The min watermark kept the last block of all out of the first batch.
         assert [batch[0] for _, batch in later] == [(START, 10)]
 
+    def test_nor_where_it_is_the_lower_half(self):
+        late = 40 * MS
+        # Of block 0 the lower half is in flight when the upper one is freed.
+        tape = [take(range(2), order=9), give([0]), rest(FIRST + 10 * MS), give([1])]
+        given = {"host": host(device_latency_ns=late), "capacity": 64}
+        running = report([*tape, rest(10 * SECOND)], [], **given)
+        first, *later = running.reports.batches
+        assert (START, 9) in first[1]
+        assert (START, 10) in [block for _, batch in later for block in batch]
+
     def test_put_back_asks_for_nothing(self):
         assert len(report([rest(60 * SECOND)]).reports.times) == 2
 
@@ -232,6 +242,20 @@ class TestGates:
         low = 64 * BLOCK - (32 << 9) - spare
         running = report([rest(5 * SECOND)], zones=(zone(64, low=low),))
         assert bool(running.reports.times) == told
+
+    @pytest.mark.parametrize(("spare", "told"), [(1, True), (0, False)])
+    def test_the_gate_counts_in_blocks_of_the_order(self, spare, told):
+        low = 64 * BLOCK - (32 << 10) - spare
+        running = report([rest(5 * SECOND)], zones=(zone(64, low=low),), order=10)
+        assert bool(running.reports.times) == told
+
+    def test_a_zone_behind_the_gate_does_not_end_the_pass(self):
+        zones = (
+            zone(16, START, name="DMA32", low=16 * BLOCK - 512),
+            zone(64, START + 16 * BLOCK),
+        )
+        running = report([rest(5 * SECOND)], zones=zones)
+        assert sorted(running.reports.blocks) == list(range(16, 80))
 
     def test_the_boost_counts_as_low(self):
         def boost(running):
@@ -270,6 +294,31 @@ class TestErrors:
         assert told(running) == []
         assert running.strategy.state.peek() is State.IDLE
 
+    @pytest.mark.parametrize("blocks", [16, 64], ids=["in the leftover", "in a full batch"])
+    def test_an_error_keeps_the_pass_from_lists_and_zones_behind_it(self, blocks):
+        def refuse(running):
+            running.guest.host.accepts = False
+
+        zones = (
+            zone(blocks, START, name="DMA32"),
+            zone(64, START + blocks * BLOCK),
+        )
+        # A list of order 9 before that of order 10.
+        tape = [take([0], order=9), rest(5 * SECOND)]
+        running = report(tape, zones=zones, before=refuse, capacity=20)
+        assert len(running.reports.sizes) == 1
+        assert all(pfn < START + blocks * BLOCK for pfn, _ in running.reports.batches[0][1])
+
+    def test_without_memory_for_the_scatter_list_the_pass_does_nothing(self):
+        """kmalloc_array() fails: goto err_out, and the state is idle again."""
+
+        def no_memory(running):
+            running.guest.buffer_fails = lambda: True
+
+        running = report([rest(5 * SECOND)], before=no_memory)
+        assert running.reports.times == []
+        assert running.strategy.state.peek() is State.IDLE
+
     def test_without_a_device_nothing_is_lost(self):
         def detach(running):
             running.guest.host.attached = False
@@ -284,6 +333,9 @@ class TestStopping:
         running = report([rest(SECOND)])
         assert running.reports.times == []
         assert running.strategy.work.done
+        running.strategy.block_freed(0)
+        assert running.strategy.state.peek() is State.REQUESTED, "as it was cancelled"
+        assert running.strategy.work.done, "and nobody asks again"
 
     def test_a_running_pass_ends_first_and_does_not_ask_again(self):
         running = report([rest(FIRST + 50 * US)], capacity=1, blocks=64)

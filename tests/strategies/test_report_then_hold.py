@@ -58,11 +58,21 @@ def test_parameters_are_the_registrys():
 class TestWatermark:
     @pytest.mark.parametrize(
         ("blocks", "given", "mib"),
-        [(512, None, 256), (1024, None, 512), (512, 100, 100), (512, 4000, 1024)],
+        [
+            (256, None, 256),
+            (512, None, 256),
+            (1024, None, 512),
+            (512, 100, 100),
+            (512, 4000, 1024),
+        ],
     )
     def test_an_eighth_and_at_least_256_mib(self, blocks, given, mib):
         running = hold([rest(MS)], blocks=blocks, min_free_mib=given)
         assert running.strategy.watermark == mib * MIB
+
+    @pytest.mark.parametrize(("blocks", "mib"), [(512, 16), (2048, 64), (4096, 64)])
+    def test_low_is_32_mib_for_4_gib_and_64_at_most(self, blocks, mib):
+        assert hold([rest(MS)], blocks=blocks).strategy.low_pages == mib * MIB
 
     def test_it_holds_down_to_the_watermark_and_a_batch_below(self):
         # 2048 MiB; the gate is looked at before each batch of 64 MiB.
@@ -125,10 +135,10 @@ class TestLettingGo:
         assert held_at(FULL, 13 * SECOND, tapes=[tape]) == [1792, 1792]
 
     def test_below_half_of_the_watermark_half_of_the_batches_go(self):
-        tape = [rest(9 * SECOND), take(range(40)), rest(5 * SECOND)]
+        tape = [rest(9 * SECOND + 50 * MS), take(range(40)), rest(5 * SECOND)]
         # 160 of the 256 MiB: of 28 batches 28 // 2 + 1 go back, and then there is more than enough.
         # It looks every 100 ms while it holds anything (REPORTING_COMMIT_POLL_MS).
-        times = (FULL, 9 * SECOND + 110 * MS, 10 * SECOND)
+        times = (FULL, 9 * SECOND + 160 * MS, 10 * SECOND)
         first, second, third = held_at(*times, tapes=[tape])
         assert first == 28 * 64
         assert second == third == (28 - 15) * 64
@@ -196,20 +206,22 @@ class TestCooldown:
         assert min(at for at in running.reports.times if at > 9 * SECOND) == fifth
 
     @pytest.mark.parametrize(
-        ("now_s", "lengths_s"),
+        ("now_s", "lengths_s", "base_s"),
         [
             # Each when the last one has run out.
-            ((10, 130, 300, 600, 1000), (60, 120, 240, 300, 300)),
+            ((10, 130, 300, 600, 1000), (60, 120, 240, 300, 300), 60),
+            # No shorter than the first, where that is longer than 5 min.
+            ((10, 700, 1400), (600, 600, 600), 600),
             # While it runs: now - ReportingCooldownUntil wraps around, and is large.
-            ((10, 130, 200), (60, 120, 60)),
+            ((10, 130, 200), (60, 120, 60), 60),
             # 600 s after it has run out.
-            ((10, 130, 250 + 599), (60, 120, 240)),
-            ((10, 130, 250 + 600), (60, 120, 60)),
+            ((10, 130, 250 + 599), (60, 120, 240), 60),
+            ((10, 130, 250 + 600), (60, 120, 60), 60),
         ],
     )
-    def test_the_length(self, now_s, lengths_s):
+    def test_the_length(self, now_s, lengths_s, base_s):
         """ReportingStartCooldown(), called at such times."""
-        strategy = ReportThenHold()
+        strategy = ReportThenHold(cooldown_ns=base_s * SECOND)
 
         class Clock:
             now = 0
