@@ -60,6 +60,13 @@ def describe(found: Verification, *, everything: bool = False) -> Iterator[str]:
         f" (allowed: {found.tolerance_ns / 1e6:g} ms)"
     )
     yield f"passes      {both} of {len(found.pairs)} in both{apart if both else ''}"
+    first_ns, any_ns = found.call_gaps_ns
+    if any_ns:
+        later = f"; later ones, which wait for the host, {any_ns / 1e6:.3f} ms"
+        yield (
+            f"calls       the first of a pass at most {first_ns / 1e6:.3f} ms apart"
+            f"{later if any_ns > first_ns else ''}"
+        )
     yield f"blocks      {found.same_blocks} of the kernel's {recorded} in the same pass"
     yield f"places      {found.same_places} of {recorded} at the same place of the same call"
     if found.violations:
@@ -89,6 +96,10 @@ def _differences(found: Verification) -> Iterator[str]:
             yield f"pass {number}: only the {whose} made one"
         elif abs(model.time_ns - kernel.time_ns) > found.tolerance_ns:
             yield f"pass {number}: {(model.time_ns - kernel.time_ns) / 1e6:+.3f} ms apart"
+        elif kernel.batches and model.batches:
+            gap_ns = model.batches[0].time_ns - kernel.batches[0].time_ns
+            if abs(gap_ns) > found.tolerance_ns:
+                yield f"pass {number}: its first call is {gap_ns / 1e6:+.3f} ms apart"
         mine = Counter(kernel.blocks if kernel is not None else ())
         theirs = Counter(model.blocks if model is not None else ())
         for block in mine - theirs:

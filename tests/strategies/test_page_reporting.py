@@ -100,6 +100,20 @@ class TestRequest:
         assert sorted(running.reports.blocks) == list(range(64))
         assert running.strategy.state.peek() is State.IDLE
 
+    def test_flush_does_not_hurry_where_nothing_could_be_told(self):
+        def no_memory(running):
+            async def wait_in_vain(size):
+                await running.guest.sleep(10 * MS)
+                return False
+
+            running.guest.allocate_buffer = wait_in_vain
+
+        # The free in the middle of the pass asks for another.
+        tape = [take(range(2)), rest(5 * MS), give([0]), rest(3 * SECOND)]
+        running = report(tape, flush=True, before=no_memory)
+        passes = [at for at, _, name in running.guest.marks if name == "page_reporting_process"]
+        assert passes == [0, timer_fires_ns(10 * MS, DELAY)]
+
     def test_what_the_host_has_from_the_start_is_not_told(self):
         tape = [take([0]), rest(5 * SECOND), give([0]), rest(5 * SECOND)]
         running = report(tape, discarded_at_start=True)
@@ -333,9 +347,11 @@ class TestStopping:
         running = report([rest(SECOND)])
         assert running.reports.times == []
         assert running.strategy.work.done
+
+    def test_after_it_frees_ask_for_nothing(self):
+        running = report([rest(10 * SECOND)])
         running.strategy.block_freed(0)
-        assert running.strategy.state.peek() is State.REQUESTED, "as it was cancelled"
-        assert running.strategy.work.done, "and nobody asks again"
+        assert running.strategy.state.peek() is State.IDLE
 
     def test_a_running_pass_ends_first_and_does_not_ask_again(self):
         running = report([rest(FIRST + 50 * US)], capacity=1, blocks=64)
