@@ -104,11 +104,9 @@ def _differences(found: Verification) -> Iterator[str]:
         theirs = Counter(model.blocks if model is not None else ())
         for block in mine - theirs:
             where = _in_passes(model_pass, block, "by the model")
-            state = found.found.get((recorded_number, block), "not looked at")
-            yield (
-                f"pass {number}: {_name(block)} told by the kernel alone; {where};"
-                f" the model had it {state}"
-            )
+            state = found.found.get((recorded_number, block))
+            had = f"the model had it {state}" if state else "it lies outside the replay"
+            yield f"pass {number}: {_name(block)} told by the kernel alone; {where}; {had}"
         for block in theirs - mine:
             where = _in_passes(kernel_pass, block, "by the kernel")
             yield f"pass {number}: {_name(block)} told by the model alone; {where}"
