@@ -1,32 +1,33 @@
 """report-then-hold: allocate free memory, report it, keep it until the guest needs it.
 
 What it tracks: the batches that it holds, the most recent first; no hook on any free.
-When it reports: it polls, every `interval_ns`. While more memory is free than the watermark, a
-    cycle allocates up to 8 batches of 32 huge pages each (512 MiB), tells the host of each batch
-    in one request, and looks at the watermark again in between.
+When it reports: it polls, every `interval_ns`, for the first time after one. While more memory is
+    free than the watermark, a cycle allocates up to 8 batches of 32 huge pages each (512 MiB),
+    tells the host of each batch in one request, and looks at the watermark again in between.
 What it holds: whatever it has reported, so that no discard ever meets a page in use, and nothing
-    that was reported is touched. When less than half of the watermark is free, it lets go of half
-    its batches a cycle; when memory is *low*, of everything, and then holds nothing for
-    `cooldown_ns`. Low is a level, as LowMemoryCondition: it is looked at in every cycle, each of
-    which begins the cooldown anew, and lasts as long as an allocation is about to fail or less than
-    1/128 of the memory is free, 64 MiB at most. A cooldown is twice as long as the one before (at
-    most 5 min) if that has run out less than 10 min ago, and no cycle since then has seen more
-    free memory than the watermark: that cycle forgets it.
-Whose idea: the balloon driver of virtio-win, Balloon/sys/reporting.c at fe993149478e, 2026: Windows
-    shows no driver its free lists, and touches what it gets back, so that report-then-release
-    gains nothing.
+    that was reported is touched. It looks ten times a second while it holds anything: when less
+    than half of the watermark is free, it lets go of half its batches; when memory is *low*, of
+    everything, and then holds nothing for `cooldown_ns`. Low is a level, as LowMemoryCondition: an
+    allocation is about to fail or less than 1/128 of the memory is free, 64 MiB at most. While it
+    lasts it is looked at every second, and is one cooldown. A cooldown is twice as long as the one
+    before (at most 5 min) if that has run out less than 10 min ago, and no look since then has seen
+    more free memory than the watermark: that look forgets it.
+Whose idea: the balloon driver of virtio-win, Balloon/sys/reporting.c and Device.c at 19158da76b1f,
+    2026: Windows shows no driver its free lists, and touches what it gets back, so that
+    report-then-release gains nothing.
 Known defects:
     * held memory is not free: the guest runs out of huge pages first, which may not wait;
     * nothing below the watermark is ever reported, and no block that does not make up 2 MiB;
     * a request that the host did not take is not repeated; its blocks are held all the same;
     * low memory during a cooldown counts as none before it, since the driver's subtraction is
       unsigned: the next one has the length of the first.
-    At fe993149478e the cooldown ends in BalloonReportCheckRelease(), and BalloonReportHold() does
-    not look at it: it delays nothing there. The messages say that it should, so it does here;
-    `obey_cooldown=false` is the code as it stands. The driver has threads for releasing and for
-    holding, here one does both in turn: where the other would release while this one holds, it
-    ends its cycle. Not modelled: a request that finds no room goes out block by block, and one
-    that takes longer than 1 s is given up.
+    At fe993149478e, which has the cycle and not yet its threads, BalloonReportHold() does not look
+    at the cooldown: it delays nothing there, as with `obey_cooldown=false`. The driver has a thread
+    for releasing and one for holding, here one does both in turn: where the other would release
+    while this one holds, it ends its cycle. In the driver that other one may let go of a batch
+    which is not reported yet, and it is reported all the same, in use or not: nothing but the list
+    of batches is locked. Not modelled: a request that finds no room goes out block by block, and
+    one that takes longer than 1 s is given up.
     Windows also counts committed memory, and keeps a reserve of that; this guest has no such count.
     In an exact replay of a trace it gets only memory that the recorded kernel never used.
 """
@@ -50,6 +51,8 @@ LEAST_WATERMARK_MIB = 256  # REPORTING_MIN_AVAILABLE_PAGES
 LEAST_OVERRIDE_MIB = 64  # what MinFreeMb is raised to, at least
 MOST_COOLDOWN_NS = 300_000_000_000  # REPORTING_COOLDOWN_MAX_MS
 QUIET_NS = 600_000_000_000  # REPORTING_COOLDOWN_RESET_MS
+POLL_NS = 100_000_000  # REPORTING_COMMIT_POLL_MS
+RETRY_NS = 1_000_000_000  # REPORTING_EVENT_RETRY_MS
 # LowMemoryThreshold by default: "approximately 32 MB per 4 GB, to a maximum of 64 MB", Microsoft on
 # CreateMemoryResourceNotification().
 LOW_SHARE = 128
@@ -106,7 +109,7 @@ class ReportThenHold(Strategy):
 
     @hookimpl
     def guest_started(self, guest: Guest) -> None:
-        """BalloonReportInitialize(): read the parameters; the worker begins with a cycle."""
+        """BalloonReportInitialize(): read the parameters; the first cycle is an interval away."""
         self.guest, self.stopping = guest, False
         memory_pages = sum(zone.managed_pages for zone in guest.zones)
         given = self.parameters.min_free_mib
@@ -119,34 +122,43 @@ class ReportThenHold(Strategy):
         self.zones = sorted(guest.zones, key=lambda zone: -zone.number)
         self.held: list[list[Block]] = []
         self.cooldown_ns, self.cooldown_until = 0, 0
-        self.failing, self.wake, self.let_go = False, guest.event(), guest.event()
+        self.cycle_at = guest.now + self.parameters.interval_ns
+        self.low, self.failing = False, False
+        self.wake, self.let_go = guest.event(), guest.event()
         self.worker = guest.spawn(self._work(), cpu=guest.cpus[0], name="balloon")
 
     async def _work(self) -> None:
-        """BalloonRoutine(), BalloonReportRoutine(): a step every interval, and on low memory."""
-        woken = False
+        """BalloonRoutine(), which lets go, and BalloonReportRoutine(), which holds, in turn."""
         while not self.stopping:
-            await self._step(may_hold=not woken)
-            woken = await self.wake.wait(timeout_ns=self.parameters.interval_ns)
+            woken = await self.wake.wait(timeout_ns=max(0, self._next_look() - self.guest.now))
+            # With nothing held, only low memory wakes the thread that lets go.
+            if woken or self.held or self.low or self._memory_is_low():
+                await self._check_release()
+            if self.guest.now >= self.cycle_at:
+                await self._hold()
+                self.cycle_at = self.guest.now + self.parameters.interval_ns
         await self._release(len(self.held))
         self.let_go.set()
 
-    async def _step(self, may_hold: bool) -> None:
-        """BalloonReportCheckRelease() and, at its interval only, BalloonReportHold()."""
-        if self._memory_is_low():
+    def _next_look(self) -> int:
+        """When it looks again, unless memory gets low before."""
+        if self.low:
+            return min(self.cycle_at, self.guest.now + RETRY_NS)
+        return min(self.cycle_at, self.guest.now + POLL_NS) if self.held else self.cycle_at
+
+    async def _check_release(self) -> None:
+        """BalloonReportCheckRelease(): does the guest need something back?"""
+        was_low, self.low = self.low, self._memory_is_low()
+        if self.low:
             await self._release(len(self.held))
-            self._start_cooldown()
+            if not was_low:
+                self._start_cooldown()
             self.failing = False
             self.let_go.set()
         elif self.held and self._free_pages() < self.watermark // 2:
             await self._release(len(self.held) // 2 + 1)
-        elif self._free_pages() > self.watermark:
-            if self.guest.now >= self.cooldown_until:
-                self.cooldown_until = 0
-            elif self.parameters.obey_cooldown:
-                return
-            if may_hold:
-                await self._hold()
+        elif self._free_pages() > self.watermark and self.guest.now >= self.cooldown_until:
+            self.cooldown_until = 0
 
     def _memory_is_low(self) -> bool:
         """IsLowMemory(): an allocation is about to fail, or hardly anything is free."""
@@ -159,7 +171,9 @@ class ReportThenHold(Strategy):
     # -- hold -----------------------------------------------------------------------------------
 
     async def _hold(self) -> None:
-        """One cycle: batch after batch, as long as more is free than the watermark."""
+        """BalloonReportHold(): batch after batch, as long as more is free than the watermark."""
+        if self.parameters.obey_cooldown and self.guest.now < self.cooldown_until:
+            return
         for _ in range(self.parameters.batches):
             if not self._may_hold():
                 return

@@ -16,9 +16,10 @@ Known defects:
     not free; here it is one step of the host's thread, over a buddy allocator with its per-CPU
     lists: all frames of a hold are marked at its beginning, where the driver (HyperAlloc's QEMU,
     virtio-llfree-balloon.c) marks one after the other and discards in between, where they part.
-    Its install requests are of one frame, served by a thread a vCPU; here one call installs all
-    frames of a block. LLFree itself also costs the guest less than that allocator does: not
-    modelled.
+    It has a lock for each zone, here is one for all; and it searches on until nothing is free, here
+    what becomes free while a zone is gone through waits for the next look. Its install requests are
+    of one frame, served by a thread a vCPU; here one call installs all frames of a block. LLFree
+    itself also costs the guest less than that allocator does: not modelled.
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ class SharedState(Strategy):
             frame
             for block in zone.free_blocks(FRAME_ORDER, without=self.soft)
             for frame in range(block.pfn, block.end_pfn, 1 << FRAME_ORDER)
+            if not self.soft.test(frame)
         )
         for first in range(0, len(frames), at_most):
             async with shared.lock:

@@ -3,10 +3,11 @@
 Every vCPU runs compilers, one after the other. Each is a short process: a stack and page tables of
 the kernel, anonymous memory that is touched bit by bit while sources are read, and an exit that
 frees all of it at once. What it read and wrote stays behind as page cache, a few pages here and
-there between the memory of processes that end, and so do the slabs of its inodes. When all are
-done, one linker takes a larger part of the memory, in huge pages where it gets them. Then the
-guest idles, the objects are deleted, it idles again, and at last the page cache is dropped with
-the slabs, as ``echo 3 > /proc/sys/vm/drop_caches`` does.
+there between the memory of processes that end, and so do the slabs of its inodes (192 KiB, less
+where all of them would be more than a twentieth of the memory). When all are done, one linker takes
+a larger part of the memory, in huge pages where it gets them. Then the guest idles, the objects are
+deleted, it idles again, and at last the page cache is dropped with the slabs, as ``echo 3 >
+/proc/sys/vm/drop_caches`` does.
 
 Building a kernel is what Wei Wang measured free page hinting with (2018), and what HyperAlloc and
 LLFree show footprints of (EuroSys 2025: compiling with clang, with idle time, clean-up and a cache
@@ -46,7 +47,8 @@ from hintbench.tapes import AnonymousMapping, Draws, free_range, pieces
 _BURST = 128  # allocations between two computations
 _READ = 16  # of them, page cache
 _TABLE_PAGES = 512  # pages that one page table maps
-_SLABS = 24  # of a job's inodes and dentries, that stay
+_SLABS = 24  # of a job's inodes and dentries, that stay, of two pages each
+_MOST_SLABS_SHARE = 0.05  # of the memory, for those of all jobs: many jobs have fewer each
 _OBJECTS_SHARE = 3  # every third page of the cache is an object, and deleted by the clean-up
 _MOST_JOBS_SHARE = 0.3  # of the memory, for all compilers that run at once
 _LEAST_JOB = 64  # pages
@@ -122,7 +124,11 @@ class Build(Workload):
         if most < _LEAST_JOB:
             raise self.refusal(f"{setting.describe()} has no {_LEAST_JOB} pages for each compiler")
         cache = int(setting.memory_pages * parameters.cache_share) // (parameters.jobs * cpus)
-        builders = [_Builder(setting.seed, cpu, parameters, most, cache) for cpu in range(cpus)]
+        most_slabs = int(setting.memory_pages * _MOST_SLABS_SHARE) // 2
+        slabs = min(_SLABS, most_slabs // (parameters.jobs * cpus))
+        builders = [
+            _Builder(setting.seed, cpu, parameters, most, cache, slabs) for cpu in range(cpus)
+        ]
         first = 0
         for builder in builders:
             builder.first = first
@@ -143,7 +149,13 @@ class _Builder:
     """The compilers of one vCPU: a region of slots that each uses anew, and what they leave."""
 
     def __init__(
-        self, seed: int, cpu: int, parameters: BuildParameters, most: int, cache: int
+        self,
+        seed: int,
+        cpu: int,
+        parameters: BuildParameters,
+        most: int,
+        cache: int,
+        slabs: int,
     ) -> None:
         """Draw the sizes, the same in every wave."""
         self.first = 0
@@ -152,7 +164,8 @@ class _Builder:
         self.sizes = (most - self._draws.below(most // 2 + 1, parameters.jobs)).tolist()
         self._cache = cache
         self._job_slots = 1 + -(-most // _TABLE_PAGES) + most
-        self._left = self._cache + _SLABS  # of each job
+        self._slabs = slabs
+        self._left = self._cache + self._slabs  # of each job
         self.slots = self._job_slots + parameters.jobs * self._left
         self.allocations = sum(
             1 + -(-size // _TABLE_PAGES) + size + self._left for size in self.sizes
@@ -193,9 +206,9 @@ class _Builder:
             [self.first + np.arange(1 + tables + size), left + np.arange(self._cache)]
         )
         order = np.argsort(when, kind="stable")
-        slabs = left + self._cache + np.arange(_SLABS)
+        slabs = left + self._cache + np.arange(self._slabs)
         return (
-            np.concatenate([codes[order], np.full(_SLABS, _INODES)]),
+            np.concatenate([codes[order], np.full(self._slabs, _INODES)]),
             np.concatenate([slots[order], slabs]),
         )
 

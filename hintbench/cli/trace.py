@@ -64,6 +64,9 @@ def trace_verify(
     tolerance_ms: Annotated[
         float, typer.Option(metavar="MS", help="How far passes may lie apart.")
     ] = 10.0,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Tell every difference, not the first 60.")
+    ] = False,
     migratetypes: Migratetypes = "modern",
     plugin: Plugins = None,
 ) -> None:
@@ -86,7 +89,7 @@ def trace_verify(
         migratetypes=_numbering(migratetypes),
         plugins=tuple(plugin or ()),
     )
-    end_with(print_verification(request))
+    end_with(print_verification(request, everything=everything))
 
 
 @app.command("import")

@@ -15,11 +15,12 @@ _MOST_LINES: Final = 60
 _DIFFERENT: Final = 1
 
 
-def print_verification(request: VerifyRequest) -> int:
+def print_verification(request: VerifyRequest, *, everything: bool = False) -> int:
     """Hold a strategy against a recording, and print the account.
 
     Args:
         request: What is held against what.
+        everything: Print all differences, however many there are.
 
     Returns:
         The exit status: 0 when they agree, 1 when they do not.
@@ -29,15 +30,16 @@ def print_verification(request: VerifyRequest) -> int:
     """
     verification = verify(request)
     typer.echo(f"{request.strategy} on the free lists of {request.trace}")
-    typer.echo("\n".join(describe(verification)))
+    typer.echo("\n".join(describe(verification, everything=everything)))
     return 0 if verification.agrees else _DIFFERENT
 
 
-def describe(found: Verification) -> Iterator[str]:
+def describe(found: Verification, *, everything: bool = False) -> Iterator[str]:
     """Say how a strategy did against a recorded kernel.
 
     Args:
         found: The passes of both.
+        everything: Tell all differences, however many there are.
 
     Yields:
         Lines of text.
@@ -58,6 +60,13 @@ def describe(found: Verification) -> Iterator[str]:
         f" (allowed: {found.tolerance_ns / 1e6:g} ms)"
     )
     yield f"passes      {both} of {len(found.pairs)} in both{apart if both else ''}"
+    first_ns, any_ns = found.call_gaps_ns
+    if any_ns:
+        later = f"; later ones, which wait for the host, {any_ns / 1e6:.3f} ms"
+        yield (
+            f"calls       the first of a pass at most {first_ns / 1e6:.3f} ms apart"
+            f"{later if any_ns > first_ns else ''}"
+        )
     yield f"blocks      {found.same_blocks} of the kernel's {recorded} in the same pass"
     yield f"places      {found.same_places} of {recorded} at the same place of the same call"
     if found.violations:
@@ -65,9 +74,13 @@ def describe(found: Verification) -> Iterator[str]:
         yield f"violations  {told}"
     lines = list(_differences(found))
     yield f"differences {len(lines) or 'none'}"
-    yield from (f"  {line}" for line in lines[:_MOST_LINES])
-    if len(lines) > _MOST_LINES:
-        yield f"  and {len(lines) - _MOST_LINES} more"
+    shown = lines if everything else lines[:_MOST_LINES]
+    yield from (f"  {line}" for line in shown)
+    if len(lines) > len(shown):
+        yield f"  and {len(lines) - len(shown)} more: --all tells them"
+    if found.notes:
+        yield ""
+        yield from found.notes
 
 
 def _differences(found: Verification) -> Iterator[str]:
@@ -83,20 +96,23 @@ def _differences(found: Verification) -> Iterator[str]:
             yield f"pass {number}: only the {whose} made one"
         elif abs(model.time_ns - kernel.time_ns) > found.tolerance_ns:
             yield f"pass {number}: {(model.time_ns - kernel.time_ns) / 1e6:+.3f} ms apart"
+        elif kernel.batches and model.batches:
+            gap_ns = model.batches[0].time_ns - kernel.batches[0].time_ns
+            if abs(gap_ns) > found.tolerance_ns:
+                yield f"pass {number}: its first call is {gap_ns / 1e6:+.3f} ms apart"
         mine = Counter(kernel.blocks if kernel is not None else ())
         theirs = Counter(model.blocks if model is not None else ())
         for block in mine - theirs:
             where = _in_passes(model_pass, block, "by the model")
-            state = found.found.get((recorded_number, block), "not looked at")
-            yield (
-                f"pass {number}: {_name(block)} told by the kernel alone; {where};"
-                f" the model had it {state}"
-            )
+            state = found.found.get((recorded_number, block))
+            had = f"the model had it {state}" if state else "it lies outside the replay"
+            yield f"pass {number}: {_name(block)} told by the kernel alone; {where}; {had}"
         for block in theirs - mine:
             where = _in_passes(kernel_pass, block, "by the kernel")
             yield f"pass {number}: {_name(block)} told by the model alone; {where}"
-        if kernel is not None and model is not None and mine == theirs:
-            yield from _order(number, kernel, model)
+        if kernel is not None and model is not None:
+            order = _order if mine == theirs else _order_of_common
+            yield from order(number, kernel, model)
 
 
 def _order(number: int, kernel: Pass, model: Pass) -> Iterator[str]:
@@ -108,6 +124,19 @@ def _order(number: int, kernel: Pass, model: Pass) -> Iterator[str]:
     for place, (one, other) in enumerate(zip(kernel.blocks, model.blocks, strict=True), 1):
         if one != other:
             yield f"pass {number}, place {place}: {_name(one)}, in the model {_name(other)}"
+
+
+def _order_of_common(number: int, kernel: Pass, model: Pass) -> Iterator[str]:
+    """Where what both told of stands in another order, beside what only one of them told of."""
+    both = Counter(kernel.blocks) & Counter(model.blocks)
+    ones, others = ([block for block in each.blocks if block in both] for each in (kernel, model))
+    moved = [(one, other) for one, other in zip(ones, others, strict=False) if one != other]
+    if moved:
+        one, other = moved[0]
+        yield (
+            f"pass {number}: of the {both.total()} blocks that both told of {len(moved)} stand in"
+            f" another order, first {_name(one)}, in the model {_name(other)}"
+        )
 
 
 def _passes_by_block(found: Verification, side: int) -> dict[Block, list[int]]:

@@ -69,14 +69,22 @@ def compare(start: TraceStart, machine: Machine) -> tuple[Metrics, list[str]]:
         metrics |= told
         lines += more
     lines += _free_at_end(start, machine, metrics)
-    reasons = found.derived_counts()
     if start.free is None:
         lines += unlike_trace(found.trace, machine.zones, len(simulation.vcpus))
-    if reasons:
-        told = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items()))
-        lines.append(f"steps that the trace does not name and its events imply: {told}")
-    lines += [f"trace: {fault}" for fault in found.trace.faults]
+    lines += implied_and_faulty(found)
     return metrics, lines
+
+
+def implied_and_faulty(found: PageHistory) -> list[str]:
+    """What a recording leaves to be inferred, and what is wrong with it, a line each.
+
+    Args:
+        found: The trace, understood.
+    """
+    reasons = found.derived_counts()
+    told = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items()))
+    lines = [f"steps that the trace does not name and its events imply: {told}"] if told else []
+    return lines + [f"trace: {fault}" for fault in found.trace.faults]
 
 
 def counted(found: PageHistory, action: int, *, with_derived: bool = False) -> list[int]:

@@ -191,6 +191,8 @@ class AllocatorTruth:
                 f"trace_{kind}_unknown": unknown,
             }
             told = "none" if share is None else f"{share:.2%}"
+            if differ and told == f"{1:.2%}":
+                told = f"all but {differ:,}"
             lines.append(
                 f"{name}: {told} of {agree + differ:,} chosen as the model would have;"
                 f" {unknown:,} more that nobody can foretell"

@@ -35,14 +35,16 @@ WORKLOADS = {
     "memhog": lambda: find_workload("memhog")(operations=400_000),
     "memhog small": lambda: find_workload("memhog")(operations=400_000, huge_pages=False),
     "huge": lambda: find_workload("page-fault1")(operations=200_000, huge_pages=True),
-    "small": lambda: find_workload("page-fault1")(operations=400_000),
+    # One task: 2.9 s, in which there is a pass.
+    "small": lambda: find_workload("page-fault1")(operations=20_000_000, tasks=1, final_idle_ns=0),
 }
 
 
 def throughput(strategy, workload, config, **given):
-    """Throughput against none."""
-    mine = run(strategy, workload, config, **given).metrics["throughput_ops_s"]
-    return mine / _baseline(workload, config)
+    """Throughput against none, of a run in which something was told: silence costs nothing."""
+    mine = run(strategy, workload, config, **given).metrics
+    assert mine["reported_blocks"] > 200
+    return mine["throughput_ops_s"] / _baseline(workload, config)
 
 
 @cache
@@ -102,7 +104,7 @@ class TestPageReporting:
             throughput("page-reporting", "churn", guest(), capacity=capacity)
             for capacity in (32, 512)
         )
-        # 2.0 points, where per-CPU lists keep a batch of larger blocks as well.
+        # 2.3 points: a pass may tell a sixteenth of a list and a batch, so larger ones tell more.
         assert few == pytest.approx(many, abs=0.025)
 
 

@@ -100,6 +100,20 @@ class TestRequest:
         assert sorted(running.reports.blocks) == list(range(64))
         assert running.strategy.state.peek() is State.IDLE
 
+    def test_flush_does_not_hurry_where_nothing_could_be_told(self):
+        def no_memory(running):
+            async def wait_in_vain(size):
+                await running.guest.sleep(10 * MS)
+                return False
+
+            running.guest.allocate_buffer = wait_in_vain
+
+        # The free in the middle of the pass asks for another.
+        tape = [take(range(2)), rest(5 * MS), give([0]), rest(3 * SECOND)]
+        running = report(tape, flush=True, before=no_memory)
+        passes = [at for at, _, name in running.guest.marks if name == "page_reporting_process"]
+        assert passes == [0, timer_fires_ns(10 * MS, DELAY)]
+
     def test_what_the_host_has_from_the_start_is_not_told(self):
         tape = [take([0]), rest(5 * SECOND), give([0]), rest(5 * SECOND)]
         running = report(tape, discarded_at_start=True)
@@ -222,6 +236,16 @@ class TestForgetting:
         # The min watermark kept the last block of all out of the first batch.
         assert [batch[0] for _, batch in later] == [(START, 10)]
 
+    def test_nor_where_it_is_the_lower_half(self):
+        late = 40 * MS
+        # Of block 0 the lower half is in flight when the upper one is freed.
+        tape = [take(range(2), order=9), give([0]), rest(FIRST + 10 * MS), give([1])]
+        given = {"host": host(device_latency_ns=late), "capacity": 64}
+        running = report([*tape, rest(10 * SECOND)], [], **given)
+        first, *later = running.reports.batches
+        assert (START, 9) in first[1]
+        assert (START, 10) in [block for _, batch in later for block in batch]
+
     def test_put_back_asks_for_nothing(self):
         assert len(report([rest(60 * SECOND)]).reports.times) == 2
 
@@ -232,6 +256,20 @@ class TestGates:
         low = 64 * BLOCK - (32 << 9) - spare
         running = report([rest(5 * SECOND)], zones=(zone(64, low=low),))
         assert bool(running.reports.times) == told
+
+    @pytest.mark.parametrize(("spare", "told"), [(1, True), (0, False)])
+    def test_the_gate_counts_in_blocks_of_the_order(self, spare, told):
+        low = 64 * BLOCK - (32 << 10) - spare
+        running = report([rest(5 * SECOND)], zones=(zone(64, low=low),), order=10)
+        assert bool(running.reports.times) == told
+
+    def test_a_zone_behind_the_gate_does_not_end_the_pass(self):
+        zones = (
+            zone(16, START, name="DMA32", low=16 * BLOCK - 512),
+            zone(64, START + 16 * BLOCK),
+        )
+        running = report([rest(5 * SECOND)], zones=zones)
+        assert sorted(running.reports.blocks) == list(range(16, 80))
 
     def test_the_boost_counts_as_low(self):
         def boost(running):
@@ -270,6 +308,31 @@ class TestErrors:
         assert told(running) == []
         assert running.strategy.state.peek() is State.IDLE
 
+    @pytest.mark.parametrize("blocks", [16, 64], ids=["in the leftover", "in a full batch"])
+    def test_an_error_keeps_the_pass_from_lists_and_zones_behind_it(self, blocks):
+        def refuse(running):
+            running.guest.host.accepts = False
+
+        zones = (
+            zone(blocks, START, name="DMA32"),
+            zone(64, START + blocks * BLOCK),
+        )
+        # A list of order 9 before that of order 10.
+        tape = [take([0], order=9), rest(5 * SECOND)]
+        running = report(tape, zones=zones, before=refuse, capacity=20)
+        assert len(running.reports.sizes) == 1
+        assert all(pfn < START + blocks * BLOCK for pfn, _ in running.reports.batches[0][1])
+
+    def test_without_memory_for_the_scatter_list_the_pass_does_nothing(self):
+        """kmalloc_array() fails: goto err_out, and the state is idle again."""
+
+        def no_memory(running):
+            running.guest.buffer_fails = lambda: True
+
+        running = report([rest(5 * SECOND)], before=no_memory)
+        assert running.reports.times == []
+        assert running.strategy.state.peek() is State.IDLE
+
     def test_without_a_device_nothing_is_lost(self):
         def detach(running):
             running.guest.host.attached = False
@@ -284,6 +347,11 @@ class TestStopping:
         running = report([rest(SECOND)])
         assert running.reports.times == []
         assert running.strategy.work.done
+
+    def test_after_it_frees_ask_for_nothing(self):
+        running = report([rest(10 * SECOND)])
+        running.strategy.block_freed(0)
+        assert running.strategy.state.peek() is State.IDLE
 
     def test_a_running_pass_ends_first_and_does_not_ask_again(self):
         running = report([rest(FIRST + 50 * US)], capacity=1, blocks=64)

@@ -91,6 +91,23 @@ class TestLooking:
         assert metrics["reported_bytes"] == 256 << 20
         assert metrics["redundant_reported_bytes"] == 0
 
+    def test_a_soft_half_of_a_block_takes_no_place_in_a_hold(self):
+        seen = Discards()
+        # The lower half of block 0, and all of block 1, are taken, installed, and given back.
+        taken = [take([0], order=9), take([1]), give([0, 1])]
+        share([rest(INTERVAL + SECOND), *taken, rest(INTERVAL)], before=seen, frames=2)
+        again = [(pfn, pages) for at, pfn, pages in seen.seen if at > 2 * INTERVAL]
+        # Two a hold, and neighbours of one hold in one call.
+        assert again == [(START, 512), (block_at(1), 512), (block_at(1) + 512, 512)]
+
+    def test_what_is_allocated_during_a_look_is_not_taken(self):
+        # Block 15 is the first of its list, and among the last that the look comes to.
+        tape = [take(range(16)), give(range(16)), rest(INTERVAL + 100 * US), take([0])]
+        running = share([*tape, rest(SECOND)], blocks=17)
+        assert {block_at(15), block_at(15) + 512}.isdisjoint(soft(running))
+        assert len(soft(running)) == 2 * 16
+        assert running.result.metrics["installs"] == 0
+
     def test_zones_in_hyperallocs_order_and_never_dma(self):
         seen = Discards()
         zones = (
@@ -194,8 +211,16 @@ def test_blocking_allocations_always_find_what_is_soft():
     assert metrics["failed_allocations"] == metrics["stalls"] == 0
 
 
+def test_a_page_of_no_soft_frame_costs_the_look_at_its_bit():
+    tape = [take(range(100), order=0), rest(MS)]
+    bare, priced = (share(tape, costs=costs(flag_ns=each)).result.metrics for each in (0, 7))
+    assert priced["alloc_max_ns"] == bare["alloc_max_ns"] + 7
+
+
 def test_it_stops_between_two_holds():
-    running = share([rest(INTERVAL + 3 * UNMAP)])
+    seen = Discards()
+    running = share([rest(INTERVAL + 3 * UNMAP)], before=seen)
+    assert len(seen.seen) == 2, "of sixteen; the hold that it is in, and the next"
     assert running.strategy.thread.done
     assert running.result.violations == {}
 

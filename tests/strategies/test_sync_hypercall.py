@@ -1,5 +1,7 @@
 """sync-hypercall: a call for each large free, and for each merge that reaches the order."""
 
+import pytest
+
 from hintbench.operations import Flag
 from hintbench.strategies.sync_hypercall import SyncHypercall
 from small_guest import START, US, costs, host, trace_lock
@@ -113,6 +115,14 @@ class TestCosts:
         metrics = tell([take(slots, order=6), give(slots)]).result.metrics
         assert metrics["host_calls"] == 48 * 2
         assert metrics["reported_bytes"] == 48 * 2 * 2 << 20
+
+    def test_after_stopping_nothing_is_told(self):
+        running = tell([rest(US)])
+        zone = running.guest.zones[0]
+        assert running.strategy.block_merged(zone, START, 9) is None
+        with pytest.raises(StopIteration):
+            running.strategy.page_freeing(START, 9).send(None)
+        assert running.strategy.calls == 0
 
     def test_without_a_host_it_goes_on(self):
         def detach(running):

@@ -99,6 +99,14 @@ class TestWork:
         assert running.result.metrics["strategy_empty_lock_takes"] == 1
         assert bits(running) == []
 
+    def test_a_smaller_free_block_at_a_stale_bit_is_left_alone(self):
+        # Block 0 is freed, and all of it but its first quarter taken again.
+        parts = [take([0]), take([20], order=8), take([21], order=8), take([22], order=9)]
+        tape = [take(range(8)), give([0]), *parts[1:], give([20]), give([1, 2, 3]), rest(END)]
+        running = scan(tape, blocks=8)
+        assert running.guest.zones[0].free_order(block_at(0)) == 8
+        assert running.reports.blocks == [1, 2, 3]
+
     def test_frees_during_the_scan_are_seen_if_they_lie_ahead_and_ask_for_nothing(self):
         # While blocks 4 to 7 are with the host, 2 lies behind the scan and 9 ahead of it.
         tape = [take(range(16)), give(range(4, 8)), rest(SERVICE // 2), give([2, 9]), rest(END)]
@@ -139,6 +147,11 @@ class TestWork:
         assert running.strategy.work.done
         assert running.guest.zones[0].isolated_pages == 0
 
+    def test_after_stopping_a_free_sets_no_bit(self):
+        running = scan([rest(END)])
+        running.strategy.block_freed(0, running.guest.zones[0], block_at(0))
+        assert bits(running) == []
+
 
 ALL = ("v10", "v11", "v12")
 
@@ -171,6 +184,16 @@ class TestVersions:
         blocks = {pfn for _, batch in running.reports.batches for pfn, _ in batch}
         assert blocks
         assert {running.machine.pages.pageblock_type[pfn >> 9] for pfn in blocks} == {left}
+
+    @pytest.mark.parametrize(("kernel", "second"), [("5.0", 1), ("6.12", 0)])
+    def test_v12_restores_one_pageblock_of_two(self, kernel, second):
+        """set_pageblock_migratetype() is called for the first page; 6.12 needs both."""
+        unmovable = allocate(range(8), order=10, migratetype=0, flags=FAST)
+        running = scan([unmovable, give([0]), rest(END)], batch=1, kernel=kernel)
+        ((pfn, order),) = running.reports.batches[0][1]
+        types = running.machine.pages.pageblock_type
+        assert order == 10
+        assert (types[pfn >> 9], types[(pfn >> 9) + 1]) == (0, second)
 
     @pytest.mark.parametrize(("version", "kept"), [("v10", [0]), ("v11", [0]), ("v12", [])])
     def test_v12_loses_what_is_freed_before_it_clears_the_bit(self, version, kept):

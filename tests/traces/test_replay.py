@@ -1,5 +1,7 @@
 """The tapes that are made of a trace, modelled and exact."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -15,6 +17,7 @@ from hintbench.traces.program import (
 )
 from hintbench.traces.start import UNKNOWN_TYPE
 from hintbench.traces.ticks import seen_ticks
+from hintbench.traces.truth import AllocatorTruth
 from hintbench.workloads.trace import TraceReplay
 from recording import KERNEL_PAGE, USER_PAGE, Recording, flags, tape
 from small_guest import Silent, small_guest, zone
@@ -366,6 +369,16 @@ class TestExact:
         assert counts["takes"] == (3, 2, 1)
         assert any("60.00% of 5 chosen as the model would have; 1 more" in line for line in notes)
         assert any("0x406 of order 0 and type 1 is taken" in line for line in notes)
+
+    def test_a_single_difference_among_many_choices_is_not_rounded_away(self):
+        truth = AllocatorTruth.__new__(AllocatorTruth)
+        truth.counts = Counter(
+            {("hits", "agree"): 99_999, ("hits", "differ"): 1, ("takes", "agree"): 5}
+        )
+        truth.told = {"hits": [], "takes": []}
+        _, (hits, takes) = truth.report()
+        assert hits.startswith("pages from per-CPU lists: all but 1 of 100,000 chosen as")
+        assert takes.startswith("blocks from free lists: 100.00% of 5 chosen as")
 
     def test_check_foretells_pages_from_per_cpu_lists(self, recording, tmp_path):
         recording.alloc(40)  # there from the beginning

@@ -1,5 +1,6 @@
 """`hintbench trace verify`: a strategy held against what a kernel reported, block by block."""
 
+import functools
 import gzip
 import re
 
@@ -50,11 +51,12 @@ class Recording:
         return float(found[1]) if found else 0.0
 
     @staticmethod
-    def probes(seconds, blocks, process):
+    def probes(seconds, blocks, process, late=0.0):
         head = f"     kworker/0:1-10      [000] ..... {seconds:12.6f}: "
         if process:
             yield f"{head}pr_process: (page_reporting_process+0x4/0x570)\n"
         if blocks:
+            head = head.replace(f"{seconds:12.6f}", f"{seconds + late:12.6f}")
             call = "virtballoon_free_page_report+0x4/0x120 [virtio_balloon]"
             yield f"{head}pr_vbreport: ({call}) nents={len(blocks)}\n"
             yield f"{head}pr_vbreport_ret: (page_reporting_process+0x3f3/0x570 <- virtballoon)\n"
@@ -120,6 +122,62 @@ def test_every_difference_is_told(tmp_path, capsys):
     )
     assert re.search(r"0x5000 of order 10 told by the kernel alone; never .* told before", out)
     assert "pass 4: 0x3200 of order 9 told by the model alone; never as such by the kernel" in out
+
+
+def test_another_order_is_told_beside_other_blocks(tmp_path, capsys):
+    last = ((0x3400, 10), (0x3800, 10), (0x3C00, 10), (0x1000, 9))  # two changed, one in use
+    assert Recording(tmp_path, (*TOLD[:2], (26.016, last))).command() == 1
+    out = capsys.readouterr().out
+    assert (
+        "pass 3: of the 3 blocks that both told of 2 stand in another order, first 0x3400 of order"
+        " 10, in the model 0x3800 of order 10\n" in out
+    )
+    told = (
+        "0x1000 of order 9 told by the kernel alone; never as such by the model; the model had it "
+    )
+    assert re.search(f"{told}(not free|free only in parts)", out)
+
+
+def test_a_pass_outside_the_replay_says_so(tmp_path, capsys):
+    begin = read_trace(SAMPLE).time_ns[0] / 1e9
+    assert Recording(tmp_path, ((begin - 1, ((0x3000, 10),)), *TOLD)).command() == 1
+    out = capsys.readouterr().out
+    assert re.search(
+        r"0x3000 of order 10 told by the kernel alone; .*; it lies outside the replay\n", out
+    )
+
+
+def test_a_first_call_that_comes_late_is_a_difference(tmp_path, capsys, monkeypatch):
+    late = functools.partial(Recording.probes, late=0.015)
+    monkeypatch.setattr(Recording, "probes", staticmethod(late))
+    recording = Recording(tmp_path, TOLD)
+    assert recording.command() == 1
+    out = capsys.readouterr().out
+    assert re.search(r"\ncalls       the first of a pass at most 1[4-6]\.\d+ ms apart\n", out)
+    assert re.search(r"\n  pass 1: its first call is -1[4-6]\.\d+ ms apart\n", out)
+    assert recording.command("--tolerance-ms", "20") == 0
+
+
+def test_all_differences_are_an_option(tmp_path, capsys):
+    calls = [(26.1 + at / 1000, ((0x3000 + 2 * at, 1),)) for at in range(62)]
+    recording = Recording(tmp_path, (*TOLD, *calls))
+    assert recording.command() == 1
+    short = capsys.readouterr().out
+    assert recording.command("--all") == 1
+    whole = capsys.readouterr().out
+    assert re.search(r"\n  and \d+ more: --all tells them\n", short)
+    differences = int(re.search(r"differences (\d+)", whole)[1])
+    assert sum(line.startswith("  pass") for line in whole.splitlines()) == differences > 60
+
+
+def test_what_is_missing_from_the_recording_is_told(recording, capsys):
+    lines = recording.trace.read_text().splitlines(keepends=True)
+    drain = next(at for at, line in enumerate(lines) if "mm_page_pcpu_drain" in line)
+    recording.trace.write_text("".join([*lines[:drain], *lines[drain + 1 :], "no event"]))
+    recording.command()
+    out = capsys.readouterr().out
+    assert re.search(r"steps that the trace does not name and its events imply: .*\b1 lost", out)
+    assert re.search(r"\ntrace: 1 truncated input \(.*trace.txt: line \d+\)\n$", out)
 
 
 def test_the_tolerance_is_an_option(tmp_path):

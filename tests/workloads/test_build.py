@@ -44,6 +44,13 @@ class TestBuild:
         huge = (wave.operation == Operation.ALLOCATE) & (wave.order == 9)
         assert np.flatnonzero(freed & (wave.value == told))[0] < np.flatnonzero(huge)[0]
 
+    @pytest.mark.parametrize(("jobs", "slabs"), [(8, 24), (500, 3), (1500, 1), (4000, 0)])
+    def test_slabs_of_many_jobs_do_not_outgrow_the_memory(self, jobs, slabs):
+        wave = self.wave(cpu=1, jobs=jobs, job_mib=1)
+        inodes = np.count_nonzero(wave.order == 1)
+        assert inodes == slabs * jobs
+        assert 2 * 2 * inodes <= 0.05 * 512 * MIB
+
     def test_a_guest_that_is_too_small(self):
         with pytest.raises(ParameterError, match="no 64 pages for each compiler"):
             Build().program(WorkloadSetting(800, 4))

@@ -61,11 +61,10 @@ class KeepsItsMemory(Mutant, ReportThenHold):  # type: ignore[misc]
     may_break = ("liveness",)
     declared_failures: Mapping[str, str] = {}
 
-    async def _work(self) -> None:
+    async def _release(self, batches: int) -> None:
         """Wrong: the last step would be to let everything go."""
-        while not self.stopping:
-            await self._step(may_hold=True)
-            await self.wake.wait(timeout_ns=self.parameters.interval_ns)
+        if not self.stopping:
+            await super()._release(batches)
 
 
 class SlowAndForgetful(Mutant, Isolating):
