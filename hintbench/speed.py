@@ -163,7 +163,7 @@ class _NoDriver:
         """A slot was filled."""
         self.simulation.wake(number, self.simulation.clock.now)
 
-    def wake_kswapd(self, number: int) -> None:
+    def wake_kswapd(self, number: int, node: int) -> None:
         """Memory is never short on the standard tapes."""
 
     def allocation_failed(self, vcpu: Any) -> None:

@@ -164,9 +164,9 @@ def would_do(zone: Zone, order: cython.int, highest_zone: cython.int) -> cython.
 
 
 @cython.cfunc
-def _wake_kswapd(sim: Simulation, vcpu: Vcpu) -> cython.int:
-    """wakeup_kswapd(): costs something only when kswapd sleeps."""
-    if vcpu.flags & FLAG_NO_KSWAPD == 0 and sim.driver.wake_kswapd(vcpu.number):
+def _wake_kswapd(sim: Simulation, vcpu: Vcpu, node: cython.int) -> cython.int:
+    """wakeup_kswapd() of one node, -1 for every one: costs something only when it sleeps."""
+    if vcpu.flags & FLAG_NO_KSWAPD == 0 and sim.driver.wake_kswapd(vcpu.number, node):
         sim.kswapd_wakes += 1
         sim.clock.now += sim.clock.costs.kswapd_wake_ns
     return 0
@@ -177,7 +177,7 @@ def _after_boost(sim: Simulation, vcpu: Vcpu, zone: Zone) -> cython.int:
     """The end of rmqueue(): a fallback that boosted the watermarks wakes kswapd."""
     if zone.boosted:
         zone.boosted = False
-        _wake_kswapd(sim, vcpu)
+        _wake_kswapd(sim, vcpu, zone.node)
     return 0
 
 
@@ -260,7 +260,7 @@ def find_zone(sim: Simulation, vcpu: Vcpu) -> cython.int:
             # __alloc_pages_slowpath(): wake kswapd and go down to the min watermark.
             vcpu.slow = True
             sim.slow_paths += 1
-            _wake_kswapd(sim, vcpu)
+            _wake_kswapd(sim, vcpu, -1)
         else:
             break
         vcpu.zone_at = 0

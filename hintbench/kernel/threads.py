@@ -68,10 +68,11 @@ class KernelThreads:
         self.scheduler = scheduler
         self.frees = TaskFrees(machine.simulation, guest, scheduler)
         self.stopped = False
-        self.kswapd_awake = False
+        self.kswapd_awake: set[int] = set()
         self._kswapd_runs: Sequence[KswapdRun] = ()
         self._drains_for_itself = True
-        self._several_nodes = len({zone.node for zone in machine.zones}) > 1
+        self._nodes = sorted({zone.node for zone in machine.zones})
+        self._several_nodes = len(self._nodes) > 1
         self._expires: dict[tuple[int, int], int] = {}
         self._seen: dict[tuple[int, int], tuple[int, ...]] = {}
         self.false_ooms = 0
@@ -209,21 +210,32 @@ class KernelThreads:
 
     # -- pressure -------------------------------------------------------------------------------
 
-    def wake_kswapd(self, cpu: int) -> bool:
-        """An allocation met a zone below its low watermark; whether kswapd slept until now."""
-        if self.kswapd_awake:
-            return False
-        self.kswapd_awake = True
+    def wake_kswapd(self, cpu: int, node: int = -1) -> bool:
+        """An allocation met a zone below its low watermark, or a fallback boosted one.
+
+        Args:
+            cpu: Whose allocation.
+            node: Whose kswapd it wakes; -1 for that of every node.
+
+        Returns:
+            Whether one slept until now.
+        """
+        woken = [each for each in self._nodes if node in (-1, each)]
+        woken = [each for each in woken if each not in self.kswapd_awake]
         now_ns = self.simulation.clock.now
-        run = run_at(self._kswapd_runs, now_ns)
+        run = run_at(self._kswapd_runs, now_ns) if woken else None
         if run is None:
             begin_ns, end_ns = now_ns + KSWAPD_RUN_NS - KSWAPD_ROUND_NS, now_ns + KSWAPD_RUN_NS
         else:
             end_ns = run.end_ns
             begin_ns = max(run.begin_ns or end_ns - KSWAPD_ROUND_NS, now_ns)
-        self.simulation.schedule(begin_ns, RANK_TASK, cpu, self._begin_reclaim)
-        self.simulation.schedule(end_ns, RANK_TASK, cpu, self._kswapd)
-        return True
+        for each in woken:
+            self.kswapd_awake.add(each)
+            boosts: dict[int, int] = {}
+            begin, end = self._begin_reclaim, self._end_reclaim
+            self.simulation.schedule(begin_ns, RANK_TASK, cpu, partial(begin, each, boosts))
+            self.simulation.schedule(end_ns, RANK_TASK, cpu, partial(end, each, boosts))
+        return bool(woken)
 
     def reclaim(self, runs: Sequence[KswapdRun], drains: Sequence[DrainOfAll]) -> None:
         """Reclaim when a recorded kernel did, as far as that is known.
@@ -245,17 +257,20 @@ class KernelThreads:
             work = drain_all_pages(self, cpu)
             self.scheduler.spawn(work, cpu, "drain_all_pages", kernel=True)
 
-    def _begin_reclaim(self) -> None:
-        """balance_pgdat(): set_reclaim_active()."""
+    def _begin_reclaim(self, node: int, boosts: dict[int, int]) -> None:
+        """balance_pgdat(): reads the boosts of its node's zones, set_reclaim_active()."""
         for zone in self.simulation.zones:
-            zone.reclaim_active = True
+            if zone.node == node:
+                boosts[zone.index] = zone.watermark_boost
+                zone.reclaim_active = True
 
-    def _kswapd(self) -> None:
-        """The end of balance_pgdat(): nothing to reclaim in this model, but the boost ends."""
-        self.kswapd_awake = False
+    def _end_reclaim(self, node: int, boosts: dict[int, int]) -> None:
+        """Its end: nothing to reclaim in this model, but the boosts that it began with end."""
+        self.kswapd_awake.discard(node)
         for zone in self.simulation.zones:
-            zone.watermark_boost = 0
-            zone.reclaim_active = False
+            if zone.node == node:
+                zone.watermark_boost -= min(zone.watermark_boost, boosts.get(zone.index, 0))
+                zone.reclaim_active = False
 
     def direct_reclaim(self, vcpu: Vcpu) -> Coroutine[Any, Any, None]:
         """__alloc_pages_slowpath() from where it may sleep; sets ``vcpu.woken`` to try again."""

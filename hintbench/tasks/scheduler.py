@@ -97,7 +97,7 @@ class Scheduler(Sections):
         self.plugin = plugin
         self.reclaim: Callable[[Vcpu], Coroutine[Any, Any, Any]] | None = None
         self.on_failure: Callable[[Vcpu], None] = lambda vcpu: None
-        self.on_kswapd: Callable[[int], bool] = lambda cpu: False
+        self.on_kswapd: Callable[[int, int], bool] = lambda cpu, node: False
         self.timer_phase_ns = 0
 
     # -- what the core calls --------------------------------------------------------------------
@@ -111,9 +111,9 @@ class Scheduler(Sections):
         """An allocation has failed for good."""
         self.on_failure(vcpu)
 
-    def wake_kswapd(self, number: int) -> bool:
-        """An allocation went below the low watermark; whether kswapd slept."""
-        return self.on_kswapd(number)
+    def wake_kswapd(self, number: int, node: int) -> bool:
+        """An allocation needs kswapd of a node, or -1: of every one; whether one slept."""
+        return self.on_kswapd(number, node)
 
     # -- tasks ----------------------------------------------------------------------------------
 

@@ -162,7 +162,7 @@ class Bench:
         self.scheduler = run.scheduler
         self.simulation = self.machine.simulation
         # kswapd comes when a test says so.
-        self.scheduler.on_kswapd = lambda cpu: False
+        self.scheduler.on_kswapd = lambda cpu, node: False
         self.zones = self.machine.zones
         self.model = self._reference()
         self._free_memory()

@@ -7,7 +7,7 @@ from hintbench.kernel.kswapd import KSWAPD_EARLIEST_NS, KswapdRun
 from hintbench.kernel.threads import KSWAPD_ROUND_NS, KSWAPD_RUN_NS
 from hintbench.traces.reclaim import KswapdRuns, ends_of_kswapd, fallbacks
 from recording import KERNEL_PAGE, Recording
-from small_guest import boot
+from small_guest import BLOCK, START, boot, small_guest, zone
 
 LOW, HIGH = 0x200, 0x4000
 
@@ -163,3 +163,46 @@ class TestModelled:
         late = self.NOW + KSWAPD_EARLIEST_NS + 1
         run = KswapdRun(late, None, late + 1)
         assert self.reclaimed(run)[1] == self.NOW + KSWAPD_RUN_NS
+
+
+class TestBoosts:
+    """balance_pgdat() ends the boosts of its own node that it saw at its beginning."""
+
+    def boosted(self):
+        """A guest of two nodes, each of whose zones is boosted by 512 pages."""
+        zones = (zone(), zone(start_pfn=START + 64 * BLOCK, node=1))
+        running = boot(None, [], config=small_guest(zones=zones))
+        for memory in running.machine.zones:
+            memory.watermark_boost = 512
+        return running.threads, running.machine
+
+    def boosts(self, machine):
+        return [memory.watermark_boost for memory in machine.zones]
+
+    def test_of_its_own_node(self):
+        threads, machine = self.boosted()
+        assert threads.wake_kswapd(0, 1)
+        assert threads.kswapd_awake == {1}
+        machine.simulation.run_event()
+        assert [memory.reclaim_active for memory in machine.zones] == [False, True]
+        machine.simulation.run_event()
+        assert self.boosts(machine) == [512, 0]
+        assert not threads.kswapd_awake
+
+    def test_one_that_comes_while_it_is_at_work_stays(self):
+        threads, machine = self.boosted()
+        threads.wake_kswapd(0, 0)
+        machine.simulation.run_event()
+        machine.zones[0].watermark_boost += 300
+        machine.simulation.run_event()
+        assert self.boosts(machine) == [300, 512]
+
+    def test_a_slow_path_wakes_that_of_every_node(self):
+        threads, machine = self.boosted()
+        assert threads.wake_kswapd(0, 1)
+        assert threads.wake_kswapd(0)
+        assert not threads.wake_kswapd(0)
+        assert threads.kswapd_awake == {0, 1}
+        while threads.kswapd_awake:
+            machine.simulation.run_event()
+        assert self.boosts(machine) == [0, 0]
