@@ -38,8 +38,9 @@ class CompactionRun:
         freed_ns: When it frees the source of each page that it moves, rising [virtual ns].
         cpus: Where it runs then.
         pfn: A page of the zone.
-        drain_all: Whether it drains the per-CPU lists of all CPUs at the end, as after a run that
-            went through the whole zone.
+        drain_all: Whether it drains the per-CPU lists of all CPUs at the end. kcompactd_do_work()
+            does so behind a run whose scanners have met, so here it moves pages until they have,
+            however many that is.
         proactive: Whether it compacts because the zone is fragmented (compaction_proactiveness),
             not for a block of some order.
         emptied_ns: When that drain had emptied each CPU's list, by CPU [virtual ns]; others' lists
@@ -81,7 +82,9 @@ class _Progress:
 
     @property
     def left(self) -> int:
-        """Pages that are still to be moved."""
+        """Pages that may still be moved: no end to them where the recorded scanners have met."""
+        if self.run.drain_all:
+            return int(self.zone.managed_pages)
         return len(self.run.freed_ns) - self.moved
 
 

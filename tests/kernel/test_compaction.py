@@ -272,6 +272,20 @@ def test_each_list_is_drained_when_the_recorded_one_was():
     assert seen[71] == [False, False]
 
 
+def test_a_run_behind_which_all_lists_are_drained_ends_where_its_scanners_meet():
+    """kcompactd_do_work() drains them behind a run without success: its scanners have met."""
+    as_many, _ = moved_by(compact(fragmented(), 8))
+    running = compact(fragmented(), 8, drain_all=True)
+    until_met, now = moved_by(running)
+    assert len(as_many) == 8
+    # 32 MiB: every page that is in use in the lower half has moved to the upper one.
+    lower = [pfn for pfn in used(compact(fragmented(), 0)).values() if pfn < START + 4096]
+    assert len(lower) == 64
+    assert set(lower) <= set(until_met.values())
+    assert min(now.values()) >= START + 4096
+    assert validate(running.machine) == []
+
+
 def test_scanners_that_meet_end_the_run():
     scanners = Scanners(compact(fragmented(), 0).machine.zones[0])
     scanners.migrate_pfn = scanners.free_pfn

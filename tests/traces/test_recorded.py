@@ -258,9 +258,9 @@ def test_replays_under_pressure_come_close_in_the_mean(tmp_path):
     off = [abs(mean / one - 1) for one, mean in zip(kernel, means, strict=True)]
     takes, drains, refills, free_pages = off[-4:]
     blocks_off = [abs(mean - one) for one, mean in zip(kernel[:-4], means[:-4], strict=True)]
-    # 32 of them: -1.6, -1.8, -5.2 and +0.4 %, and no order is off by more than 21 blocks.
-    assert max(takes, drains) < 0.025
-    assert refills < 0.055
+    # 32 of them: -1.6, -1.9, -5.1 and +0.2 %, and no order is off by more than 25 blocks.
+    assert max(takes, drains) < 0.02
+    assert refills < 0.05
     assert free_pages < 0.01
     assert max(blocks_off) < 28
 
