@@ -13,6 +13,10 @@ Plugins = Annotated[
         help="Load a plugin: FILE.py or package.module. Repeatable.",
     ),
 ]
+Memory = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Size of the guest, such as 8GiB.")
+]
+Vcpus = Annotated[str | None, typer.Option(metavar="N", help="vCPUs of the guest.")]
 JsonFile = Annotated[
     str | None,
     typer.Option(

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from hintbench.cli.options import JsonFile, Plugins, end_with
+from hintbench.cli.options import JsonFile, Memory, Plugins, Vcpus, end_with
 
 
 def run(
@@ -30,10 +30,8 @@ def run(
         ),
     ] = None,
     guest: Annotated[str, typer.Option(metavar="FILE.toml|PRESET", help="The guest.")] = "default",
-    memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Size of the guest, such as 8GiB.")
-    ] = None,
-    vcpus: Annotated[str | None, typer.Option(metavar="N", help="vCPUs of the guest.")] = None,
+    memory: Memory = None,
+    vcpus: Vcpus = None,
     kernel: Annotated[
         str | None, typer.Option(metavar="5.0|6.12", help="Whose page allocator it has.")
     ] = None,

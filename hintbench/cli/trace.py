@@ -6,7 +6,7 @@ from typing import Annotated, Literal, cast
 
 import typer
 
-from hintbench.cli.options import Plugins, end_with
+from hintbench.cli.options import Memory, Plugins, Vcpus, end_with
 from hintbench.errors import UsageError
 
 app = typer.Typer(
@@ -61,6 +61,8 @@ def trace_verify(
             metavar="FILE.toml|PRESET", help="The traced machine. Default: a preset that fits."
         ),
     ] = None,
+    memory: Memory = None,
+    vcpus: Vcpus = None,
     tolerance_ms: Annotated[
         float, typer.Option(metavar="MS", help="How far passes may lie apart.")
     ] = 10.0,
@@ -85,6 +87,8 @@ def trace_verify(
         reported=reported,
         strategy=strategy,
         guest=guest,
+        memory=memory,
+        vcpus=vcpus,
         tolerance_ns=_tolerance_ns(tolerance_ms),
         migratetypes=_numbering(migratetypes),
         plugins=tuple(plugin or ()),

@@ -48,6 +48,8 @@ class VerifyRequest:
         reported: What its host was told.
         strategy: As ``-s`` takes it.
         guest: The traced machine; None: a preset that fits.
+        memory: Replaces its size.
+        vcpus: Replaces its number of vCPUs.
         tolerance_ns: How far passes may lie apart.
         migratetypes: "old" for a kernel before 4.4.
         plugins: Plugins to load.
@@ -58,6 +60,8 @@ class VerifyRequest:
     reported: str
     strategy: str = "page-reporting"
     guest: str | None = None
+    memory: str | None = None
+    vcpus: str | None = None
     tolerance_ns: int = 10_000_000
     migratetypes: MigratetypeOrder = "modern"
     plugins: tuple[str, ...] = ()
@@ -199,7 +203,8 @@ def _guest(request: VerifyRequest, trace: Trace) -> GuestConfig:
             "no preset is like the traced machine: give --guest FILE.toml with its [[zones]] as"
             " /proc/zoneinfo tells them"
         )
-    return load_guest(name).model_copy(update={"discarded_at_start": True})
+    guest = load_guest(name, memory=request.memory, vcpus=request.vcpus)
+    return guest.model_copy(update={"discarded_at_start": True})
 
 
 class _Exact(Workload):

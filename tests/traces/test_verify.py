@@ -83,6 +83,16 @@ def test_agreement(recording, capsys):
     assert "differences none" in out
 
 
+def test_what_a_guest_of_another_size_is_told_to_do_can_be_done(recording, capsys):
+    small = ("--guest", "seed", "--memory", "64MiB")
+    assert recording.command(*small) == 2
+    (option,) = re.findall(r"\((--memory \d+MiB)", capsys.readouterr().err)
+    recording.command(*small[:2], *option.split())
+    assert "in no zone of the guest" not in capsys.readouterr().err
+    assert recording.command("--vcpus", "0") == 2
+    assert "vcpus: 0 is out of range" in capsys.readouterr().err
+
+
 def test_without_the_probe_of_a_pass_calls_are_passes(tmp_path):
     recording = Recording(tmp_path, TOLD, process=False)
     assert verify(recording.request()).agrees
