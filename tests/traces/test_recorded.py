@@ -241,7 +241,7 @@ def test_modelled_replay_comes_close(recorded):
 
 
 def test_replays_under_pressure_come_close_in_the_mean(tmp_path):
-    """A single one is a matter of chance: runs that differ by 2 us scatter by 7 % an order."""
+    """One is a matter of chance: runs that differ by 2 us scatter by up to 8 % an order."""
     name = "linux-6.12-4cpu-512mib"
     guest = tmp_path / "told.toml"
     guest.write_text(f'preset = "{name}"\ndiscarded_at_start = true\n')
@@ -258,7 +258,8 @@ def test_replays_under_pressure_come_close_in_the_mean(tmp_path):
     off = [abs(mean / one - 1) for one, mean in zip(kernel, means, strict=True)]
     takes, drains, refills, free_pages = off[-4:]
     blocks_off = [abs(mean - one) for one, mean in zip(kernel[:-4], means[:-4], strict=True)]
-    # 32 of them: -1.6, -1.9, -5.1 and +0.2 %, and no order is off by more than 25 blocks.
+    # 32 of them: -1.6, -1.9, -5.1 and +0.2 %, and no order is off by more than 25 blocks. The
+    # refills of these five are off by 4.78 %.
     assert max(takes, drains) < 0.02
     assert refills < 0.05
     assert free_pages < 0.01
