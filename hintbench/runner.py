@@ -60,7 +60,7 @@ class Run:
         workload: what drives the guest.
         config: the guest.
         seed: of every random choice.
-        attached_but_off, observers: as of `run`.
+        attached_but_off, observers: as of `hintbench.run`.
         sample_ns: spacing of the series of backed and used memory [virtual ns].
         latencies: where latencies are counted; None: in tables of the run's own.
 

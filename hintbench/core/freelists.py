@@ -38,7 +38,9 @@ else:
 
 @cython.cclass
 class FreeLists(ZoneMemory):
-    """The part of a :class:`hintbench.core.zone.Zone` that changes nothing; looks are charged.
+    """The part of a :class:`hintbench.core.zone.Zone` that is looked at, and what edits ask first.
+
+    Looks are charged.
 
     Attributes:
         lock: the zone lock; ``async with zone.lock:`` in tasks and waiting hooks.
@@ -262,9 +264,6 @@ class FreeLists(ZoneMemory):
 
     def list_type(self, pfn: cython.int, order: cython.int) -> cython.int:
         """The migratetype of the list that a free block is on.
-
-        Nearly always its pageblock's; only after a steal or a retyping merge must the links be
-        followed to the list's head.
 
         Raises:
             ValueError: there is no such free block.

@@ -38,7 +38,7 @@ class Compaction:
         state: npt.NDArray[np.uint8],
         last_row: npt.NDArray[np.int32],
     ) -> None:
-        """Take the trace and what the walk found; see `History`.
+        """Take the trace and what the walk found; see `PageHistory`.
 
         Args:
             trace: The trace.

@@ -50,7 +50,8 @@ def modelled_program(
         free: Which pages were free when /proc/kpageflags was dumped, if that is known; the
             replay then begins there.
         free_at_end: Which pages were free at the second dump, to compare with.
-        movable: Which pages were on an LRU list at the first dump (`trace_state.read_lru_pages`).
+        movable: Which pages were on an LRU list at the first dump
+            (`hintbench.traces.state.read_lru_pages`).
         kernel: The guest's kernel preset.
         window_rows: Events that are looked at together; the program is the same with any number.
         kept_operations: Of a trace of no more the tapes are made once, and kept in memory.
@@ -107,10 +108,11 @@ def exact_program(
 
     Args:
         trace: The trace.
-        free: Which pages were free at the first dump (`trace_state.read_page_flags`).
+        free: Which pages were free at the first dump (`hintbench.traces.state.read_page_flags`).
         vcpus: vCPUs of the guest.
         free_at_end: Which pages were free at the second dump, to compare with.
-        movable: Which pages were on an LRU list at the first dump (`trace_state.read_lru_pages`).
+        movable: Which pages were on an LRU list at the first dump
+            (`hintbench.traces.state.read_lru_pages`).
         kernel: The guest's kernel preset.
         check: Ask the model at every choice what it would have chosen.
         window_rows: Events that are looked at together; the program is the same with any number.
