@@ -13,8 +13,6 @@ if cython.compiled:
         EVENT_TAKEN,
         IN_USE,
         MOVABLE,
-        ORIGIN_DIRECT_FREE,
-        PAGEBLOCK_ORDER,
     )
     from cython.cimports.hintbench.core.flags import UnitFlags
     from cython.cimports.hintbench.core.hooks import HookPoint
@@ -27,8 +25,6 @@ else:
         EVENT_TAKEN,
         IN_USE,
         MOVABLE,
-        ORIGIN_DIRECT_FREE,
-        PAGEBLOCK_ORDER,
     )
     from hintbench.core.flags import UnitFlags
     from hintbench.core.hooks import HookPoint
@@ -74,7 +70,7 @@ def take_block(sim: Simulation, zone: Zone, cpu: cython.int, order: cython.int) 
 def free_block(
     sim: Simulation, zone: Zone, cpu: cython.int, pfn: cython.int, order: cython.int
 ) -> cython.int:
-    """__free_one_page(): such a block goes back to the head of its list, and notifies.
+    """__free_one_page(): a block of :func:`take_block` goes back to its list's head, and notifies.
 
     Args:
         sim: the simulation.
@@ -87,8 +83,7 @@ def free_block(
         The order after merging.
     """
     log_event(sim, sim.clock.now, cpu, EVENT_RETURNED, pfn, order)
-    migratetype: cython.int = zone.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
-    return zone.free_one_page(pfn, order, migratetype, False, ORIGIN_DIRECT_FREE)
+    return zone.free_block(pfn, order)
 
 
 @cython.ccall

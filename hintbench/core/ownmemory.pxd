@@ -13,3 +13,5 @@ cdef class OwnMemory(FreeLists):
     cdef public object named
     @cython.final
     cdef int allocate_block(self, int order, int migratetype) except -2
+    @cython.final
+    cdef int free_block(self, int pfn, int order) except -1

@@ -117,8 +117,7 @@ class OwnMemory(FreeLists):
             return -1
         self._count_held(-(1 << order))
         add_event(self.clock.digest, self.clock.now, self.clock.cpu, EVENT_RETURNED, pfn, order)
-        migratetype = self.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
-        return self.free_one_page(pfn, order, migratetype, False, ORIGIN_DIRECT_FREE)
+        return self.free_block(pfn, order)
 
     def allocate(self, order: int, migratetype: int = 1) -> int:
         """Take a block straight from the free lists: no pcp, no watermark, no virtual hand-over.
@@ -162,14 +161,18 @@ class OwnMemory(FreeLists):
             self.allocated_pages -= 1 << order
         else:
             self._complain("returned", f"pfn {pfn:#x} is freed, which allocate() did not give")
-        migratetype = self.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
-        return self.free_one_page(pfn, order, migratetype, False, ORIGIN_DIRECT_FREE)
+        return self.free_block(pfn, order)
 
     def allocate_block(self, order: cython.int, migratetype: cython.int) -> cython.int:
         """__rmqueue() for one block under the lock; -1 when there is none."""
         if self.named is not None:
             return take_spared(self, order, migratetype, self.named)
         return rmqueue(self, order, migratetype, False, FallbackMode())
+
+    def free_block(self, pfn: cython.int, order: cython.int) -> cython.int:
+        """__free_one_page() by its pageblock's type, to the head; the order after merging."""
+        migratetype: cython.int = self.pages.pageblock_type[pfn >> PAGEBLOCK_ORDER]
+        return self.free_one_page(pfn, order, migratetype, False, ORIGIN_DIRECT_FREE)
 
     def _count_held(self, pages: int) -> None:
         self.held_pages += pages
