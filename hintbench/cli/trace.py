@@ -64,7 +64,8 @@ def trace_verify(
     memory: Memory = None,
     vcpus: Vcpus = None,
     tolerance_ms: Annotated[
-        float, typer.Option(metavar="MS", help="How far passes may lie apart.")
+        float,
+        typer.Option(metavar="MS", help="How far passes, and their first calls, may lie apart."),
     ] = 10.0,
     everything: Annotated[
         bool, typer.Option("--all", help="Tell every difference, not the first 60.")
@@ -76,7 +77,7 @@ def trace_verify(
 
     The trace is replayed exactly, page by page, and the strategy runs on the free lists that the
     kernel had. Everything of order 9 and more counts as reported before the trace began. Ends with
-    status 1 when passes, batches or blocks differ.
+    status 1 when passes, calls, blocks or their order differ, or times by more than is allowed.
     """
     from hintbench.cli.trace_verdict import print_verification
     from hintbench.traces.verify import VerifyRequest

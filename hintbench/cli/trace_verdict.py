@@ -8,7 +8,7 @@ from typing import Final
 
 import typer
 
-from hintbench.traces.reported import Block, Pass
+from hintbench.traces.reported import Block, Pass, block_name
 from hintbench.traces.verify import Verification, VerifyRequest, verify
 
 _MOST_LINES: Final = 60
@@ -55,16 +55,14 @@ def describe(found: Verification, *, everything: bool = False) -> Iterator[str]:
     recorded = len(found.recorded)
     both = sum(None not in pair for pair in found.pairs)
     yield ""
-    apart = (
-        f", at most {found.largest_gap_ns / 1e6:.3f} ms apart"
-        f" (allowed: {found.tolerance_ns / 1e6:g} ms)"
-    )
+    allowed = f"(allowed: {found.tolerance_ns / 1e6:g} ms)"
+    apart = f", at most {found.largest_gap_ns / 1e6:.3f} ms apart {allowed}"
     yield f"passes      {both} of {len(found.pairs)} in both{apart if both else ''}"
-    first_ns, any_ns = found.call_gaps_ns
+    first_ns, any_ns = found.largest_first_call_gap_ns, found.largest_call_gap_ns
     if any_ns:
         later = f"; later ones, which wait for the host, {any_ns / 1e6:.3f} ms"
         yield (
-            f"calls       the first of a pass at most {first_ns / 1e6:.3f} ms apart"
+            f"calls       the first of a pass at most {first_ns / 1e6:.3f} ms apart {allowed}"
             f"{later if any_ns > first_ns else ''}"
         )
     yield f"blocks      {found.same_blocks} of the kernel's {recorded} in the same pass"
@@ -106,10 +104,10 @@ def _differences(found: Verification) -> Iterator[str]:
             where = _in_passes(model_pass, block, "by the model")
             state = found.found.get((recorded_number, block))
             had = f"the model had it {state}" if state else "it lies outside the replay"
-            yield f"pass {number}: {_name(block)} told by the kernel alone; {where}; {had}"
+            yield f"pass {number}: {block_name(block)} told by the kernel alone; {where}; {had}"
         for block in theirs - mine:
             where = _in_passes(kernel_pass, block, "by the kernel")
-            yield f"pass {number}: {_name(block)} told by the model alone; {where}"
+            yield f"pass {number}: {block_name(block)} told by the model alone; {where}"
         if kernel is not None and model is not None:
             order = _order if mine == theirs else _order_of_common
             yield from order(number, kernel, model)
@@ -123,7 +121,8 @@ def _order(number: int, kernel: Pass, model: Pass) -> Iterator[str]:
         yield f"pass {number}: calls of {kernel.sizes} blocks, in the model {model.sizes}"
     for place, (one, other) in enumerate(zip(kernel.blocks, model.blocks, strict=True), 1):
         if one != other:
-            yield f"pass {number}, place {place}: {_name(one)}, in the model {_name(other)}"
+            here, there = block_name(one), block_name(other)
+            yield f"pass {number}, place {place}: {here}, in the model {there}"
 
 
 def _order_of_common(number: int, kernel: Pass, model: Pass) -> Iterator[str]:
@@ -135,7 +134,7 @@ def _order_of_common(number: int, kernel: Pass, model: Pass) -> Iterator[str]:
         one, other = moved[0]
         yield (
             f"pass {number}: of the {both.total()} blocks that both told of {len(moved)} stand in"
-            f" another order, first {_name(one)}, in the model {_name(other)}"
+            f" another order, first {block_name(one)}, in the model {block_name(other)}"
         )
 
 
@@ -165,7 +164,3 @@ def _sizes(kernel: Pass | None, model: Pass | None) -> str:
     if kernel.sizes == model.sizes:
         return kernel.sizes
     return f"{kernel.sizes}; model {model.sizes}"
-
-
-def _name(block: Block) -> str:
-    return f"{block[0]:#x} of order {block[1]}"

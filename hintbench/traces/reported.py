@@ -61,6 +61,11 @@ class Pass:
         return " + ".join(str(len(batch.blocks)) for batch in self.batches) or "none"
 
 
+def block_name(block: Block) -> str:
+    """A block as verdicts name it."""
+    return f"{block[0]:#x} of order {block[1]}"
+
+
 def read_recorded(trace: Trace, reported: str | Path) -> list[Pass]:
     """Find a recording's passes.
 

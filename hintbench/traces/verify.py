@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from hintbench.config.guest import GuestConfig, load_guest
@@ -18,7 +19,7 @@ from hintbench.traces import MigratetypeOrder, Trace, read_trace
 from hintbench.traces.compare import implied_and_faulty
 from hintbench.traces.fit import fitting_preset, name_of
 from hintbench.traces.program import exact_program
-from hintbench.traces.reported import Batch, Block, Pass, in_passes, read_recorded
+from hintbench.traces.reported import Batch, Block, Pass, block_name, in_passes, read_recorded
 from hintbench.traces.start import TraceStart
 from hintbench.traces.state import read_page_flags
 from hintbench.workload import Program, Workload, WorkloadSetting
@@ -50,7 +51,7 @@ class VerifyRequest:
         guest: The traced machine; None: a preset that fits.
         memory: Replaces its size.
         vcpus: Replaces its number of vCPUs.
-        tolerance_ns: How far passes may lie apart.
+        tolerance_ns: How far passes, and their first calls, may lie apart.
         migratetypes: "old" for a kernel before 4.4.
         plugins: Plugins to load.
     """
@@ -75,7 +76,7 @@ class Verification:
         pairs: Passes that belong together by time; None where one side has none.
         found: What the model had at each recorded block's place when the kernel told of it.
         begin_ns: The trace's own time that is virtual time 0.
-        tolerance_ns: How far passes may lie apart.
+        tolerance_ns: How far passes, and their first calls, may lie apart.
         violations: Rules that the strategy broke, with their number.
         notes: What was wrong with the recording, and what of it had to be inferred.
     """
@@ -123,20 +124,21 @@ class Verification:
         return max((abs(gap) for gap in self._gaps()), default=0)
 
     @property
-    def call_gaps_ns(self) -> tuple[int, int]:
-        """How far first calls of one pass lie apart at most, and how far any calls do."""
-        gaps = [
-            [abs(other.time_ns - one.time_ns) for one, other in zip(*both, strict=False)]
-            for both in (
-                (kernel.batches, model.batches)
-                for kernel, model in self.pairs
-                if kernel is not None and model is not None
-            )
-        ]
-        return (
-            max((each[0] for each in gaps if each), default=0),
-            max((gap for each in gaps for gap in each), default=0),
-        )
+    def largest_first_call_gap_ns(self) -> int:
+        """How far the first calls of one pass lie apart at most."""
+        return max((gaps[0] for gaps in self._call_gaps()), default=0)
+
+    @property
+    def largest_call_gap_ns(self) -> int:
+        """How far any calls of one pass lie apart at most."""
+        return max(chain.from_iterable(self._call_gaps()), default=0)
+
+    def _call_gaps(self) -> Iterator[list[int]]:
+        """How far the calls of a pass lie apart, of each in which both made some."""
+        for kernel, model in self.pairs:
+            if kernel is not None and model is not None and kernel.batches and model.batches:
+                pairs = zip(kernel.batches, model.batches, strict=False)
+                yield [abs(other.time_ns - one.time_ns) for one, other in pairs]
 
     def _gaps(self) -> Iterator[int]:
         for kernel, model in self.pairs:
@@ -153,7 +155,7 @@ class Verification:
         return (
             all(None not in pair for pair in self.pairs)
             and self.largest_gap_ns <= self.tolerance_ns
-            and self.call_gaps_ns[0] <= self.tolerance_ns
+            and self.largest_first_call_gap_ns <= self.tolerance_ns
             and all(
                 kernel is not None
                 and model is not None
@@ -299,7 +301,7 @@ class _Replay:
             for flags, meaning in self.run.guest.flag_sets.values()
             if meaning == "told"
         )
-        where = "free" if (head, found) == (pfn, order) else f"inside {_name((head, found))}"
+        where = "free" if (head, found) == (pfn, order) else f"inside {block_name((head, found))}"
         return f"{where}, {'told before' if told else 'not told'}"
 
 
@@ -315,7 +317,3 @@ def _paired(
             yield left.pop(0), None
         else:
             yield None, right.pop(0)
-
-
-def _name(block: Block) -> str:
-    return f"{block[0]:#x} of order {block[1]}"
