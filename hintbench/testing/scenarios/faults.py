@@ -41,6 +41,7 @@ What `Fault.number` counts, from 1 on:
 * interrupt-in-hand and large-interrupt-in-hand: blocks isolated or marked; interrupt-at-answer:
   answers fetched; interrupt-at-restore: ends of sections with interrupts off; interrupt-in-between:
   uses of what CPUs share;
+* interrupt-at-stop: nothing, there is but one stop: always 1;
 * interrupt and interrupt-allocates: nothing, it is their time [virtual ns].
 
 `Fault.amount` is how long [virtual ns] what is late or slow takes more, and how many batches or

@@ -28,8 +28,9 @@ class Fault(NamedTuple):
 
     Attributes:
         kind: one of `hintbench.testing.scenarios.faults.KINDS`.
-        number: which time, from 1 on, of what the kind counts (reports, answers, buffers ...).
-        amount: how long [virtual ns], where the kind has a length.
+        number: which time, from 1 on, of what the kind counts (reports, answers, buffers ...); of
+            an interrupt that comes at a time, that [virtual ns].
+        amount: how long [virtual ns], or how many batches or pages, as the kind has it.
         cpu: where, for interrupts.
     """
 
