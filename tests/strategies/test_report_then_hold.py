@@ -19,10 +19,10 @@ MIB = 256
 """Pages."""
 
 
-def hold(*tapes, blocks=512, **given):
+def hold(*tapes, blocks=512, strategy=ReportThenHold, **given):
     """Run it on 2 GiB with a watermark of 256 MiB; the run with its `reports`."""
     given.setdefault("host", host(device_latency_ns=SERVICE))
-    running = play(ReportThenHold, *tapes, blocks=blocks, **given)
+    running = play(strategy, *tapes, blocks=blocks, **given)
     assert running.result.violations == {}
     assert running.machine.zones[0].held_pages == 0, "all is let go in the end"
     return running
@@ -145,15 +145,15 @@ class TestLettingGo:
 
     def test_the_most_recent_ones(self):
         tape = [rest(9 * SECOND), take(range(40)), rest(2 * SECOND)]
-        kept = []
+        kept, strategy = [], ReportThenHold()
         running = hold(
             tape,
+            strategy=strategy,
             at={
-                10 * SECOND: lambda guest: kept.extend(
-                    block.pfn for batch in strategy_of(guest).held for block in batch
+                10 * SECOND: lambda _: kept.extend(
+                    block.pfn for batch in strategy.held for block in batch
                 )
             },
-            before=lambda running: STRATEGIES.update({running.guest: running.strategy}),
         )
         told = [pfn for _, batch in running.reports.batches for pfn, _ in batch]
         assert len(kept) == (28 - 15) * 32
@@ -171,13 +171,6 @@ class TestLettingGo:
     def test_one_that_may_not_wait_fails(self):
         tape = [rest(9 * SECOND), take(range(100)), rest(SECOND)]
         assert hold(tape).result.metrics["failed_allocations"] > 0
-
-
-STRATEGIES = {}
-
-
-def strategy_of(guest):
-    return STRATEGIES[guest]
 
 
 class TestCooldown:
@@ -248,16 +241,16 @@ class TestCooldown:
 
     def test_it_begins_once_however_long_memory_is_low(self):
         """LowMemoryCondition stays signalled below about 32 MB for 4 GB, 16 MiB of 2 GiB."""
-        log = []
+        log, strategy = [], ReportThenHold()
 
-        def look(guest):
-            log.append((strategy_of(guest).low, strategy_of(guest).cooldown_until // SECOND))
+        def look(_):
+            log.append((strategy.low, strategy.cooldown_until // SECOND))
 
         tape = [rest(9 * SECOND), allocate(range(509), order=10), rest(30 * SECOND)]
         running = hold(
             [*tape, give(range(10)), rest(5 * SECOND)],
+            strategy=strategy,
             at={at * SECOND: look for at in (10, 38, 41)},
-            before=lambda running: STRATEGIES.update({running.guest: running.strategy}),
         )
         assert running.strategy.low_pages == 16 * MIB
         assert log == [(True, 69), (True, 69), (False, 69)]
@@ -265,15 +258,15 @@ class TestCooldown:
 
     def test_low_memory_is_looked_at_every_second_until_it_ends(self):
         """REPORTING_EVENT_RETRY_MS."""
-        log = []
+        log, strategy = [], ReportThenHold()
         tape = [rest(9 * SECOND), allocate(range(509), order=10), rest(SECOND + 500 * MS)]
         hold(
             [*tape, give(range(10)), rest(5 * SECOND)],
+            strategy=strategy,
             at={
-                at * MS: lambda guest: log.append(strategy_of(guest).low)
+                at * MS: lambda _: log.append(strategy.low)
                 for at in (8_900, 9_100, 10_400, 10_900, 11_100)
             },
-            before=lambda running: STRATEGIES.update({running.guest: running.strategy}),
         )
         assert log == [False, True, True, True, False], "much is free from 10.5 s on"
 
