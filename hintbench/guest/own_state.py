@@ -83,7 +83,7 @@ class OwnState:
             )
         if self.watcher is None:
             return state
-        self.watcher.state_made("guarded")
+        self.watcher.state_made("locked-state")
         guarded: Kept = guard(state, _LockGate(self._sharing, by))
         return guarded
 
@@ -105,7 +105,7 @@ class OwnState:
             factory: makes one CPU's state; called once for each CPU.
         """
         if self.watcher is not None:
-            self.watcher.state_made("per_cpu")
+            self.watcher.state_made("per-cpu")
         return PerCpu(self._sharing, factory)
 
 

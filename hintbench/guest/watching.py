@@ -48,7 +48,8 @@ EVENTS: Final = (
 * ``kept(zone, pfn, order)``: a strategy has taken a block by `Zone.hold` or `Zone.allocate`.
 * ``flag_set(flags, pfn, order)``, ``flag_cleared(flags, pfn, order)``: by a strategy; a checker
   that has an attribute ``flag_meanings`` hears of flags with these meanings only.
-* ``state_made(by)``: ``guest.per_cpu(...)`` or ``guest.guarded(...)`` was called, as ``by`` says.
+* ``state_made(rule)``: a strategy has made state that this rule looks after, ``per-cpu`` by
+  ``guest.per_cpu(...)`` or ``locked-state`` by ``guest.guarded(...)``.
 * ``per_cpu_touched(cpu)``: somebody looked at this CPU's part of ``guest.per_cpu(...)``; a checker
   whose attribute ``rightful_touches`` is False need not hear of that CPU's own with interrupts off.
 * ``dropped(reason, count)``: ``guest.count_drop``.

@@ -23,10 +23,10 @@ kept a rule before it is said to hold: within so many 152 of 158 checks of wrong
 
 
 _OF_STATE: Final = {
-    "per-cpu": ("per_cpu_states", "guest.per_cpu()"),
-    "locked-state": ("guarded_states", "guest.guarded()"),
+    "per-cpu": "guest.per_cpu()",
+    "locked-state": "guest.guarded()",
 }
-"""Rules on what a strategy keeps: where such state is counted, and what makes it."""
+"""Rules on what a strategy keeps, and what makes such state; it is counted by the rule's name."""
 
 
 class Verdict(StrEnum):
@@ -144,8 +144,7 @@ def _without_state(rule: str, explored: Exploration) -> str:
     """Why a rule on a strategy's own state does not apply; "" when some run had such state."""
     if rule not in _OF_STATE or not explored.schedules:
         return ""
-    counted_as, made_by = _OF_STATE[rule]
-    return "" if explored.coverage.get(counted_as) else f"it has no state of {made_by}"
+    return "" if explored.coverage.get(rule) else f"it has no state of {_OF_STATE[rule]}"
 
 
 def _schedules_that_count(explored: Exploration, claims: Claims) -> int:

@@ -190,7 +190,7 @@ def test_a_gate_that_is_never_open_proves_nothing(gates_open, gates_shut, with_r
 
 def test_rules_on_state_do_not_apply_where_there_is_none():
     explored = Exploration(schedules=10_000, with_reports=ENOUGH_SCHEDULES)
-    explored.coverage["per_cpu_states"] = 1
+    explored.coverage["per-cpu"] = 1
     found = {each.rule: each for each in judge(explored, Claims(), {}, cut_short=False)}
     assert found["per-cpu"].verdict is Verdict.HOLDS
     assert found["locked-state"].verdict is Verdict.NOT_APPLICABLE
@@ -210,9 +210,9 @@ def test_what_state_a_strategy_keeps_is_counted():
 
     ours = check_here(small(ZoneConfinedBatching), schedules=3).exploration.coverage
     theirs = check_here(small(Keeps), schedules=3).exploration.coverage
-    assert ours["per_cpu_states"]
-    assert not ours["guarded_states"]
-    assert theirs["guarded_states"] == theirs["per_cpu_states"] > 0
+    assert ours["per-cpu"]
+    assert not ours["locked-state"]
+    assert theirs["locked-state"] == theirs["per-cpu"] > 0
 
 
 def test_gates_are_asked_for_when_everything_has_settled():

@@ -70,7 +70,7 @@ class ExploredRun(EndedRun):
         settled: the time that the strategy claims to need has passed.
         stopped: guest_stopping has ended.
         dropped_blocks: pfn and order of the blocks whose hints the strategy said it dropped.
-        states_made: how often it called ``guest.per_cpu()``, and ``guest.guarded()``.
+        states_made: how much state of its own it has made, by the rule that looks after it.
         stopping_ns: when it was told to stop; None before.
         out: the blocks that are isolated.
         origins: keep the line of every coroutine, to name that of a forgotten await.
@@ -95,7 +95,7 @@ class ExploredRun(EndedRun):
         self.settled = False
         self.stopped = False
         self.dropped_blocks: set[tuple[int, int]] = set()
-        self.states_made = {"per_cpu": 0, "guarded": 0}
+        self.states_made = {"per-cpu": 0, "locked-state": 0}
         self.out = BlocksOut(self.scheduler, self.machine.clock)
         self._deferred: list[_Deferred] = []
         self.stopping_ns: int | None = None
@@ -370,9 +370,9 @@ class ExploredRun(EndedRun):
         """An event of the watcher's: the memory of some pages goes."""
         self.auditor.discarded(pfn, pages)
 
-    def state_made(self, by: str) -> None:
-        """An event of the watcher's: the strategy has state of its own that rules look after."""
-        self.states_made[by] += 1
+    def state_made(self, rule: str) -> None:
+        """An event of the watcher's: the strategy has state of its own that a rule looks after."""
+        self.states_made[rule] += 1
 
     def dropped(self, reason: str, count: int) -> None:
         """An event of the watcher's: a hint was lost, for the block that a hook told of."""
@@ -389,12 +389,11 @@ class ExploredRun(EndedRun):
         """What the run held."""
         host, processors = self.guest.host, self.scheduler.processors
         self.outcome.coverage.update(
+            self.states_made,
             reports=host.reported_batches + host.shared.takings + host.backing.claimed_blocks,
             contended_takes=sum(lock.contended for lock in self.locks),
             preemptions=self.preemptions.taken,
             interrupts=processors.interrupts_taken,
             faults=sum(self.faults.happened.values()),
             operations=self.machine.simulation.operations,
-            per_cpu_states=self.states_made["per_cpu"],
-            guarded_states=self.states_made["guarded"],
         )
