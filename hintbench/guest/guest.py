@@ -273,7 +273,7 @@ class Guest(StructPages, OwnState):
                 f"flags {name!r}: order 0..10, forget one of {', '.join(FORGET)},"
                 f" meaning one of {', '.join(MEANINGS)}"
             )
-        flags = UnitFlags(name, order, self._pages.page_count, self, self._spinners.flags_cleared)
+        flags = UnitFlags(name, order, self._pages.page_count, self, self._spinners.wake)
         self.flag_sets[name] = (flags, meaning)
         watched: Any = flags
         watched.watcher = None if self.watcher is None else self.watcher.of_flags(meaning)

@@ -121,7 +121,8 @@ class _LockGate:
         """The state is about to be touched."""
         lock, here = self._lock, self._sharing.context
         if lock.held and lock.holder == here:
-            self._maker = None if here != self._maker else here
+            if here != self._maker:
+                self._maker = None
             return
         if here == self._maker:
             return

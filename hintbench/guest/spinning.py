@@ -43,13 +43,8 @@ class Spinners:
             if poll is not None and self._host.has_completions:
                 poll()
 
-    def wake(self) -> None:
-        """Something has changed that somebody may spin for."""
-        if self._waiting:
-            self._look_again()
-
-    def flags_cleared(self, _flags: UnitFlags) -> None:
-        """Flags have been cleared, which somebody may spin for."""
+    def wake(self, _flags: UnitFlags | None = None) -> None:
+        """Something, such as flags, has changed that somebody may spin for."""
         if self._waiting:
             self._look_again()
 
