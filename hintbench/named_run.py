@@ -7,9 +7,9 @@ from typing import Any
 
 from hintbench.config.experiment import MOST_SEED
 from hintbench.config.guest import GuestConfig, load_guest
-from hintbench.config.specs import PluginSpec
 from hintbench.errors import UsageError
-from hintbench.plugins.finding import find_strategy, find_workload, load_plugin, make
+from hintbench.plugins.finding import load_plugin, make
+from hintbench.plugins.places import resolve
 from hintbench.results.result import Result
 from hintbench.runner import Run
 from hintbench.strategy import Strategy
@@ -29,8 +29,8 @@ def run(
     """Run one strategy on one workload in a fresh guest.
 
     Args:
-        strategy: a name, with parameters as on the command line (``"zone-bitmap,batch=8"``), a
-            class or an instance.
+        strategy: as on the command line, a name or ``FILE.py``, with parameters
+            (``"zone-bitmap,batch=8"``); or a class or an instance.
         workload: likewise; also ``"trace:FILE,key=value"``.
         guest: a configuration, its fields by name, a preset or the path of a TOML file.
         seed: of every random choice.
@@ -50,8 +50,8 @@ def run(
         raise UsageError(f"seed: {seed!r} is not a whole number in 0..{MOST_SEED}")
     config = guest if isinstance(guest, GuestConfig) else load_guest(guest)
     return Run(
-        _instance("strategy", find_strategy, Strategy, strategy),
-        _instance("workload", find_workload, Workload, workload),
+        _instance("strategy", Strategy, strategy),
+        _instance("workload", Workload, workload),
         config,
         seed,
         attached_but_off=attached_but_off,
@@ -59,12 +59,11 @@ def run(
     ).execute()
 
 
-def _instance(kind: str, find: Any, base: type, plugin: Any) -> Any:
-    """A name with parameters, a class or an instance, as an instance."""
+def _instance(kind: str, base: type, plugin: Any) -> Any:
+    """A name or place with parameters, a class or an instance, as an instance."""
     parameters = None
     if isinstance(plugin, str):
-        spec = PluginSpec.parse(plugin, kind)
-        plugin, parameters = find(spec.name), spec.parameters
+        plugin, parameters = resolve(kind, plugin)
     if isinstance(plugin, type) and issubclass(plugin, base):
         plugin = make(kind, plugin, parameters)
     if not isinstance(plugin, base):

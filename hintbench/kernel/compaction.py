@@ -2,8 +2,9 @@
 
 A migration scanner goes up from the start of a zone and collects pages that can be moved, a free
 scanner goes down from its end and collects where to. Both follow mm/compaction.c of 6.12. When it
-runs, and for how many pages, a recorded kernel says (:mod:`hintbench.traces.compaction`); which
-pages these are the model decides, whose free lists are its own.
+runs, and for how many pages unless its scanners met, a recorded kernel says
+(:mod:`hintbench.traces.compaction`); which pages these are the model decides, whose free lists are
+its own.
 
 Left out: folios of more than a page stay where they are.
 """
@@ -35,7 +36,8 @@ class CompactionRun:
     """What kcompactd does in one go.
 
     Attributes:
-        freed_ns: When it frees the source of each page that it moves, rising [virtual ns].
+        freed_ns: When it frees the source of each page that it moves, rising [virtual ns]; what a
+            model moves beyond these comes right behind.
         cpus: Where it runs then.
         pfn: A page of the zone.
         drain_all: Whether it drains the per-CPU lists of all CPUs at the end. kcompactd_do_work()
@@ -100,16 +102,34 @@ class Compaction:
         self.simulation = frees.simulation
         self.guest = frees.guest
         self.scanners = {zone: Scanners(zone) for zone in self.simulation.zones}
+        self._waiting: dict[int, deque[tuple[Zone, CompactionRun]]] = {}
 
     def start(self, zone: Zone, run: CompactionRun) -> None:
-        """Begin a run.
+        """Begin a run, once those of its node that were begun before have ended.
+
+        A node has one kcompactd, which goes from zone to zone.
 
         Args:
             zone: Which zone.
             run: What is to be done.
         """
+        if zone.node in self._waiting:
+            self._waiting[zone.node].append((zone, run))
+            return
+        self._waiting[zone.node] = deque()
+        self._begin(zone, run)
+
+    def _begin(self, zone: Zone, run: CompactionRun) -> None:
         self.scanners[zone].begin(proactive=run.proactive)
         self._go_on(_Progress(zone, run))
+
+    def _begin_next(self, node: int) -> None:
+        """A run of this node's thread is over."""
+        waiting = self._waiting[node]
+        if waiting:
+            self._begin(*waiting.popleft())
+        else:
+            del self._waiting[node]
 
     def _go_on(self, progress: _Progress) -> None:
         cpu = progress.cpu
@@ -128,6 +148,7 @@ class Compaction:
             if not progress.left or not await self._next_batch(cpu, progress):
                 break
         await self._end(cpu, progress)
+        self._begin_next(progress.zone.node)
 
     async def _flush(self, cpu: int, scanners: Scanners) -> None:
         """lru_add_drain_cpu_zone(): what was freed in a pageblock is to merge.
@@ -145,7 +166,7 @@ class Compaction:
             await self.frees.hand_out(cpu, pfn, order)
             await self.frees.free(cpu, progress.zone, pfn, order)
         if progress.run.drain_all:
-            # Where the model found less to move, the recorded one was still at it.
+            # Where the model had moved everything earlier, the recorded one was still at it.
             await self._sleep_until(progress.run.freed_ns[-1])
             for other in self.guest.cpus:
                 await self._sleep_until(progress.run.emptied_ns.get(other, 0))

@@ -19,7 +19,7 @@ class KswapdRun:
     Attributes:
         woken_ns: When a fallback boosted the watermarks.
         begin_ns: When balance_pgdat() was seen at work; None: it was too short to be seen.
-        end_ns: When it had ended, and the boost with it.
+        end_ns: When it had ended, and with it what was boosted in its node when it began.
     """
 
     woken_ns: int

@@ -1,4 +1,7 @@
-"""What the kernel itself does beside the tapes: vmstat's decay, kswapd, direct reclaim."""
+"""What the kernel itself does beside the tapes.
+
+kcompactd, vmstat's decay, kswapd, direct reclaim, khungtaskd, and allocations that fail.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +90,7 @@ class KernelThreads:
         scheduler.on_failure = self.allocation_failed
         scheduler.on_kswapd = self.wake_kswapd
 
-    # -- vmstat ---------------------------------------------------------------------------------
+    # -- kcompactd ------------------------------------------------------------------------------
 
     def compact(self, runs: Iterable[CompactionRun]) -> None:
         """Let kcompactd do what a recorded one did.
@@ -100,7 +103,8 @@ class KernelThreads:
         for run in runs:
             zone = self.simulation.zone_of(run.pfn)
             work = partial(self._compact, compaction, zone, run)
-            # One thread goes from zone to zone.
+            # One thread goes from zone to zone. Runs that take longer than the recorded ones
+            # have the next wait (`Compaction.start`).
             begin_ns = max(run.begin_ns, end_ns)
             self.simulation.schedule(begin_ns, RANK_TASK, run.cpus[0], work)
             end_ns = run.freed_ns[-1]
@@ -108,6 +112,8 @@ class KernelThreads:
     def _compact(self, compaction: Compaction, zone: Zone, run: CompactionRun) -> None:
         if not self.stopped:
             compaction.start(zone, run)
+
+    # -- vmstat ---------------------------------------------------------------------------------
 
     def start(self, ticks_ns: dict[int, list[int]] | None = None) -> None:
         """Start vmstat on every CPU: lists decay since 6.7, those of other nodes' zones expire.

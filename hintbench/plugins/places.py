@@ -5,12 +5,14 @@ Who tries something new names its file; a name of its own is looked up by `findi
 
 import importlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+from hintbench.config.specs import TRACE, PluginSpec
 from hintbench.errors import PluginError, UsageError
-from hintbench.plugins.finding import load_plugin
+from hintbench.plugins.finding import find_strategy, find_workload, load_plugin
 from hintbench.plugins.registry import classes_in, kind_of
 
 _FILE: Final = ".py"
@@ -30,6 +32,31 @@ def split_place(text: str) -> tuple[str, str] | None:
     if text.endswith(_FILE):
         return text, ""
     return (home, name) if colon else None
+
+
+def resolve(kind: str, text: str) -> tuple[type[Any], Mapping[str, Any]]:
+    """A strategy or workload as ``-s`` and ``-w`` name it: by its name or place, with parameters.
+
+    Args:
+        kind: "strategy" or "workload".
+        text: ``NAME``, ``FILE.py``, ``FILE.py:Class`` or ``module:Class``, with ``,key=value``.
+
+    Returns:
+        The class, and the parameters that are given.
+
+    Raises:
+        UsageError: as from `class_at`, or a parameter is no ``key=value``.
+        UnknownNameError: nobody has that name.
+        PluginError: the plugin cannot be imported.
+    """
+    head, comma, rest = text.partition(",")
+    place = split_place(head)
+    if place is None or (kind == "workload" and place[0].strip() == TRACE):
+        spec = PluginSpec.parse(text, kind)
+        find = find_strategy if kind == "strategy" else find_workload
+        return find(spec.name), spec.parameters
+    parameters = PluginSpec.parse(f"class{comma}{rest}", kind).parameters
+    return class_at(kind, *place), parameters
 
 
 def class_at(kind: str, home: str, name: str) -> type[Any]:

@@ -9,7 +9,6 @@ several has a vCPU in :mod:`hintbench.core.processors`, and what they may do in
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from hintbench.core.constants import RANK_INTERRUPT, ROLE_TASK
@@ -162,9 +161,13 @@ class Scheduler(Sections):
         Python would complain of coroutines that never began, whosever they are.
         """
         for context in self.everybody():
-            # What a plugin does on the way out of a run that is over concerns nobody.
-            with suppress(Exception):
+            try:
                 context.coroutine.close()
+            except KeyboardInterrupt:
+                raise
+            except BaseException:
+                # What a plugin does on the way out of a run that is over concerns nobody.
+                continue
 
     def _expire(self, context: Context) -> None:
         """The timer of a delayed task fires, unless the task was cancelled."""

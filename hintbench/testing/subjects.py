@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from hintbench.config.explain import explain
 from hintbench.config.specs import PluginSpec
 from hintbench.errors import HintbenchError, PluginError, UsageError, nearest
-from hintbench.plugins.finding import find_strategy, load_plugin
+from hintbench.plugins.finding import load_plugin
 from hintbench.plugins.finding import make as make_plugin
-from hintbench.plugins.places import class_at, split_place
+from hintbench.plugins.places import resolve, split_place
 from hintbench.strategy import Claims, Strategy
 from hintbench.testing.counterexamples.files import source_hash
 from hintbench.testing.rules import RULES
@@ -132,13 +132,7 @@ class Subject:
     def _resolve(self) -> tuple[type[Strategy], Mapping[str, Any]]:
         for plugin in self.plugins:
             load_plugin(plugin)
-        head, comma, rest = self.text.partition(",")
-        place = split_place(head)
-        if place is None:
-            spec = PluginSpec.parse(self.text, "strategy")
-            return find_strategy(spec.name), spec.parameters
-        parameters = PluginSpec.parse(f"class{comma}{rest}", "strategy").parameters
-        return class_at("strategy", *place), parameters
+        return resolve("strategy", self.text)
 
     @property
     def name(self) -> str:

@@ -9,11 +9,11 @@ from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from hintbench.config.guest import GuestConfig, load_guest
-from hintbench.config.specs import PluginSpec
 from hintbench.core import tracewords
 from hintbench.core.constants import BUDDY, ISOLATED, KIND_MASK, ORDER_MASK
 from hintbench.errors import InternalError, TraceError
-from hintbench.plugins.finding import find_strategy, load_plugin, make
+from hintbench.plugins.finding import load_plugin, make
+from hintbench.plugins.places import resolve
 from hintbench.runner import Run
 from hintbench.traces import MigratetypeOrder, Trace, read_trace
 from hintbench.traces.compare import implied_and_faulty
@@ -178,8 +178,7 @@ def verify(request: VerifyRequest) -> Verification:
     """
     for plugin in request.plugins:
         load_plugin(plugin)
-    spec = PluginSpec.parse(request.strategy, "strategy")
-    strategy = make("strategy", find_strategy(spec.name), dict(spec.parameters))
+    strategy = make("strategy", *resolve("strategy", request.strategy))
     trace = read_trace(request.trace, request.migratetypes)
     _check_events(trace)
     recorded = read_recorded(trace, request.reported)

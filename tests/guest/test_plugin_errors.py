@@ -1,6 +1,7 @@
 """A strategy at fault ends its run, and the error says which, where, and what happened."""
 
 import asyncio
+import sys
 import warnings
 from pathlib import Path
 
@@ -167,6 +168,25 @@ class TestEnd:
             TaskLeakError, match=r"'faulty': guest_stopping: still alive.*worker/0;"
         ):
             run(Leaking(), [compute([1000])])
+
+    def test_what_a_task_does_on_the_way_out_changes_nothing(self):
+        class Exits(Faulty):
+            @hookimpl
+            def guest_started(self, guest):
+                guest.spawn(self.work(guest), cpu=0, name="worker")
+
+            async def work(self, guest):
+                try:
+                    await guest.event().wait()
+                finally:
+                    sys.exit(3)
+
+            @hookimpl
+            def guest_stopping(self):
+                """Forgets to end it."""
+
+        with pytest.raises(TaskLeakError, match=r"still alive.*worker"):
+            run(Exits(), [compute([1000])])
 
     def test_a_guest_started_that_never_ends(self):
         class Endless(Faulty):

@@ -4,9 +4,10 @@ import sys
 
 import pytest
 
+import hintbench
 from hintbench.errors import PluginError, UsageError
 from hintbench.plugins.finding import find_strategy
-from hintbench.plugins.places import class_at, split_place
+from hintbench.plugins.places import class_at, resolve, split_place
 
 ONE = '''
 from hintbench import Strategy
@@ -50,6 +51,22 @@ def test_a_file_with_two_says_how_to_name_each(tmp_path):
     with pytest.raises(UsageError, match=r"2 strategies: .*both\.py:Left or .*both\.py:Right"):
         class_at("strategy", str(file), "")
     assert class_at("strategy", str(file), "Right").name == "right-of-two"
+
+
+def test_what_names_a_strategy_may_have_parameters(tmp_path):
+    file = tmp_path / "with_some.py"
+    file.write_text(ONE.format("WithSome", "with-some"))
+    found, parameters = resolve("strategy", f"{file}:WithSome,batch=8")
+    assert (found.name, dict(parameters)) == ("with-some", {"batch": "8"})
+    assert resolve("strategy", "with-some") == (found, {})
+    assert resolve("workload", "trace:FILE.txt,exact=true")[0].name == "trace"
+
+
+def test_a_file_stands_for_a_name_in_python_too(tmp_path):
+    file = tmp_path / "by_place.py"
+    file.write_text(ONE.format("ByPlace", "by-its-place"))
+    result = hintbench.run(str(file), "churn,operations=1000", {"memory": "64MiB", "vcpus": 1})
+    assert result.strategy == "by-its-place"
 
 
 def test_a_strategy_is_no_workload(tmp_path):

@@ -50,6 +50,14 @@ def share_unseen(guest):
     guest._sharing = copy.copy(guest._sharing)
 
 
+def share_for_nothing(guest):
+    guest._sharing._prices = copy.copy(guest._sharing._prices)
+
+
+def unmap_nothing(guest):
+    guest.host.unmapping = copy.copy(guest.host.unmapping)
+
+
 def hide_what_is_kept(guest):
     guest.zones[0].kept = None
 
@@ -67,6 +75,8 @@ def hurry_edits(guest):
     [
         (wake_for_nothing, "guest._prices"),
         (share_unseen, "guest._sharing"),
+        (share_for_nothing, "guest._sharing._prices"),
+        (unmap_nothing, "guest.host.unmapping"),
         (hide_what_is_kept, "zone.kept"),
         (mute_a_zone, "zone.violate"),
         (hurry_edits, "zone.torn"),

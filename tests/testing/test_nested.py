@@ -5,6 +5,8 @@ import pytest
 from hintbench import Strategy, hookimpl
 from hintbench.plugins.finding import find_strategy
 from hintbench.testing.exploration import run_scenario
+from hintbench.testing.runs.explored import ExploredRun
+from hintbench.testing.runs.outcome import ScheduleStoppedError
 from hintbench.testing.scenarios.families import draw_scenario, tiny_scenario
 from hintbench.testing.scenarios.scenario import Fault
 from hintbench.testing.schedules.preemption import EDIT, Preemption
@@ -241,3 +243,24 @@ def test_others_come_after_an_access_to_what_cpus_share(strategy, others_come):
     assert outcome.error == ""
     assert set(outcome.counts) == ({"locked-state"} if strategy is TouchesUnlocked else set())
     assert made[-1].seen == {(others_come, others_come)}
+
+
+@pytest.mark.parametrize("name", ["other", "block_merged"])
+def test_a_tasks_name_excuses_no_list(name):
+    """Lists that are out of order are excused while a hook of that name waits, not a task."""
+
+    class Sleeps(Strategy):
+        """Has a task that waits."""
+
+        @hookimpl
+        def guest_started(self, guest):
+            guest.spawn(guest.event().wait(), cpu=0, name=name)
+
+    Sleeps.name = "sleeps"
+    run = ExploredRun(Sleeps(), tiny_scenario(1, ("6.12",)), [])
+    run._start()
+    run.machine.pages.state[run.machine.zones[0].blocks_of(10, 1)[0]] = 0
+    with pytest.raises(ScheduleStoppedError):
+        run.check_lists()
+    run.scheduler.close()
+    assert run.outcome.counts == {"conservation": 1}

@@ -93,6 +93,16 @@ def test_what_a_guest_of_another_size_is_told_to_do_can_be_done(recording, capsy
     assert "vcpus: 0 is out of range" in capsys.readouterr().err
 
 
+def test_a_file_stands_for_a_strategy(recording, tmp_path, capsys):
+    file = tmp_path / "quiet.py"
+    file.write_text(
+        "from hintbench import Strategy\n\n\n"
+        'class Quiet(Strategy):\n    """Says nothing."""\n\n    name = "quiet-in-its-file"\n'
+    )
+    assert recording.command("-s", str(file)) == 1
+    assert "passes      0 of 3 in both" in capsys.readouterr().out
+
+
 def test_without_the_probe_of_a_pass_calls_are_passes(tmp_path):
     recording = Recording(tmp_path, TOLD, process=False)
     assert verify(recording.request()).agrees
@@ -231,7 +241,7 @@ class FromTheTail(PageReporting):
 
 @pytest.mark.parametrize("wrong", [FromTheStart, FromTheTail])
 def test_it_can_tell_a_wrong_kernel(recording, monkeypatch, wrong):
-    monkeypatch.setattr("hintbench.traces.verify.find_strategy", lambda name: wrong)
+    monkeypatch.setattr("hintbench.traces.verify.resolve", lambda kind, text: (wrong, {}))
     assert not verify(recording.request()).agrees
 
 

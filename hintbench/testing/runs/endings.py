@@ -150,14 +150,7 @@ class EndedRun(NestedRun):
     def _abandon(self) -> None:
         """Close what is still suspended, so that none of it runs during the next schedule."""
         self.dead = True
-        for context in self.scheduler.everybody():
-            try:
-                context.coroutine.close()
-            except KeyboardInterrupt:
-                raise
-            except BaseException:
-                # The run is over; what its plugin does on the way out concerns nobody.
-                continue
+        self.scheduler.close()
 
     def dismantle(self) -> None:
         """Take the run apart: it is a knot of references, and looking for those costs a tenth."""

@@ -17,7 +17,12 @@ _FIXED: Final = {
         *("watcher", "on_violation", "host", "zones", "hooks", "machine", "scheduler", "rng"),
         *("buffer_fails", "_prices", "_sharing", "_spinners"),
     ),
-    "guest.host": ("watcher", "violate", "faults", "torn", "config", "backing", "clock"),
+    "guest.host": (
+        *("watcher", "violate", "faults", "torn", "config", "backing", "clock"),
+        *("unmapping", "shared", "acknowledgements", "scheduler", "simulation"),
+    ),
+    "guest._sharing": ("_clock", "_guest", "_prices", "_spinners", "cpus", "scheduler"),
+    "guest._spinners": ("_host", "_scheduler"),
 }
 """Attributes that stay what they were, by where they are."""
 _OF_A_ZONE: Final = ("managed_pages", "hooks", "refuse_isolation", "kept", "violate", "torn")
@@ -45,7 +50,8 @@ def _methods_of(kind: Any) -> frozenset[str]:
 def _shadowing(part: Any) -> set[str]:
     """The methods of its type that an object has other things in the place of."""
     kind: Any = type(part)
-    return vars(part).keys() & _methods_of(kind)
+    # What has slots has no room for a method of its own.
+    return getattr(part, "__dict__", {}).keys() & _methods_of(kind)
 
 
 class Seal:
@@ -56,7 +62,12 @@ class Seal:
     """
 
     def __init__(self, guest: Any) -> None:
-        self._parts = {"guest": guest, "guest.host": guest.host}
+        self._parts = {
+            "guest": guest,
+            "guest.host": guest.host,
+            "guest._sharing": guest._sharing,
+            "guest._spinners": guest._spinners,
+        }
         self._before = {where: _parts_of[where](part) for where, part in self._parts.items()}
         self._zones = [(zone, _of_a_zone(zone)) for zone in guest.zones]
         self._watermarks = [_watermarks_of(zone) for zone in guest.zones]

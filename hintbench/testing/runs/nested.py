@@ -9,6 +9,7 @@ from hintbench.core import machine as core_machine
 from hintbench.core.audit import PageFollower
 from hintbench.core.consistency import list_fault
 from hintbench.core.constants import NEVER
+from hintbench.core.contexts import HOOK
 from hintbench.core.preemption import Preemptions
 from hintbench.core.scheduler import NO_HOOK
 from hintbench.core.tearing import Between
@@ -170,4 +171,8 @@ class NestedRun(WatchedRun):
 
     def _merge_waits(self) -> bool:
         """Whether a hook has dropped the lock in the middle of a merge: the block is on no list."""
-        return any(each.name == "block_merged" for each in self.scheduler.everybody())
+        # The payer tells a hook from a task of the strategy's that has the same name.
+        return any(
+            each.name == "block_merged" and each.payer == HOOK
+            for each in self.scheduler.everybody()
+        )
