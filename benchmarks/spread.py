@@ -1,7 +1,7 @@
 """How far a modelled replay varies for no reason: ``python -m benchmarks.spread TRACE ...``.
 
 Several CPUs that share a few thousand free pages amplify every page that somebody else gets. So the
-replay is repeated with changes that mean nothing (each CPU's events come some hundred nanoseconds
+replay is repeated with changes that mean nothing (each CPU's events come up to 2 µs
 later) and with other values of what no recording tells (how long a run of kswapd lasts), and what
 comes out is printed as mean, standard deviation and 95 % interval of single runs, beside the
 kernel's own figure. What lies inside the interval no single replay can be asked to meet.

@@ -33,6 +33,17 @@ RUNS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("churn", {"operations": 200_000, "idle_ns": 5_000_000_000}),
     ("build", {"operations": 200_000}),
 )
+COMMAND = " ".join(
+    [
+        "hintbench run",
+        *(f"--{name} {value}" for name, value in GUEST.items()),
+        *(
+            "\\\n    -w " + ",".join([name, *(f"{key}={value}" for key, value in given.items())])
+            for name, given in RUNS
+        ),
+    ]
+)
+"""What prints the same figures."""
 COLUMNS = (
     "throughput to none",
     "reclaimed, of what is possible",
@@ -56,7 +67,11 @@ failures. How to read a section:
   {GUEST["kernel"]}, reports served by a device thread: *memhog* frees most of the memory at once,
   *churn* frees it in pieces all the time, *build* is a wave of compilers with idle times. What is
   *possible* is what `oracle` has reclaimed, in GiB·s; calls, refaults and the guest's CPU time are
-  the price. All figures are virtual and the same on every machine.
+  the price. All figures are virtual and the same on every machine:
+
+```sh
+{COMMAND}
+```
 
 How `page-reporting` does against recorded kernels is told in [verification.md](verification.md).
 """

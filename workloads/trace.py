@@ -88,6 +88,11 @@ class TraceReplay(Workload):
         free = None if pages is None else read_page_flags(pages)
         movable = None if pages is None else read_lru_pages(pages)
         end = None if pages_end is None else read_page_flags(pages_end)
+        if free is not None and end is not None and len(free) != len(end):
+            raise self.refusal(
+                f"pages covers {len(free)} pages and pages_end {len(end)}: they are not of one"
+                " machine"
+            )
         if parameters.path is None:
             trace = replace(read_trace(SAMPLE), sources=("sample-trace",))
         else:

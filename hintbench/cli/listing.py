@@ -1,5 +1,6 @@
 """`hintbench list`: what can be compared, on what, and with which parameters."""
 
+import os
 import textwrap
 from collections.abc import Iterator, Mapping
 from enum import Enum
@@ -42,7 +43,8 @@ def print_list(plugins: tuple[str, ...] = ()) -> int:
         else:
             lines += _plugin_lines(found, _width())
     lines += ["", "guests (--guest NAME, or --guest FILE.toml)"]
-    lines += [f"  {name:<26}{_guest_summary(name)}" for name in PRESETS]
+    for name in PRESETS:
+        lines += _two_columns(f"  {name}", _guest_summary(name), 28, _width())
     typer.echo("\n".join(lines))
     for error in broken:
         typer.echo(f"hintbench: {error}", err=True)
@@ -74,7 +76,8 @@ def _plugin_lines(plugin: Any, width: int) -> Iterator[str]:
 
 
 def _two_columns(head: str, text: str, indent: int, width: int) -> Iterator[str]:
-    """A head, and beside it a text in lines of the same indent."""
+    """A head, and beside it a text in lines of the same indent, less where there is no room."""
+    indent = min(indent, width // 3)
     lines = textwrap.wrap(
         text, max(width - indent, 30), break_on_hyphens=False, break_long_words=False
     ) or [""]
@@ -141,4 +144,5 @@ def _guest_summary(name: str) -> str:
 
 def _width() -> int:
     console = Console()
-    return min(console.width, _MOST_COLUMNS) if console.is_terminal else _MOST_COLUMNS
+    told = console.is_terminal or "COLUMNS" in os.environ
+    return min(console.width, _MOST_COLUMNS) if told else _MOST_COLUMNS

@@ -15,8 +15,8 @@ def run(
             "--strategy",
             "-s",
             metavar="NAME[,key=value...]",
-            help="A strategy to compare; FILE.py or module:Class will do for a name. Repeatable;"
-            " default: all of hintbench's own.",
+            help="A strategy to compare; FILE.py, FILE.py:Class or module:Class will do for a name."
+            " Repeatable; default: all of hintbench's own.",
         ),
     ] = None,
     workload: Annotated[

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, cast
 
 import typer
 
-from hintbench.cli.options import Memory, Plugins, Vcpus, end_with
+from hintbench.cli.options import Memory, Plugins, Vcpus, end_with, number
 from hintbench.errors import UsageError
 
 app = typer.Typer(
@@ -39,7 +39,8 @@ def trace_info(
 @app.command("verify")
 def trace_verify(
     file: Annotated[
-        str, typer.Argument(metavar="TRACE", help="Text of a trace, or an imported one.")
+        str,
+        typer.Argument(metavar="TRACE", help="Text of a trace, or an imported one; - is stdin."),
     ],
     pages: Annotated[
         str,
@@ -65,7 +66,11 @@ def trace_verify(
     vcpus: Vcpus = None,
     tolerance_ms: Annotated[
         float,
-        typer.Option(metavar="MS", help="How far passes, and their first calls, may lie apart."),
+        typer.Option(
+            parser=number,
+            metavar="MS",
+            help="How far passes, and their first calls, may lie apart.",
+        ),
     ] = 10.0,
     everything: Annotated[
         bool, typer.Option("--all", help="Tell every difference, not the first 60.")

@@ -1,7 +1,7 @@
 """Reading the parameters of a plugin: a pydantic model, a mapping, or keywords, into its model."""
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -49,12 +49,20 @@ def read_parameters(
         # Only what was set: a default may depend on another parameter.
         parameters = parameters.model_dump(exclude_unset=True)
     values = {**(parameters or {}), **(overrides or {})}
+    values = {name: _nothing(model, name, value) for name, value in values.items()}
     if model.model_config.get("extra") != "forbid":
         _refuse_unknown(plugin, model, values)
     try:
         return model.model_validate(values)
     except ValidationError as error:
         raise ParameterError(explain(error, plugin, model, "parameter")) from error
+
+
+def _nothing(model: type[BaseModel], name: str, value: Any) -> Any:
+    """None for the text "none", as lists of parameters print it, where a parameter may be that."""
+    field = model.model_fields.get(name)
+    takes_none = field is not None and type(None) in get_args(field.annotation)
+    return None if value == "none" and takes_none else value
 
 
 def _refuse_unknown(plugin: str, model: type[BaseModel], values: Mapping[str, Any]) -> None:

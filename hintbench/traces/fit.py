@@ -46,7 +46,12 @@ def check_cpus(trace: Trace, vcpus: int) -> None:
 
 
 def check_pages(
-    trace: Trace, named: npt.NDArray[np.integer], zones: Sequence[Zone], known_pages: int | None
+    trace: Trace,
+    named: npt.NDArray[np.integer],
+    zones: Sequence[Zone],
+    known_pages: int | None,
+    *,
+    resizable: bool,
 ) -> None:
     """Refuse a guest that lacks pages of the trace, or has some of which nothing is known.
 
@@ -56,6 +61,7 @@ def check_pages(
         zones: The guest's zones.
         known_pages: How many pages the page flags cover, from page 0 on; None without any, when
             all that the trace does not mention counts as free.
+        resizable: Whether the guest's size can be given: its zones are not given one by one.
 
     Raises:
         TraceError: The guest does not fit.
@@ -68,7 +74,7 @@ def check_pages(
         page_count = max(int(named.max()) + 1, trace.page_count)
         memory = _memory_mib(page_count)
         size = f"at least {memory} MiB" if memory else "the traced machine's zones"
-        advice = _advice(_memory_option(memory), page_count, trace.cpus)
+        advice = _advice(_memory_option(memory if resizable else None), page_count, trace.cpus)
         raise TraceError(
             f"{name_of(trace)} uses page {int(absent.max()):#x}, which is in no zone of the guest"
             f" ({has}): give it {size}{advice}"
@@ -79,7 +85,9 @@ def check_pages(
     if max(zone.end_pfn for zone in zones) > most:
         memory = _memory_mib(known_pages)
         size = f"{memory} MiB" if memory else "the traced machine's zones"
-        advice = _advice(_memory_option(memory), known_pages, trace.cpus, most)
+        advice = _advice(
+            _memory_option(memory if resizable else None), known_pages, trace.cpus, most
+        )
         raise TraceError(
             f"{name_of(trace)} comes with the flags of pages up to {known_pages - 1:#x}, and the"
             f" guest has more ({has}): give it {size}{advice}"

@@ -96,7 +96,13 @@ def _check_fits(start: TraceStart, machine: Machine) -> None:
     if start.free is not None:
         named = np.union1d(named, start.free.pfn)
         known_pages = start.page_count
-    check_pages(start.history.trace, named, machine.zones, known_pages)
+    check_pages(
+        start.history.trace,
+        named,
+        machine.zones,
+        known_pages,
+        resizable=machine.config.zones is None,
+    )
 
 
 def in_order_of_leaving(blocks: FreeBlocks, first_row: npt.NDArray[np.int32]) -> FreeBlocks:

@@ -22,6 +22,8 @@ Block = tuple[int, int]
 _ENTRIES: Final = re.compile(r"\bnents=(0x[0-9a-f]+|\d+)")
 _PASS: Final = re.compile(r"^\(page_reporting_process\+")
 _SAME_PASS_NS: Final = 500_000_000
+PHYSICAL_BYTES: Final = 1 << 52
+"""What x86-64 can address at most; MAXPHYADDR."""
 _COLUMNS: Final = ("address", "length")
 
 
@@ -171,6 +173,8 @@ def _block(line: dict[str, str], where: str) -> Block:
     pfn, pages = address >> PAGE_SHIFT, length >> PAGE_SHIFT
     order = pages.bit_length() - 1
     whole = pages << PAGE_SHIFT == length and pages == 1 << max(order, 0)
+    if not 0 <= address < PHYSICAL_BYTES:
+        raise TraceError(f"{where}: {address:#x} is no guest-physical address")
     if not whole or order > MAX_PAGE_ORDER or address != pfn << PAGE_SHIFT or pfn & (pages - 1):
         raise TraceError(
             f"{where}: {length:#x} bytes at {address:#x} are no block of the allocator"

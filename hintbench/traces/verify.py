@@ -26,6 +26,7 @@ from hintbench.workload import Program, Workload, WorkloadSetting
 
 if TYPE_CHECKING:
     from hintbench.core.hooks import Block as ReportedBlock
+    from hintbench.core.zone import Zone
     from hintbench.strategy import Strategy
 
 PASS_MARK: Final = "page_reporting_process"
@@ -196,6 +197,17 @@ def _check_events(trace: Trace) -> None:
             )
 
 
+def _check_blocks(recorded: Sequence[Pass], zones: Sequence[Zone]) -> None:
+    """Refuse blocks of which no zone of the guest has all pages."""
+    for pfn, order in (block for one in recorded for call in one.batches for block in call.blocks):
+        end = pfn + (1 << order)
+        if not any(zone.start_pfn <= pfn and end <= zone.end_pfn for zone in zones):
+            raise TraceError(
+                f"the host was told of {block_name((pfn, order))}, which is in no zone of the"
+                " guest: the list is of another machine, or the guest is"
+            )
+
+
 def _guest(request: VerifyRequest, trace: Trace) -> GuestConfig:
     """The traced machine, whose host has everything of order 9 and more already."""
     name = request.guest or fitting_preset(trace.page_count, trace.cpus, 1 << 62)
@@ -237,6 +249,7 @@ class _Replay:
         self.recorded = recorded
         self.tolerance_ns = tolerance_ns
         self.run = Run(strategy, _Exact(trace, pages), guest, seed=1)
+        _check_blocks(recorded, self.run.machine.zones)
         initial = self.run.program.initial
         if not isinstance(initial, TraceStart):
             raise InternalError("an exact replay begins in no state of a trace")

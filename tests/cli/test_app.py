@@ -157,7 +157,8 @@ class TestBadInput:
 
 
 class TestList:
-    def test_everything_with_its_parameters(self, run_main):
+    def test_everything_with_its_parameters(self, run_main, monkeypatch):
+        monkeypatch.delenv("COLUMNS", raising=False)
         status, output, _ = run_main("list")
         assert status == 0
         for name in ("none", "percpu-array-v9", "zone-confined-batching", "churn", "trace", "seed"):
@@ -165,6 +166,12 @@ class TestList:
         assert re.search(r"^      locked_return=false +true\|false: \S", output, re.MULTILINE)
         assert max(map(len, output.splitlines())) <= 120
         assert "no description" not in output
+
+    def test_it_is_as_narrow_as_asked(self, run_main, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "60")
+        _, output, _ = run_main("list")
+        assert max(map(len, output.splitlines())) <= 60
+        assert re.search(r"^      locked_return=false$", output, re.MULTILINE)
 
     def test_a_plugin_says_where_it_comes_from(self, run_main, tmp_path):
         file = tmp_path / "stranger.py"

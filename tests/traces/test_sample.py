@@ -120,6 +120,13 @@ class TestReplay:
         ends = f"free blocks at the end by order: kernel {orders}; model {orders}"
         assert ends in replays[False].notes
 
+    def test_page_flags_of_another_machine_are_no_end(self, tmp_path):
+        other = tmp_path / "other.u64"
+        other.write_bytes(gzip.decompress(SAMPLE_PAGES_END.read_bytes())[: 8 << 12])
+        replay = TraceReplay(path=str(SAMPLE), pages=str(SAMPLE_PAGES), pages_end=str(other))
+        with pytest.raises(ParameterError, match="pages_end 4096: they are not of one machine"):
+            hintbench.run(workload=replay, guest=GUEST)
+
     def test_exact_ends_with_the_recorded_page_flags(self, replays):
         result = replays[True]
         assert result.violations == {}

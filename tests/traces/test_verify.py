@@ -89,8 +89,28 @@ def test_what_a_guest_of_another_size_is_told_to_do_can_be_done(recording, capsy
     (option,) = re.findall(r"\((--memory \d+MiB)", capsys.readouterr().err)
     recording.command(*small[:2], *option.split())
     assert "in no zone of the guest" not in capsys.readouterr().err
+    assert recording.command("--guest", "linux-6.12-1cpu-1gib") == 2
+    assert "--memory" not in capsys.readouterr().err, "its zones are given one by one"
     assert recording.command("--vcpus", "0") == 2
     assert "vcpus: 0 is out of range" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("0x80000000000000", r"line 10: 0x80000000000000 is no guest-physical address"),
+        ("-4194304", r"line 10: -0x400000 is no guest-physical address"),
+        ("0x40000000", r"told of 0x40000 of order 10, which is in no zone of the guest"),
+        ("0x80000000000", r"told of 0x80000000 of order 10, which is in no zone of the guest"),
+    ],
+)
+def test_a_block_that_the_guest_has_not_is_refused(tmp_path, capsys, address, said):
+    recording = Recording(tmp_path, (*TOLD[:2], (26.016, (*TOLD[2][1], (0x5000, 10)))))
+    text = recording.reported.read_text().replace("0x5000000", address)
+    assert address in text
+    recording.reported.write_text(text)
+    assert recording.command() == 2
+    assert re.search(said, capsys.readouterr().err)
 
 
 def test_a_file_stands_for_a_strategy(recording, tmp_path, capsys):

@@ -56,6 +56,14 @@ def test_parameters_are_described_and_checked(name):
         cls({"operations": "many"})
 
 
+def test_none_can_be_typed_where_it_is_listed():
+    """``hintbench list`` prints ``passes=none``."""
+    memhog = CLASSES["memhog"]
+    assert memhog({"passes": "none"}).parameters == memhog().parameters
+    with pytest.raises(ParameterError, match="'none' is not a whole number"):
+        memhog({"operations": "none"})
+
+
 def test_a_mix_is_read_from_text_and_its_errors_name_the_entry():
     churn = CLASSES["churn"](mix="0:90:0.25:user/3:10:0.1:slab")
     assert [entry.order for entry in churn.parameters.mix] == [0, 3]
