@@ -10,6 +10,7 @@ All errors here survive being pickled, so that a worker process can hand them ba
 import difflib
 import os
 from collections.abc import Iterable
+from types import FrameType
 from typing import ClassVar, Final
 
 _PACKAGE: Final = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
@@ -231,6 +232,20 @@ def _raised_at(cause: BaseException) -> str:
     plugin = next((file for file, _ in places if not _is_framework(file)), "")
     file, line = [place for place in places if place[0] == plugin or not plugin][-1]
     return f" ({file.replace(os.sep, '/').rsplit('/', 1)[-1]}:{line})"
+
+
+def place_in_plugin(frame: FrameType | None) -> str:
+    """Where a plugin stands: its innermost line, as ``file.py:12 in function``; "" if in none.
+
+    Args:
+        frame: what runs, with its callers.
+    """
+    while frame is not None and _is_framework(frame.f_code.co_filename):
+        frame = frame.f_back
+    if frame is None:
+        return ""
+    file = frame.f_code.co_filename.replace(os.sep, "/").rsplit("/", 1)[-1]
+    return f"{file}:{frame.f_lineno} in {frame.f_code.co_name}"
 
 
 def _is_framework(file: str) -> bool:

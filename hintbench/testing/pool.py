@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -14,7 +16,7 @@ from typing import Any, Final
 
 from hintbench.testing.subjects import Subject
 from hintbench.testing.tasks import Task
-from hintbench.testing.worker import work
+from hintbench.testing.worker import PLACE_BYTES, WHERE_ARE_YOU, work
 from hintbench.workers import SECONDS_TO_END, end_all, start_worker
 
 SILENCE_SECONDS: Final = 12.0
@@ -26,6 +28,8 @@ COMPARE_SECONDS: Final = 30.0
 may take `SILENCE_SECONDS` [wall s]."""
 _GRACE_SECONDS: Final = 1.0
 """How long the others may take to come back once one of them knows enough [wall s]."""
+_TELLING_SECONDS: Final = 0.5
+"""How long one that hangs may take to say where [wall s]."""
 _LAST_WORDS_SECONDS: Final = 0.2
 """How long they may take after Ctrl-C [wall s]."""
 _START_SECONDS: Final = 60.0
@@ -37,6 +41,7 @@ class _Worker:
     process: BaseProcess
     connection: Connection[Any, Any]
     begun: Any
+    place: Any
     deadline: float = 0.0
     task: str = ""
     seed: int | None = None
@@ -53,6 +58,18 @@ class _Worker:
         elif self.task == "shrink":
             # Its last argument is the time that it may take.
             self.patience_seconds += task[1][-1]
+
+    def stands_at(self) -> str:
+        """Which line of the strategy it hangs in, by its own word; "" if it cannot say."""
+        if WHERE_ARE_YOU is None or self.process.pid is None:
+            return ""
+        with suppress(ProcessLookupError):
+            os.kill(self.process.pid, WHERE_ARE_YOU)
+        until = time.monotonic() + _TELLING_SECONDS
+        while not self.place.value and time.monotonic() < until:
+            time.sleep(0.01)
+        said: str = self.place.value.decode(errors="replace")
+        return "" if said == "?" else said
 
 
 class Pool:
@@ -87,8 +104,9 @@ class Pool:
 
     def _start(self, hash_seed: int | None = None) -> _Worker:
         begun = RawArray("q", 2)
-        process, connection = start_worker(work, self.subject, begun, hash_seed=hash_seed)
-        return _Worker(process, connection, begun)
+        place = RawArray("c", PLACE_BYTES)
+        process, connection = start_worker(work, self.subject, begun, place, hash_seed=hash_seed)
+        return _Worker(process, connection, begun, place)
 
     def run_in_several(self, task: Task) -> list[Any]:
         """Have two processes do the same in which hash() of a text differs; their answers."""
@@ -187,7 +205,9 @@ class Pool:
             self._replace(worker)
             return True, None
         if time.monotonic() > worker.deadline:
-            self._give_up(worker, f"does not come back within {worker.patience_seconds:.0f} s")
+            at = worker.stands_at()
+            why = f"does not come back within {worker.patience_seconds:.0f} s"
+            self._give_up(worker, f"{why}, at {at}" if at else why)
             return True, None
         return False, None
 

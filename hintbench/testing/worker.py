@@ -10,9 +10,10 @@ import time
 import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
-from hintbench.errors import HintbenchError, PluginError, describe
+from hintbench.errors import HintbenchError, PluginError, describe, place_in_plugin
 from hintbench.plugins.replacements import Replacements
 from hintbench.plugins.watchdog import watch
 from hintbench.testing.counterexamples.telling import Told, shrink_and_tell
@@ -27,12 +28,15 @@ if TYPE_CHECKING:
 MEMORY_LIMIT_BYTES: Final = 2 << 30
 """Address space of a worker: a strategy that floods memory meets MemoryError, not the OOM killer
 of the machine that checks it."""
+WHERE_ARE_YOU: Final[signal.Signals | None] = getattr(signal, "SIGUSR1", None)
+"""What a worker that has fallen silent is sent before it is killed; None where there is no such."""
+PLACE_BYTES: Final = 256
 _NEVER_SECONDS: Final = 3_600
 _SECONDS_BETWEEN_LOOKS: Final = 0.01
 """How often a worker that explores looks whether it is to stop [wall s]."""
 
 
-def work(connection: Connection[Any, Any], subject: Subject, begun: Any) -> None:
+def work(connection: Connection[Any, Any], subject: Subject, begun: Any, place: Any) -> None:
     """Body of a worker: do one task after the other until there are no more.
 
     Each task is a method name of `_Tasks` and its arguments; the answer is ("done", result) or
@@ -43,8 +47,12 @@ def work(connection: Connection[Any, Any], subject: Subject, begun: Any) -> None
         subject: which strategy.
         begun: two numbers in memory that both share: how many scenarios have been begun, and the
             seed of the last. A message for each would take a tenth of a scenario's time.
+        place: where it says on `WHERE_ARE_YOU` which line of the strategy it stands in; text in
+            memory that both share, of `PLACE_BYTES`.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if WHERE_ARE_YOU is not None:
+        signal.signal(WHERE_ARE_YOU, lambda _signal, frame: _say_where(frame, place))
     _keep_to_itself()
     for rule in RULES.values():
         _ = rule.checker  # loaded, so that it is among what must stay as it is
@@ -108,6 +116,10 @@ class _Tasks(Tasks):
         """The smallest scenario that shows a violation, with its story."""
         make = self.maker(scenario.own_constants)
         return shrink_and_tell(self.subject, make, key, scenario, seconds)
+
+
+def _say_where(frame: FrameType | None, place: Any) -> None:
+    place.value = (place_in_plugin(frame) or "?").encode()[: PLACE_BYTES - 1]
 
 
 def _keep_to_itself() -> None:
