@@ -145,11 +145,13 @@ class Guest(StructPages, OwnState):
                 `Task.cancel` undoes it. 0: it starts at once.
 
         Raises:
-            TypeError: ``coroutine`` is none, or the delay is no whole number.
+            TypeError: ``coroutine`` is none, or the CPU or the delay is no whole number.
             ValueError: there is no such CPU, or the delay is negative.
         """
         check_coroutine(f"spawn {name!r}", coroutine)
         try:
+            if not hasattr(cpu, "__index__"):
+                raise TypeError(f"spawn {name!r}: cpu={cpu!r} is no CPU's number")
             if not -1 <= cpu < len(self.cpus):
                 raise ValueError(f"spawn {name!r}: CPU {cpu} is not one of 0..{len(self.cpus) - 1}")
             delay_ns = whole_ns(f"spawn {name!r}: delay_ns", delay_ns)

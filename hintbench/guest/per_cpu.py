@@ -44,6 +44,12 @@ class PerCpu(Generic[State]):
             self._gates[cpu]()
         return self._seen[cpu]
 
+    def __setitem__(self, cpu: int, state: State) -> None:
+        raise TypeError(
+            "PerCpu: what a CPU has is changed, not replaced: a number by add() or exchange(),"
+            " anything else in place"
+        )
+
     @property
     def here(self) -> State:
         """The running CPU's."""

@@ -10,7 +10,7 @@ from hintbench.core.constants import EVENT_ACKNOWLEDGED, EVENT_REPORTED, RANK_HO
 from hintbench.core.contexts import Context, Park, Step
 from hintbench.core.measures import Integral
 from hintbench.host.acknowledgements import Acknowledgements
-from hintbench.host.reports import Completion, Report, nothing
+from hintbench.host.reports import Completion, Report, blocks_of, nothing
 from hintbench.host.shared_memory import SharedMemory
 from hintbench.host.unmapping import Unmapping
 from hintbench.tasks.scheduler import Scheduler
@@ -97,7 +97,7 @@ class Host:
             PluginError: the caller may not sleep.
         """
         self.scheduler.require_sleep("reports and waits")
-        report = await self._submit(tuple(blocks), joined)
+        report = await self._submit(blocks_of(blocks), joined)
         if report is None:
             return False
 
@@ -136,7 +136,7 @@ class Host:
         Returns:
             False when the queue is full or no device is there; nothing was submitted then.
         """
-        report = await self._submit(tuple(blocks), joined, locked)
+        report = await self._submit(blocks_of(blocks), joined, locked)
         if report is None:
             return False
 
@@ -169,7 +169,7 @@ class Host:
             Whether the host took them: False also when no host listens, or it refuses.
         """
         await Step()
-        report = Report(tuple(blocks), self.clock.cpu, False)
+        report = Report(blocks_of(blocks), self.clock.cpu, False)
         if not self.attached:
             self._not_submitted(report)
             return False

@@ -28,6 +28,20 @@ class Completion:
         return f"Completion({len(self.blocks)} blocks, ok={self.ok})"
 
 
+def blocks_of(blocks: Iterable[Block]) -> tuple[Block, ...]:
+    """The blocks of a call of the host's.
+
+    Args:
+        blocks: those.
+
+    Raises:
+        TypeError: it is a single one, or nothing that has blocks.
+    """
+    if isinstance(blocks, Block) or not isinstance(blocks, Iterable):
+        raise TypeError(f"{blocks!r} is no list: report [block], also of a single one")
+    return tuple(blocks)
+
+
 class Report:
     """A report on its way: its descriptors, and what to do when it is done.
 

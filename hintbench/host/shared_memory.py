@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hintbench.core.constants import PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, RANK_HOST
 from hintbench.core.contexts import Context, Park, Step
 from hintbench.core.locks import LockTimeline
-from hintbench.host.reports import Report, aligned
+from hintbench.host.reports import Report, aligned, blocks_of
 
 if TYPE_CHECKING:
     from hintbench.core.hooks import Block
@@ -44,7 +44,7 @@ class SharedMemory:
             blocks: marked by the caller, under the lock, while they were free.
         """
         host = self._host
-        report = Report(tuple(blocks), -1, joined=True)
+        report = Report(blocks_of(blocks), -1, joined=True)
         self.takings += bool(report.blocks)
         host.reported_blocks += len(report.blocks)
         host.reported_pages += report.pages

@@ -293,6 +293,29 @@ class TestHabits:
         assert "5 is not a Block: report what isolate() or free_blocks() returned" in error
         assert f"test_plugin_errors.py:{line_of('report([5])  # no block')}" in error
 
+    def test_a_single_block_is_no_list(self):
+        class Single(Working):
+            async def work(self):
+                await self.guest.host.report(5)
+
+        assert "TypeError: 5 is no list: report [block], also of a single one" in str(fails(Single))
+
+    def test_a_cpu_is_a_number(self):
+        class Spawns(Faulty):
+            @hookimpl
+            def guest_started(self, guest):
+                guest.spawn(guest.sleep(1), cpu="0", name="worker")
+
+        assert "spawn 'worker': cpu='0' is no CPU's number" in str(fails(Spawns))
+
+    def test_what_a_cpu_has_is_not_replaced(self):
+        class Counts(Faulty):
+            @hookimpl
+            def guest_started(self, guest):
+                guest.per_cpu(int)[0] += 1
+
+        assert "TypeError: PerCpu: what a CPU has is changed, not" in str(fails(Counts))
+
     def test_a_function_that_was_not_called(self):
         class Uncalled(Faulty):
             @hookimpl
