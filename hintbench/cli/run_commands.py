@@ -18,7 +18,7 @@ from hintbench.config import defaults
 from hintbench.config.experiment import Experiment
 from hintbench.config.explain import explain
 from hintbench.config.guest import load_guest
-from hintbench.config.specs import TRACE, PluginSpec
+from hintbench.config.specs import PluginSpec
 from hintbench.errors import ParameterError, ResultFileError, UsageError
 from hintbench.matrix import Failure, Outcome, check, run_experiment
 from hintbench.plugins.places import class_at, split_place
@@ -106,8 +106,8 @@ class RunRequest:
 def _spec(text: str, kind: str, plugins: list[str]) -> PluginSpec:
     """Read how a strategy or workload is named; where it stands becomes one more plugin."""
     head, comma, rest = text.partition(",")
-    place = split_place(head)
-    if place is None or (kind == "workload" and place[0].strip() == TRACE):
+    place = split_place(head, kind)
+    if place is None:
         return PluginSpec.parse(text, kind)
     plugins.append(place[0])
     return PluginSpec.parse(f"{class_at(kind, *place).name}{comma}{rest}", kind)

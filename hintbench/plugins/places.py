@@ -18,11 +18,12 @@ from hintbench.plugins.registry import classes_in, kind_of
 _FILE: Final = ".py"
 
 
-def split_place(text: str) -> tuple[str, str] | None:
+def split_place(text: str, kind: str = "strategy") -> tuple[str, str] | None:
     """Take a place apart.
 
     Args:
         text: what stands before the parameters on a command line.
+        kind: "strategy" or "workload", of which ``trace:PATH`` is one, and no place.
 
     Returns:
         A file or module and the name of a class, which is "" for the only one of a file; None when
@@ -31,6 +32,8 @@ def split_place(text: str) -> tuple[str, str] | None:
     home, colon, name = text.rpartition(":")
     if text.endswith(_FILE):
         return text, ""
+    if kind == "workload" and home.strip() == TRACE:
+        return None
     return (home, name) if colon else None
 
 
@@ -50,8 +53,8 @@ def resolve(kind: str, text: str) -> tuple[type[Any], Mapping[str, Any]]:
         PluginError: the plugin cannot be imported.
     """
     head, comma, rest = text.partition(",")
-    place = split_place(head)
-    if place is None or (kind == "workload" and place[0].strip() == TRACE):
+    place = split_place(head, kind)
+    if place is None:
         spec = PluginSpec.parse(text, kind)
         find = find_strategy if kind == "strategy" else find_workload
         return find(spec.name), spec.parameters

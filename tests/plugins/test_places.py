@@ -36,6 +36,11 @@ def test_a_place_is_told_from_a_name(text, place):
     assert split_place(text) == place
 
 
+def test_a_trace_is_a_workload_and_no_place():
+    assert split_place("trace:FILE.txt", "workload") is None
+    assert split_place("trace:Mine") == ("trace", "Mine")
+
+
 def test_a_file_with_one_strategy_needs_no_class(tmp_path):
     file = tmp_path / "alone.py"
     file.write_text(ONE.format("Alone", "alone-in-its-file"))
